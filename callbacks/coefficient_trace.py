@@ -1,0 +1,58 @@
+"""The path that a learned merge takes, one row an optimiser step."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class CoefficientTrace(Callback):
+    """Writes the position of a ``MergeModule`` at the start and after every optimiser step.
+
+    - to the trainer's loggers, whatever ``log_every_n_steps`` says: ``coefficient/<expert>``, the factor of the
+      expert's task vector, and ``scale``;
+    - to ``coefficients.csv`` in the trainer's ``default_root_dir``: ``step`` and every entry of
+      ``pl_module.position()``. A resumed run goes on where its checkpoint was written. ``fast_dev_run`` writes no file.
+    """
+
+    FILE = "coefficients.csv"
+
+    def __init__(self) -> None:
+        self._step = -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write where training starts, after the rows of earlier steps if the run is resumed."""
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            path = self._path(trainer)
+            kept = _rows_before(path, trainer.global_step) if path.exists() else []
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("w", newline="") as file:
+                csv.writer(file).writerows([["step", *pl_module.position()], *kept])  # type: ignore[operator]
+        self._step = -1
+        self._write(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Write the new position, unless gradients are still being accumulated."""
+        self._write(trainer, pl_module)
+
+    def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero or trainer.global_step == self._step:
+            return
+        self._step = trainer.global_step
+        position: dict[str, float] = pl_module.position()  # type: ignore[operator]
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            with self._path(trainer).open("a", newline="") as file:
+                csv.writer(file).writerow([self._step, *position.values()])
+        metrics = {f"coefficient/{key[2:]}": value for key, value in position.items() if key.startswith("c/")}
+        for logger in trainer.loggers:
+            logger.log_metrics({**metrics, "scale": position["scale"]}, step=self._step)
+
+    def _path(self, trainer: Trainer) -> Path:
+        return Path(trainer.default_root_dir) / self.FILE
+
+
+def _rows_before(path: Path, step: int) -> list[list[str]]:
+    """The rows of ``path``, without its header, of steps before ``step``."""
+    with path.open(newline="") as file:
+        return [row for row in list(csv.reader(file))[1:] if int(row[0]) < step]

@@ -1,0 +1,82 @@
+"""A run that can be stopped, by the user or by an accident, and goes on at the next batch."""
+
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class Interrupted(Exception):
+    """Training was stopped by Ctrl-C or SIGTERM, after a checkpoint was written; its message says where."""
+
+
+class ResumableRun(Callback):
+    """Keeps one checkpoint to go on from.
+
+    The first Ctrl-C or SIGTERM lets the running optimiser step end, saves, and stops all processes; a second Ctrl-C
+    stops at once. After `Trainer.fit`, call `raise_if_interrupted`. The state of the random numbers is part of the
+    checkpoint, so a run that was stopped ends with the same weights as one that was not.
+
+    Args:
+        folder: where the checkpoint is kept.
+        every_n_steps: optimiser steps between checkpoints, in case the machine is lost.
+    """
+
+    def __init__(self, folder: str | Path, every_n_steps: int = 200) -> None:
+        self.path = Path(folder) / "resume.ckpt"
+        self.every_n_steps = every_n_steps
+        self._requested = False
+        self._interrupted_at: int | None = None
+        self._step = 0
+        self._random_state: torch.Tensor | None = None
+        self._handlers: dict[int, Any] = {}
+
+    @property
+    def checkpoint(self) -> str | None:
+        """What `Trainer.fit` should be given as ``ckpt_path``."""
+        return str(self.path) if self.path.is_file() else None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over the signals, after Lightning has set its own handlers, and the random numbers of the checkpoint."""
+        self._step = trainer.global_step
+        self._handlers = {s: signal.signal(s, self._request) for s in (signal.SIGINT, signal.SIGTERM)}
+        if self._random_state is not None:
+            torch.set_rng_state(self._random_state)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Save and stop if asked to, or save if it is time; never between two parts of an accumulated batch."""
+        if trainer.global_step == self._step or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        self._step = trainer.global_step
+        stop = trainer.strategy.reduce_boolean_decision(self._requested, all=False)
+        if stop or self._step % self.every_n_steps == 0:
+            trainer.save_checkpoint(self.path)
+        if stop:
+            self._interrupted_at = self._step
+            trainer.should_stop = True
+            trainer.limit_val_batches = 0  # the epoch's end would validate first
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the signals back."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The random numbers' state."""
+        return {"random_state": torch.get_rng_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the random numbers' state until training starts."""
+        self._random_state = state_dict["random_state"]
+
+    def raise_if_interrupted(self) -> None:
+        """Raise `Interrupted` if the run was stopped by a signal."""
+        if self._interrupted_at is not None:
+            raise Interrupted(f"stopped after step {self._interrupted_at}; the same command goes on from there")
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self._requested = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)

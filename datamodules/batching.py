@@ -1,0 +1,198 @@
+"""In which order rows are seen: one-task batches that any position can be resumed from."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+from torch import Generator
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from modules.errors import UserError
+from modules.task_batch import TaskBatch
+
+Batch = list[tuple[int, int]]
+"""(task, row) of every row; the task is the same in all of them."""
+Mode = Literal["rows", "batches"]
+"""How processes share the work: the rows of every batch, or whole batches."""
+
+
+def apportion(total: int, weights: Sequence[float]) -> list[int]:
+    """Whole numbers in proportion to the weights that add up to ``total`` exactly (largest remainder)."""
+    exact = [total * weight / sum(weights) for weight in weights]
+    counts = [int(number) for number in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda task: counts[task] - exact[task])
+    for task in by_remainder[: total - sum(counts)]:
+        counts[task] += 1
+    return counts
+
+
+class OneTaskBatches(Sampler[Batch]):
+    """An endless schedule of full batches, each of one data set; every iteration yields one epoch of it.
+
+    The rows of a data set are a stream, shuffled anew each time it has gone through and cut into batches. An epoch
+    has a fixed number of batches of every data set, in an order of its own. Any batch is a function of the seed and
+    its position alone, so nothing has to be replayed to resume.
+
+    Args:
+        names: of the data sets, for messages.
+        sizes: rows of each data set.
+        weights: relative number of batches of each.
+        batch_size: rows a process and step.
+        seed: of all orders.
+        rank: of this process.
+        world_size: number of processes.
+        mode: ``rows``: all processes share one batch of ``batch_size * world_size`` rows, each gets its part.
+            ``batches``: processes take whole batches in turn, so that the schedule is the same at any number of them.
+        batches_per_epoch: before they are dealt to processes; None: as many as go once through all rows.
+
+    Raises:
+        UserError: a data set has fewer rows than a batch, or too small a weight to get a batch in an epoch.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        sizes: Sequence[int],
+        weights: Sequence[float],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        mode: Mode = "rows",
+        batches_per_epoch: int | None = None,
+    ) -> None:
+        self.sizes, self.batch_size, self.seed = sizes, batch_size, seed
+        rows_shared = mode == "rows"
+        self.full_size = batch_size * world_size if rows_shared else batch_size
+        self.first_row = batch_size * rank if rows_shared else 0
+        self.first_batch, self.stride = (0, 1) if rows_shared else (rank, world_size)
+        total = batches_per_epoch or max(1, sum(sizes) // self.full_size)
+        total = -(-total // self.stride) * self.stride  # every process gets equally many
+        self.counts = apportion(total, weights)
+        for name, size, count in zip(names, sizes, self.counts, strict=True):
+            if size < self.full_size:
+                raise UserError(f"{name}: {size} rows are less than a batch of {self.full_size}; lower batch_size")
+            if count == 0:
+                raise UserError(f"{name}: gets none of the {total} batches of an epoch; raise its share or add rows")
+        self.epoch = 0
+        self.batch = 0
+
+    def __len__(self) -> int:
+        """Batches of this process in an epoch."""
+        return sum(self.counts) // self.stride
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The rest of the epoch from the present position, which ``advance`` moves, not the iteration."""
+        mine = self._epoch(self.epoch)[self.first_batch :: self.stride]
+        for task, ordinal in mine[self.batch :]:
+            yield self._batch(task, ordinal)
+
+    def advance(self) -> None:
+        """Count one batch as used; after the last of an epoch the position is the start of the next."""
+        self.batch += 1
+        if self.batch == len(self):
+            self.epoch, self.batch = self.epoch + 1, 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Position of the next batch."""
+        return {"epoch": self.epoch, "batch": self.batch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue from a position."""
+        self.epoch, self.batch = state["epoch"], state["batch"]
+
+    def _epoch(self, epoch: int) -> list[tuple[int, int]]:
+        """(task, how many batches of this task came before it since the start) of every batch of an epoch."""
+        tasks = np.repeat(np.arange(len(self.counts)), self.counts)
+        order = np.random.default_rng([self.seed, epoch]).permutation(tasks)
+        seen = Counter({task: epoch * count for task, count in enumerate(self.counts)})
+        schedule = []
+        for task in order.tolist():
+            schedule.append((task, seen[task]))
+            seen[task] += 1
+        return schedule
+
+    def _batch(self, task: int, ordinal: int) -> Batch:
+        start = ordinal * self.full_size + self.first_row
+        size = self.sizes[task]
+        places = range(start, start + self.batch_size)
+        return [(task, int(_shuffled(self.seed, task, place // size, size)[place % size])) for place in places]
+
+
+@lru_cache(maxsize=64)
+def _shuffled(seed: int, task: int, passes: int, size: int) -> np.ndarray:
+    return np.random.default_rng([seed, task, passes]).permutation(size)
+
+
+def evaluation_batches(size: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> list[Batch]:
+    """All rows of one data set once, in their order; processes take the batches in turn.
+
+    The last batch may be short, but a single last row joins the batch before it: in-batch losses need two.
+    """
+    bounds = [*range(0, size, batch_size), size]
+    if len(bounds) > 2 and bounds[-1] - bounds[-2] == 1:
+        del bounds[-2]
+    batches = [[(0, row) for row in range(start, end)] for start, end in pairwise(bounds)]
+    return batches[rank::world_size]
+
+
+class _Keys(Dataset[tuple[int, int]]):
+    """Hands a (task, row) to the collator, which has the texts."""
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[int, int]:
+        return key
+
+
+class BatchLoader:
+    """Batches made by worker processes, in the order of ``batches``.
+
+    It is no ``DataLoader`` itself: Lightning would put a distributed sampler into one, while these batches are dealt to
+    the processes already. The global random state is left alone.
+    """
+
+    def __init__(
+        self, batches: Sampler[Batch] | list[Batch], collate: Callable[[Batch], TaskBatch], num_workers: int = 0
+    ) -> None:
+        self.batches = batches
+        self._loader = DataLoader(
+            _Keys(),
+            batch_sampler=batches,
+            collate_fn=collate,
+            num_workers=num_workers,
+            generator=Generator(),
+        )
+
+    def __len__(self) -> int:
+        """Batches of this process in an epoch."""
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[TaskBatch]:
+        """One epoch."""
+        return iter(self._loader)
+
+
+class ResumableLoader(BatchLoader):
+    """A ``BatchLoader`` that knows which batch the trainer has received last, however many workers fetch ahead.
+
+    Lightning stores ``state_dict`` in its checkpoints and loads it on resuming, also in the middle of an epoch.
+    """
+
+    batches: OneTaskBatches
+
+    def __iter__(self) -> Iterator[TaskBatch]:
+        """The rest of the epoch from the present position."""
+        for batch in super().__iter__():
+            self.batches.advance()
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position of the next batch."""
+        return self.batches.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a position."""
+        self.batches.load_state_dict(state)

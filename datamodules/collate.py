@@ -1,0 +1,48 @@
+"""From the places of rows to the tokenised batch that a training step receives."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import torch
+
+from datamodules.batching import Batch
+from datamodules.task_data import TaskData
+from modules.task_batch import Features, TaskBatch
+
+Tokenize = Callable[[Sequence[str]], Features]
+
+
+class Collator:
+    """Makes a ``TaskBatch`` of rows of one data set.
+
+    Args:
+        tasks: the data sets that the first number of a row's place counts.
+        tokenize: texts (prompts included) -> padded token ids. It is pickled with the collator where workers are
+            not forked.
+    """
+
+    def __init__(self, tasks: Sequence[TaskData], tokenize: Tokenize) -> None:
+        self.tasks = tasks
+        self.tokenize = tokenize
+
+    def __call__(self, batch: Batch) -> TaskBatch:
+        """Tokenise the rows column by column."""
+        task = self.tasks[batch[0][0]]
+        rows = [row for _, row in batch]
+        columns = [task.prompted(column, rows) for column in range(len(task.texts))]
+        target = None
+        if task.target is not None:
+            dtype = torch.float32 if task.kind == "graded" else torch.int64
+            target = torch.tensor([task.target[row] for row in rows], dtype=dtype)
+        return TaskBatch(
+            task=task.name,
+            loss=task.loss,
+            features=[self.tokenize(texts) for texts in columns],
+            text_ids=torch.tensor([[text_id(text) for text in texts] for texts in columns], dtype=torch.int64),
+            target=target,
+        )
+
+
+def text_id(text: str) -> int:
+    """Number of a text, the same in every process: the first eight bytes of its BLAKE2b digest as int64."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)

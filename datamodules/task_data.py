@@ -1,0 +1,77 @@
+"""Rows of one data set, held by column."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from modules.errors import UserError
+from modules.task_batch import LossConfig
+
+Kind = Literal["pairs", "graded", "labelled"]
+FITTING_LOSS: dict[str, str] = {"pairs": "infonce", "graded": "cosent", "labelled": "supcon"}
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Rows of one data set, held by column.
+
+    Args:
+        name: what the data set is called in recipes, logs and reports.
+        kind: ``pairs`` (anchor, positive, negatives), ``graded`` (sentence1, sentence2, score) or ``labelled``
+            (text, label).
+        texts: the text columns as they were read, all of one length.
+        prompts: one prefix a text column.
+        target: the score in [0, 1] or the label of every row; None for pairs.
+        groups: rows of one group never lie in two splits; None: a row's first text is its group.
+        loss: the loss it is trained with, never ``auto``.
+    """
+
+    name: str
+    kind: Kind
+    texts: list[list[str]]
+    prompts: list[str]
+    target: list[float] | list[int] | None
+    groups: list[str] | None
+    loss: LossConfig
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.texts[0])
+
+    def prompted(self, column: int, rows: Sequence[int]) -> list[str]:
+        """The texts that a model reads: prefix and text of some rows of one column."""
+        return [self.prompts[column] + self.texts[column][row] for row in rows]
+
+    def subset(self, rows: Sequence[int]) -> "TaskData":
+        """The data set with these rows only, in this order."""
+        return TaskData(
+            self.name,
+            self.kind,
+            [[column[row] for row in rows] for column in self.texts],
+            self.prompts,
+            None if self.target is None else [self.target[row] for row in rows],
+            None if self.groups is None else [self.groups[row] for row in rows],
+            self.loss,
+        )
+
+    def fingerprint(self) -> str:
+        """SHA-256 of everything but the name: equal exactly for data sets that train the same model."""
+        content = asdict(self)
+        del content["name"]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def resolve_loss(name: str, kind: Kind, loss: LossConfig) -> LossConfig:
+    """The loss with ``auto`` replaced by the one that fits the columns.
+
+    Raises:
+        UserError: the loss needs other columns, or the temperature is not positive.
+    """
+    fitting = FITTING_LOSS[kind]
+    if loss.name not in ("auto", fitting):
+        raise UserError(f"{name}: loss {loss.name!r} does not fit {kind} rows; set it to {fitting} or auto")
+    if not loss.temperature > 0:
+        raise UserError(f"{name}: loss.temperature is {loss.temperature}; it must be above 0")
+    return LossConfig(fitting, loss.temperature)

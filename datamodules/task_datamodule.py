@@ -1,0 +1,129 @@
+"""Batches to train an expert or a joint model on."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import cast
+
+from lightning import LightningDataModule
+
+from datamodules.batching import BatchLoader, Mode, OneTaskBatches, ResumableLoader, evaluation_batches
+from datamodules.collate import Collator, Tokenize
+from datamodules.splits import SplitTask, load_tasks
+from datamodules.task_data import TaskData
+from datamodules.text_sources import DataSource
+from modules.errors import UserError
+from modules.task_batch import Features
+
+
+class SplitDataModule(LightningDataModule):
+    """What training and probing share: tasks in three parts, a tokenizer from the model, validation loaders.
+
+    Args:
+        batch_size: rows a process and step.
+        max_length: tokens a text; None: the model's own limit.
+        num_workers: processes that tokenise ahead.
+        seed: of the splits and of all orders.
+    """
+
+    def __init__(self, batch_size: int, max_length: int | None, num_workers: int, seed: int) -> None:
+        super().__init__()
+        if batch_size < 2:
+            raise UserError(f"batch_size is {batch_size}; in-batch losses need at least 2")
+        self.batch_size, self.max_length = batch_size, max_length
+        self.num_workers, self.seed = num_workers, seed
+        self.splits: list[SplitTask] = []
+
+    @property
+    def task_names(self) -> list[str]:
+        """Names of the data sets, in the order of the validation loaders."""
+        return [split.name for split in self.splits]
+
+    def val_dataloader(self) -> list[BatchLoader]:
+        """One loader a data set over its validation rows, in a fixed order; empty for a data set without any."""
+        return [self._evaluation_loader(split.validation) for split in self.splits]
+
+    def _evaluation_loader(self, data: TaskData) -> BatchLoader:
+        rank, world_size = self._place()
+        batches = evaluation_batches(len(data), self.batch_size, rank=rank, world_size=world_size)
+        return BatchLoader(batches, Collator([data], self._tokenize()), self.num_workers)
+
+    def _training_loader(self, data: list[TaskData], weights: Sequence[float], mode: Mode) -> ResumableLoader:
+        rank, world_size = self._place()
+        batches = OneTaskBatches(
+            [task.name for task in data],
+            [len(task) for task in data],
+            weights,
+            self.batch_size,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+            mode=mode,
+        )
+        return ResumableLoader(batches, Collator(data, self._tokenize()), self.num_workers)
+
+    def _place(self) -> tuple[int, int]:
+        """Rank of this process and number of processes."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _tokenize(self) -> Tokenize:
+        assert self.trainer is not None, "the tokenizer is that of the trainer's module"
+        tokenize = cast(Callable[..., Features], self.trainer.lightning_module.tokenize)
+        return partial(tokenize, max_length=self.max_length)
+
+
+class TaskDataModule(SplitDataModule):
+    """One-task batches over the expert rows of one or more data sets.
+
+    Args:
+        tasks: where the data sets come from, or data sets that are split already.
+        validation_size: rows kept out of each data set that is not split yet.
+        batch_size: rows a process and step; all processes together train on one batch of one data set.
+        max_length: tokens a text; None: the model's own limit.
+        num_workers: processes that tokenise ahead.
+        seed: of the splits and of all orders.
+    """
+
+    def __init__(
+        self,
+        tasks: list[DataSource] | list[SplitTask],
+        validation_size: int = 256,
+        batch_size: int = 32,
+        max_length: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, max_length, num_workers, seed)
+        self.tasks = tasks
+        self.validation_size = validation_size
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the data sets, once.
+
+        Raises:
+            UserError: for whatever ``load_tasks`` finds, or if some data sets have a share and others have none.
+        """
+        if not self.splits:
+            self.splits = split_tasks(self.tasks, 0, self.validation_size, self.seed)
+        shares = {split.name: split.share for split in self.splits}
+        given = [share for share in shares.values() if share is not None]
+        if len(given) not in (0, len(shares)) or any(share <= 0 for share in given):
+            raise UserError(f"shares are {shares}; give every data set a share above 0, or none of them")
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Batches in proportion to the shares, or to the rows if none are given."""
+        weights = [len(split.expert) if split.share is None else split.share for split in self.splits]
+        return self._training_loader([split.expert for split in self.splits], weights, mode="rows")
+
+
+def split_tasks(
+    tasks: Sequence[DataSource] | Sequence[SplitTask],
+    probe_size: int | dict[str, int],
+    validation_size: int | dict[str, int],
+    seed: int,
+) -> list[SplitTask]:
+    """The tasks as they are if they are split already; else read and split with these sizes for each data set."""
+    splits = [task for task in tasks if isinstance(task, SplitTask)]
+    if len(splits) == len(tasks) > 0:
+        return splits
+    sources = [task for task in tasks if isinstance(task, DataSource)]
+    return list(load_tasks(sources, probe_size=probe_size, validation_size=validation_size, seed=seed).values())

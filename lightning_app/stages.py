@@ -1,0 +1,105 @@
+"""The graph of stages, keyed by content: nothing is computed twice, and nothing stale is served.
+
+A stage is a folder under ``<run_dir>/stages`` whose name ends in the stage's key: a hash of all that determines its
+result, the keys of its inputs included. The folder counts as done once it holds ``stage.json``, written last.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
+
+from modules.gather import barrier
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One result, and how it is made.
+
+    Args:
+        kind: what sort of result: ``model``, ``position``, ``scores``.
+        name: what it is called on screen and in its folder's name.
+        content: all that determines the result and is no input, as JSON.
+        run: writes the result into a folder; every process calls it. A folder left by an interrupted run is passed
+            again as it was left.
+        inputs: stages whose results `run` reads.
+    """
+
+    kind: str
+    name: str
+    content: dict[str, Any]
+    run: Callable[[Path], None] = field(repr=False)
+    inputs: tuple["Stage", ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Hash of kind, content and inputs; the name is not part of it."""
+        parts = [self.kind, self.content, [stage.key for stage in self.inputs]]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+class StageGraph:
+    """Runs stages and keeps their results.
+
+    Args:
+        run_dir: results go to ``<run_dir>/stages``.
+        fresh: forget what is there.
+    """
+
+    def __init__(self, run_dir: str | Path, fresh: bool = False) -> None:
+        self.root = Path(run_dir) / "stages"
+        if fresh and rank_zero_only.rank == 0:
+            shutil.rmtree(self.root, ignore_errors=True)
+
+    def folder(self, stage: Stage) -> Path:
+        """Where the result of a stage lies, or will lie."""
+        safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in stage.name)
+        return self.root / f"{stage.kind}-{safe}-{stage.key}"
+
+    def is_done(self, stage: Stage) -> bool:
+        """Whether the result is there."""
+        return (self.folder(stage) / "stage.json").is_file()
+
+    def seconds(self, stage: Stage) -> float:
+        """How long a stage took, all interrupted attempts included."""
+        return float(_read_json(self.folder(stage) / "seconds.json").get("seconds", 0.0))
+
+    def run(self, stage: Stage) -> Path:
+        """Make a stage's inputs, then its result, unless they are there; return its folder."""
+        folder = self.folder(stage)
+        if self.is_done(stage):
+            return folder
+        for needed in stage.inputs:
+            self.run(needed)
+        rank_zero_info(f"[{stage.kind}] {stage.name}")
+        folder.mkdir(parents=True, exist_ok=True)
+        started = time.perf_counter()
+        try:
+            stage.run(folder)
+        finally:
+            if rank_zero_only.rank == 0:
+                spent = self.seconds(stage) + time.perf_counter() - started
+                _write_json(folder / "seconds.json", {"seconds": round(spent, 2)})
+        barrier()  # all processes have written what they write
+        if rank_zero_only.rank == 0:
+            inputs = {needed.name: needed.key for needed in stage.inputs}
+            _write_json(folder / "stage.json", {"kind": stage.kind, "inputs": inputs, "content": stage.content})
+        barrier()  # all processes see it done
+        return folder
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    """Written aside and renamed, so that a reader never sees half of it."""
+    aside = path.with_suffix(".tmp")
+    aside.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    aside.replace(path)

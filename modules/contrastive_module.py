@@ -1,0 +1,82 @@
+"""Contrastive training of an expert, or of a joint model: the same thing on more data sets."""
+
+from pathlib import Path
+
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from modules.embedding_module import EmbeddingModule
+from modules.encoder import TextEncoder
+from modules.task_batch import TaskBatch
+from modules.task_loss import task_loss
+
+
+class ContrastiveModule(EmbeddingModule):
+    """Trains all weights of an encoder on one-data-set batches, each with its data set's own loss.
+
+    Negatives are gathered over the processes of a data-parallel run, gradients included.
+
+    Args:
+        base: the model to start from: a folder or a hub name.
+        pooling: ``mean``, ``cls`` or ``lasttoken``, for a base that does not say (a plain transformers checkpoint).
+        lr: peak learning rate of AdamW.
+        warmup: fraction of the steps over which the rate rises linearly to its peak; then it falls linearly to zero.
+        weight_decay: of weight matrices and embeddings; biases and norms have none.
+        trust_remote_code: let transformers run code that comes with the model.
+    """
+
+    def __init__(
+        self,
+        base: str,
+        pooling: str | None = None,
+        lr: float = 2e-5,
+        warmup: float = 0.1,
+        weight_decay: float = 0.0,
+        trust_remote_code: bool = False,
+    ) -> None:
+        super().__init__(TextEncoder.load(base, pooling=pooling, trust_remote_code=trust_remote_code))
+        self.lr = lr
+        self.warmup = warmup
+        self.weight_decay = weight_decay
+        self.encoder.train()  # transformers loads in evaluation mode, and Lightning keeps the mode it finds
+
+    def training_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
+        """The loss of one batch."""
+        output = task_loss(self.encoder, batch)
+        self.log_training(output, batch)
+        return output.loss
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with linear warm-up and linear decay, stepped every optimiser step."""
+        trained = [p for p in self.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = AdamW(groups, lr=self.lr)
+        steps = self.trainer.estimated_stepping_batches
+        schedule = LambdaLR(optimizer, lambda step: warmup_factor(step, steps, self.warmup))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def save(self, folder: str | Path) -> None:
+        """Write the encoder as a folder that ``SentenceTransformer(folder)`` loads."""
+        assert isinstance(self.encoder, TextEncoder)
+        self.encoder.save(folder)
+
+
+def warmup_factor(step: int, steps: float, warmup: float) -> float:
+    """The learning rate of a step as a fraction of its peak.
+
+    Args:
+        step: optimiser steps done.
+        steps: optimiser steps in all; infinite for a run without an end, which keeps the peak.
+        warmup: fraction of them that rises.
+    """
+    if steps == float("inf"):
+        return 1.0
+    rising = max(1, round(warmup * steps))
+    if step < rising:
+        return (step + 1) / rising
+    return max(0.0, (steps - step) / max(1, steps - rising))

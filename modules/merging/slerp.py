@@ -1,0 +1,67 @@
+"""Spherical linear interpolation of task vectors, chained over more than two.
+
+The angle is taken between task vectors, not between weights: those of fine-tuned models are all but parallel.
+"""
+
+import torch
+from torch import Tensor
+
+from modules.merging.base import MergeMethod
+
+SMALLEST_SINE = 1e-6
+"""Below it two directions count as (anti)parallel, where SLERP is taken to its linear limit."""
+
+
+class Slerp(MergeMethod):
+    """The chain ``V_(1..k) = f(V_(1..k-1), V_k; s_k)`` with ``s_k = a_k / (mean(a_1..a_(k-1)) + a_k)``.
+
+    ``f(U, V; s) = [sin((1-s) alpha) U + sin(s alpha) V] / sin(alpha)``, alpha the angle between U and V: Li et al. 2024
+    (arXiv 2410.15035), section 3. The result depends on the order of the experts, and only on ratios of ``a``. It
+    stays in the span of the task vectors, so it is worked out on N numbers and the Gram matrix.
+
+    Args:
+        order: the experts' names, first merged first; left out, the order in which they are given.
+    """
+
+    def __init__(self, order: list[str] | None = None) -> None:
+        self.order = order
+
+    def coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
+        """The chain's coefficients in the span: ``[N]``."""
+        unit = torch.eye(len(a), dtype=gram.dtype, device=gram.device)
+        c = unit[0]
+        for k in range(1, len(a)):
+            s = a[k] / (a[:k].mean() + a[k])
+            keep, take = slerp_weights(s, cosine(c, unit[k], gram))
+            c = keep * c + take * unit[k]
+        return c
+
+
+def cosine(u: Tensor, v: Tensor, gram: Tensor) -> Tensor:
+    """Cosine of the angle between two vectors given by their coefficients in the span.
+
+    Args:
+        u: ``[N]``.
+        v: ``[N]``.
+        gram: ``[N, N]``.
+
+    Returns:
+        A scalar in [-1, 1]; 1 where one of the vectors is zero, so that the linear limit is taken.
+    """
+    squares = (u @ gram @ u) * (v @ gram @ v)
+    zero = squares <= 0
+    return torch.where(zero, torch.ones_like(squares), (u @ gram @ v) / squares.where(~zero, 1.0).sqrt()).clamp(-1, 1)
+
+
+def slerp_weights(s: Tensor, cos: Tensor) -> tuple[Tensor, Tensor]:
+    """The weights of U and V in SLERP at ``s``, and their linear limit ``1 - s, s`` where U and V are (anti)parallel.
+
+    Args:
+        s: scalar in [0, 1].
+        cos: cosine of the angle between U and V.
+    """
+    parallel = 1 - cos.detach() ** 2 < SMALLEST_SINE**2
+    # A harmless angle stands in where the limit is taken: `where` also multiplies the gradient of the branch not taken.
+    alpha = torch.where(parallel, torch.zeros_like(cos), cos).acos()
+    keep, take = ((1 - s) * alpha).sin() / alpha.sin(), (s * alpha).sin() / alpha.sin()
+    return torch.where(parallel, 1 - s, keep), torch.where(parallel, s, take)

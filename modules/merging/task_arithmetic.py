@@ -1,0 +1,24 @@
+"""Task arithmetic: free linear weights."""
+
+import torch
+from torch import Tensor
+
+from modules.merging.base import MergeMethod
+
+
+class TaskArithmetic(MergeMethod):
+    """``V = sum_i a_i V_i`` (Ilharco et al. 2022, arXiv 2212.04089).
+
+    Learned, it is the baseline "learned linear": N free numbers that include the scale, so there is none beside them
+    and no regulariser on it. It starts at the soup, ``a_i = 1/N``.
+    """
+
+    has_scale = False
+
+    def coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
+        """``a`` itself: ``[N]``."""
+        return a
+
+    def initial(self, experts: int) -> Tensor:
+        """``[N]``, ``1/N`` each."""
+        return torch.full((experts,), 1 / experts, dtype=torch.float64)

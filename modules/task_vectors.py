@@ -1,0 +1,79 @@
+"""Task vectors ``V_i = theta_i - theta_0``: taken, checked, measured.
+
+Shapes: N experts.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from modules.encoder import TextEncoder
+from modules.errors import UserError
+
+Vectors = dict[str, Tensor]
+"""Parameter name to ``[N, *shape]``: the same parameter's difference in every expert."""
+
+
+def load_task_vectors(base: TextEncoder, experts: Mapping[str, str]) -> Vectors:
+    """Read expert folders, one at a time, and subtract the base.
+
+    Args:
+        base: theta_0.
+        experts: name to model folder.
+
+    Returns:
+        The task vectors; parameters that no expert changed are left out.
+
+    Raises:
+        UserError: an expert is missing, or differs from the base in architecture, vocabulary, pooling or prompts.
+    """
+    names = [name for name, _ in base.named_parameters()]
+    stacked = {name: torch.zeros(len(experts), *base.get_parameter(name).shape) for name in names}
+    for i, (expert_name, folder) in enumerate(experts.items()):
+        # A plain transformers checkpoint does not say how it pools: it is read as the base is.
+        expert = _load_like(base, folder)
+        refuse_mismatch(base, expert, f"expert '{expert_name}' ({folder})")
+        with torch.no_grad():
+            for name, weight in expert.named_parameters():
+                torch.sub(weight, base.get_parameter(name), out=stacked[name][i])
+    return {name: vectors for name, vectors in stacked.items() if vectors.any()}
+
+
+def gram_matrix(vectors: Vectors) -> Tensor:
+    """``G[i, j] = <V_i, V_j>`` over all parameters: ``[N, N]`` float64."""
+    flat = [v.flatten(1).double() for v in vectors.values()]
+    return torch.stack([v @ v.T for v in flat]).sum(0)
+
+
+def refuse_mismatch(base: TextEncoder, expert: TextEncoder, who: str) -> None:
+    """Raise a UserError if weights of the two cannot be subtracted, or would be read differently.
+
+    Args:
+        base: theta_0.
+        expert: the model compared with it.
+        who: how messages call the expert.
+    """
+    shapes = {name: tuple(weight.shape) for name, weight in base.named_parameters()}
+    theirs = {name: tuple(weight.shape) for name, weight in expert.named_parameters()}
+    different = sorted(name for name in shapes.keys() & theirs.keys() if shapes[name] != theirs[name])
+    for kind, keys in (
+        ("lacks parameters of the base", sorted(shapes.keys() - theirs.keys())),
+        ("has parameters that the base lacks", sorted(theirs.keys() - shapes.keys())),
+        ("has other shapes than the base", [f"{key} {theirs[key]} for {shapes[key]}" for key in different]),
+    ):
+        if keys:
+            raise UserError(f"{who} {kind} ({len(keys)}): {', '.join(keys[:4])}; merge models of one architecture")
+    if base.tokenizer.get_vocab() != expert.tokenizer.get_vocab():
+        raise UserError(f"{who} has another vocabulary than the base; merge models that share a tokenizer")
+    for part in ("pooling", "normalize", "prompts", "max_length"):
+        ours, other = getattr(base.config, part), getattr(expert.config, part)
+        if ours != other:
+            raise UserError(f"{who} has {part} {other!r}, the base {ours!r}; they must agree")
+
+
+def _load_like(base: TextEncoder, folder: str) -> TextEncoder:
+    if (Path(folder) / "modules.json").exists():
+        return TextEncoder.load(folder)
+    return TextEncoder.load(folder, pooling=base.config.pooling)

@@ -1,0 +1,162 @@
+"""Loading and scoring MTEB tasks."""
+
+import json
+import os
+import random
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch.nn import functional as F
+
+from callbacks.mteb_encoder import MtebEncoder
+from callbacks.mteb_tasks import evaluate_tasks, load_tasks
+from datamodules.mirror import mirrored_path
+from modules.encoder import TextEncoder
+from modules.errors import UserError
+from tests.tiny_encoder import tiny_encoder
+from tests.tiny_mirror import PAIRS, write_sts, write_xquad
+
+REAL_DATA = Path(os.environ.get("MTEB_DATA_ROOT", Path(__file__).parents[2] / "shared/data/mteb"))
+PUBLISHED = {"STSBenchmark": 82.03, "XQuADRetrieval": 94.357, "LegalSummarization": 59.003}
+"""sentence-transformers/all-MiniLM-L6-v2 on MTEB's leaderboard."""
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep prepared data sets out of the user's cache, and the user's mirror out of the tests."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MTEB_DATA_ROOT", raising=False)
+
+
+def test_mirrored_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_sts(tmp_path)
+    copy = str(tmp_path / "mteb/stsbenchmark-sts")
+    assert mirrored_path("mteb/stsbenchmark-sts", str(tmp_path)) == copy
+    assert mirrored_path("mteb/absent", str(tmp_path)) == "mteb/absent"
+    assert mirrored_path("mteb/stsbenchmark-sts") == "mteb/stsbenchmark-sts"
+    monkeypatch.setenv("MTEB_DATA_ROOT", str(tmp_path))
+    assert mirrored_path("mteb/stsbenchmark-sts") == copy
+    with pytest.raises(UserError, match="data_root: .*nowhere is not a folder"):
+        mirrored_path("mteb/stsbenchmark-sts", str(tmp_path / "nowhere"))
+
+
+def test_score_is_the_rank_correlation_of_the_cosines(tmp_path: Path) -> None:
+    write_sts(tmp_path)
+    encoder = tiny_encoder()
+    scores = evaluate_tasks(MtebEncoder(encoder), load_tasks(["STSBenchmark"], str(tmp_path)))
+    left, right = (encoder.encode([pair[key] for pair in PAIRS]) for key in ("sentence1", "sentence2"))
+    cosines = F.cosine_similarity(left, right)
+    assert scores == {"STSBenchmark": pytest.approx(100 * spearmanr(cosines, [p["score"] for p in PAIRS])[0])}
+
+
+def test_other_weights_other_scores_and_data_stays_loaded(tmp_path: Path) -> None:
+    write_sts(tmp_path)
+    write_xquad(tmp_path)
+    tasks = load_tasks(["STSBenchmark", "XQuADRetrieval"], str(tmp_path))
+    first, second, again = (evaluate_tasks(MtebEncoder(tiny_encoder(seed)), tasks) for seed in (0, 3, 0))
+    assert first == again
+    assert first != second
+    assert all(task.data_loaded for task in tasks)
+
+
+def test_multilingual_task_keeps_the_subsets_of_the_mirror(tmp_path: Path) -> None:
+    import mteb
+
+    write_xquad(tmp_path)
+    [task] = load_tasks(["XQuADRetrieval"], str(tmp_path))
+    assert (task.hf_subsets, task.eval_splits) == (["en"], ["validation"])
+    fresh = mteb.get_task("XQuADRetrieval")
+    assert len(fresh.hf_subsets) == 12
+    assert fresh.metadata.dataset["path"] == "mteb/XQuADRetrieval", "metadata shared by all instances was changed"
+
+
+def test_results_are_written_and_reused(tmp_path: Path) -> None:
+    write_sts(tmp_path)
+    tasks = load_tasks(["STSBenchmark"], str(tmp_path))
+    model = MtebEncoder(tiny_encoder(0), "org/model", "abc")
+    scores = evaluate_tasks(model, tasks, results_dir=str(tmp_path / "results"))
+    [file] = (tmp_path / "results").rglob("STSBenchmark.json")
+    assert file.parent.name == "abc"
+    assert json.loads(file.read_text())["scores"]["test"][0]["main_score"] * 100 == pytest.approx(scores["STSBenchmark"])
+    same_revision = MtebEncoder(tiny_encoder(1), "org/model", "abc")
+    reused = evaluate_tasks(same_revision, tasks, results_dir=str(tmp_path / "results"))
+    assert reused["STSBenchmark"] == pytest.approx(scores["STSBenchmark"], abs=1e-3)
+
+
+def test_random_numbers_are_left_alone(tmp_path: Path) -> None:
+    write_sts(tmp_path)
+
+    def draw() -> list[float]:
+        return [random.random(), float(np.random.rand()), float(torch.rand(1))]
+
+    def seed() -> None:
+        random.seed(1)
+        np.random.seed(1)
+        torch.manual_seed(1)
+
+    seed()
+    expected = draw()
+    model = MtebEncoder(tiny_encoder())
+    seed()
+    evaluate_tasks(model, load_tasks(["STSBenchmark"], str(tmp_path)))
+    assert draw() == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("STSBenchmrk", "no MTEB task STSBenchmrk; did you mean STSBenchmark?"),
+        ("PythonDocSTS", "did you mean PythonDocsSTS?"),
+        ("qqqqqq", r"see mteb.get_tasks\(\)"),
+        ("CQADupstackRetrieval", "only averages other tasks; name these instead: CQADupstackAndroid"),
+        ("CIFAR10", "CIFAR10 needs image"),
+    ],
+)
+def test_wrong_names(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_tasks([name])
+
+
+def test_missing_split(tmp_path: Path) -> None:
+    write_sts(tmp_path, split="train")
+    with pytest.raises(UserError, match="stsbenchmark-sts has no split test, on which STSBenchmark is scored"):
+        load_tasks(["STSBenchmark"], str(tmp_path))
+
+
+def test_unreadable_data(tmp_path: Path) -> None:
+    write_sts(tmp_path).write_text("no json")
+    with pytest.raises(UserError, match="cannot read the data of STSBenchmark from .*stsbenchmark-sts"):
+        load_tasks(["STSBenchmark"], str(tmp_path))
+
+
+def test_python_docs_tasks() -> None:
+    from datamodules import python_docs
+
+    tasks = load_tasks(["PythonDocsSTS", "PythonDocsRetrieval"])
+    scores = evaluate_tasks(MtebEncoder(tiny_encoder()), tasks, batch_size=256)
+    assert set(scores) == {"PythonDocsSTS", "PythonDocsRetrieval"}
+    queries, corpus, qrels = python_docs.test_retrieval()
+    assert len(queries) == len(qrels) and len(corpus) >= len(queries)
+    assert 0 <= scores["PythonDocsRetrieval"] < 50, "an untrained model hardly retrieves"
+
+
+@pytest.mark.minilm
+@pytest.mark.skipif(not REAL_DATA.is_dir(), reason=f"no mirror of MTEB's data at {REAL_DATA}; set MTEB_DATA_ROOT")
+@pytest.mark.parametrize("task", PUBLISHED)
+def test_published_scores(task: str) -> None:
+    encoder = TextEncoder.load("sentence-transformers/all-MiniLM-L6-v2")
+    scores = evaluate_tasks(MtebEncoder(encoder), load_tasks([task], str(REAL_DATA)))
+    assert scores[task] == pytest.approx(PUBLISHED[task], abs=0.01)
+
+
+@pytest.mark.minilm
+def test_minilm_knows_python_docs() -> None:
+    """The tasks made here are neither trivial nor out of reach."""
+    encoder = TextEncoder.load("sentence-transformers/all-MiniLM-L6-v2")
+    scores = evaluate_tasks(MtebEncoder(encoder), load_tasks(["PythonDocsSTS", "PythonDocsRetrieval"]))
+    assert 20 < scores["PythonDocsSTS"] < 95
+    assert 30 < scores["PythonDocsRetrieval"] < 98

@@ -1,0 +1,160 @@
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from datamodules import DataSource, ProbeDataModule, SplitTask, TaskData, TaskDataModule, load_tasks, named_sources
+from modules.errors import UserError
+
+Pair = tuple[str, str]
+
+
+def pairs_file(path: Path, pairs: Sequence[Pair]) -> str:
+    path.write_text("".join(json.dumps({"anchor": a, "positive": b}) + "\n" for a, b in pairs))
+    return str(path)
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> list[str]:
+    """Two data sets: anchors of three rows each, and rows whose texts occur in the first up to case and space."""
+    first = [(f"question {row // 3}", f"answer {row}") for row in range(120)]
+    second = [(f"title {row}", f"Answer  {row}" if row % 2 else f"body {row}") for row in range(90)]
+    return [pairs_file(tmp_path / "first.jsonl", first), pairs_file(tmp_path / "second.jsonl", second)]
+
+
+def texts(*parts: TaskData) -> set[str]:
+    return {" ".join(text.split()).casefold() for part in parts for column in part.texts for text in column}
+
+
+def rows(data: TaskData) -> list[tuple[str, ...]]:
+    return list(zip(*data.texts, strict=True))
+
+
+def test_sizes_and_dropped_rows_add_up(sources: list[str]) -> None:
+    splits = load_tasks(sources, probe_size=10, validation_size=8)
+    assert list(splits) == ["first", "second"]
+    for split, total in zip(splits.values(), (120, 90), strict=True):
+        assert (len(split.probe), len(split.validation)) == split.requested == (10, 8)
+        assert len(split.expert) + len(split.probe) + len(split.validation) + split.dropped == total
+
+
+def test_no_held_out_text_is_trained_on_by_any_expert(sources: list[str]) -> None:
+    splits = load_tasks(sources, probe_size=10, validation_size=8).values()
+    experts = texts(*(split.expert for split in splits))
+    probes = texts(*(split.probe for split in splits))
+    validation = texts(*(split.validation for split in splits))
+    assert not experts & probes and not experts & validation and not probes & validation
+    assert any(split.dropped for split in splits)
+
+
+def test_a_group_lies_in_one_part() -> None:
+    split = load_tasks([DataSource("python_docs", task="relatedness")], probe_size=100, validation_size=50)
+    parts = [set(part.groups or []) for task in split.values() for part in (task.expert, task.probe, task.validation)]
+    assert all(parts)
+    assert sum(map(len, parts)) == len(set().union(*parts))
+
+
+def test_a_smaller_probe_is_the_beginning_of_a_larger_one(sources: list[str]) -> None:
+    small, large = (load_tasks(sources, probe_size=size, validation_size=6) for size in (7, 20))
+    for name in small:
+        assert rows(large[name].probe)[:7] == rows(small[name].probe)
+        assert rows(large[name].validation) == rows(small[name].validation)
+
+
+def test_the_reserve_keeps_the_experts_the_same(sources: list[str]) -> None:
+    modules = [
+        ProbeDataModule([DataSource(source) for source in sources], size, 16, batch_size=4, reserve=40)
+        for size in (8, 40)
+    ]
+    for module in modules:
+        module.setup()
+    small, large = (module.splits for module in modules)
+    assert [len(split.probe) for split in small] == [4, 4]
+    assert [len(split.probe) for split in large] == [20, 20]
+    assert [split.expert for split in small] == [split.expert for split in large]
+    assert all(rows(b.probe)[:4] == rows(a.probe) for a, b in zip(small, large, strict=True))
+
+
+def test_weights_move_probe_rows_between_data_sets(sources: list[str]) -> None:
+    module = ProbeDataModule(
+        [DataSource(source) for source in sources], 24, 8, batch_size=4, task_weights={"first": 2, "second": 1}
+    )
+    module.setup()
+    assert [(len(split.probe), len(split.validation)) for split in module.splits] == [(16, 5), (8, 3)]
+    assert module.task_names == ["first", "second"]
+
+
+def test_at_most_a_third_is_held_out(sources: list[str]) -> None:
+    split = load_tasks(sources[:1], probe_size=90, validation_size=30)["first"]
+    assert (len(split.probe), len(split.validation)) == (30, 10)
+    assert split.requested == (90, 30)
+
+
+def test_the_split_depends_on_the_seed_only(sources: list[str]) -> None:
+    first, again, other = (load_tasks(sources, probe_size=9, validation_size=9, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert rows(first["first"].probe) != rows(other["first"].probe)
+
+
+def test_sizes_by_name_and_names_of_a_mapping(sources: list[str]) -> None:
+    named = {"a": sources[0], "b": DataSource(sources[1], share=2.0)}
+    splits = load_tasks(named, probe_size={"a": 3, "b": 5}, validation_size=2)
+    assert [(split.name, split.expert.name, len(split.probe), split.share) for split in splits.values()] == [
+        ("a", "a", 3, None),
+        ("b", "b", 5, 2.0),
+    ]
+
+
+def test_python_docs_leave_enough_for_the_quickstart() -> None:
+    tasks = [DataSource("python_docs", task=task) for task in ("retrieval", "relatedness")]
+    retrieval, relatedness = load_tasks(tasks, probe_size=512, validation_size=128).values()
+    assert len(retrieval.expert) > 2 * len(relatedness.expert)
+    assert not texts(retrieval.expert, relatedness.expert) & texts(
+        *(part for split in (retrieval, relatedness) for part in (split.probe, split.validation))
+    )
+
+
+def test_two_data_sets_of_one_name(sources: list[str]) -> None:
+    with pytest.raises(UserError, match="two data sets are called 'first'; give one of them a 'name' of its own"):
+        named_sources([sources[0], sources[0]])
+
+
+def test_no_data_sets() -> None:
+    with pytest.raises(UserError, match="no data sets are given"):
+        named_sources([])
+    with pytest.raises(UserError, match="the probe has no data sets"):
+        ProbeDataModule().setup()
+
+
+def test_sizes_that_fit_no_data_set(sources: list[str]) -> None:
+    for size in (-1, {"first": 3}):
+        with pytest.raises(
+            UserError, match=r"probe_size is .*; give one number of 0 or more, or one for each of first"
+        ):
+            load_tasks(sources, probe_size=size, validation_size=2)
+
+
+def test_weights_that_fit_no_data_set(sources: list[str]) -> None:
+    module = ProbeDataModule([DataSource(sources[0])], task_weights={"other": 1.0})
+    with pytest.raises(UserError, match=r"task_weights is .*; give a weight above 0 for each of first"):
+        module.setup()
+
+
+def test_a_reserve_smaller_than_the_probe() -> None:
+    with pytest.raises(UserError, match="reserve is 4, less than the probe's size 8"):
+        ProbeDataModule(size=8, reserve=4)
+
+
+@pytest.mark.parametrize("shares", [(1.0, None), (1.0, 0.0)])
+def test_shares_for_some_data_sets_only(sources: list[str], shares: tuple[float, float | None]) -> None:
+    tasks = [DataSource(source, share=share) for source, share in zip(sources, shares, strict=True)]
+    with pytest.raises(UserError, match="give every data set a share above 0, or none of them"):
+        TaskDataModule(tasks, validation_size=4).setup()
+
+
+def test_split_tasks_are_used_as_they_are(sources: list[str]) -> None:
+    splits: list[SplitTask] = list(load_tasks(sources, probe_size=4, validation_size=4).values())
+    module = TaskDataModule(splits)
+    module.setup()
+    assert module.splits == splits
