@@ -13,7 +13,7 @@ class CoefficientTrace(Callback):
     - to the trainer's loggers, whatever ``log_every_n_steps`` says: ``coefficient/<expert>``, the factor of the
       expert's task vector, and ``scale``;
     - to ``coefficients.csv`` in the trainer's ``default_root_dir``: ``step`` and every entry of
-      ``pl_module.position()``. A resumed run goes on where its checkpoint was written. ``fast_dev_run`` writes no file.
+      ``pl_module.describe_position()``. A resumed run goes on where its checkpoint was written. ``fast_dev_run`` writes no file.
     """
 
     FILE = "coefficients.csv"
@@ -28,7 +28,7 @@ class CoefficientTrace(Callback):
             kept = _rows_before(path, trainer.global_step) if path.exists() else []
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("w", newline="") as file:
-                csv.writer(file).writerows([["step", *pl_module.position()], *kept])  # type: ignore[operator]
+                csv.writer(file).writerows([["step", *pl_module.describe_position()], *kept])  # type: ignore[operator]
         self._step = -1
         self._write(trainer, pl_module)
 
@@ -40,7 +40,7 @@ class CoefficientTrace(Callback):
         if not trainer.is_global_zero or trainer.global_step == self._step:
             return
         self._step = trainer.global_step
-        position: dict[str, float] = pl_module.position()  # type: ignore[operator]
+        position: dict[str, float] = pl_module.describe_position()  # type: ignore[operator]
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             with self._path(trainer).open("a", newline="") as file:
                 csv.writer(file).writerow([self._step, *position.values()])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class MtebCallback(Callback):
-    """Scores ``pl_module.encoder_for_eval()`` at the end of training epochs.
+    """Scores ``pl_module.encoder`` at the end of training epochs.
 
     Logs ``mteb/<task>`` and ``mteb/average``, main scores x 100, the same on every process. Training goes on as if
     nothing had happened: random numbers and the train mode are restored.
@@ -47,7 +47,7 @@ class MtebCallback(Callback):
         due = (trainer.current_epoch + 1) % self.every_n_epochs == 0 or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
         if not due or not self._loaded:
             return
-        encoder = MtebEncoder(pl_module.encoder_for_eval(), revision=f"step-{trainer.global_step}")  # type: ignore[operator]
+        encoder = MtebEncoder(pl_module.encoder, revision=f"step-{trainer.global_step}")  # type: ignore[arg-type]
         scores = evaluate_tasks(encoder, self._loaded, batch_size=self.batch_size)
         scores["average"] = fmean(scores.values())
         pl_module.log_dict({f"mteb/{task}": score for task, score in scores.items()}, sync_dist=True)

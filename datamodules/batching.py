@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -131,13 +130,12 @@ def _shuffled(seed: int, task: int, passes: int, size: int) -> np.ndarray:
 def evaluation_batches(size: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> list[Batch]:
     """All rows of one data set once, in their order; processes take the batches in turn.
 
-    The last batch may be short, but a single last row joins the batch before it: in-batch losses need two.
+    Batches are of nearly equal size, so that none is too small for an in-batch loss, and there is at least one for
+    every process, because metrics are gathered from all of them.
     """
-    bounds = [*range(0, size, batch_size), size]
-    if len(bounds) > 2 and bounds[-1] - bounds[-2] == 1:
-        del bounds[-2]
-    batches = [[(0, row) for row in range(start, end)] for start, end in pairwise(bounds)]
-    return batches[rank::world_size]
+    count = max(-(-size // batch_size), world_size)
+    rows = np.array_split(np.arange(size), count)[rank::world_size]
+    return [[(0, row) for row in batch.tolist()] for batch in rows if len(batch)]
 
 
 class _Keys(Dataset[tuple[int, int]]):

@@ -66,9 +66,16 @@ class ProbeDataModule(SplitDataModule):
             for split in split_tasks(self.tasks, reserved, validation, self.seed)
         ]
 
+    @property
+    def objective_weights(self) -> dict[str, float]:
+        """Data set to its part of the objective; the parts add up to 1."""
+        names = list(self.task_losses)
+        weights = self._weights(names)
+        return {name: weight / sum(weights) for name, weight in zip(names, weights, strict=True)}
+
     def train_dataloader(self) -> ResumableLoader:
         """Batches in proportion to the weights; processes take them in turn."""
-        weights = self._weights(self.task_names)
+        weights = self._weights(list(self.task_losses))
         return self._training_loader([split.probe for split in self.splits], weights, mode="batches")
 
     def _balanced(self, total: int, names: list[str]) -> dict[str, int]:

@@ -13,6 +13,7 @@ on the installed versions of the packages.
 """
 
 import ast
+import gc
 import hashlib
 import os
 import random
@@ -20,6 +21,7 @@ import re
 import sysconfig
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -149,12 +151,26 @@ def _all_entries() -> list[Entry]:
     """Every documented object that has a summary and whose texts were not seen before, in a fixed order."""
     seen: set[str] = set()
     entries = []
-    for entry in [*_language_reference(), *_docstrings()]:
+    with _no_collection():
+        found = [*_language_reference(), *_docstrings()]
+    for entry in found:
         texts = {text.casefold() for text in (entry.summary, entry.body) if text}
         if len(entry.summary.split()) >= SUMMARY_WORDS and not texts & seen:
             seen |= texts
             entries.append(entry)
     return entries
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage collection: it takes half the time of making millions of syntax nodes, which have no cycles."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _language_reference() -> Iterator[Entry]:

@@ -34,9 +34,9 @@ class SplitDataModule(LightningDataModule):
         self.splits: list[SplitTask] = []
 
     @property
-    def task_names(self) -> list[str]:
-        """Names of the data sets, in the order of the validation loaders."""
-        return [split.name for split in self.splits]
+    def task_losses(self) -> dict[str, str]:
+        """Name of each data set to the name of its loss, in the order of the validation loaders."""
+        return {split.name: split.validation.loss.name for split in self.splits}
 
     def val_dataloader(self) -> list[BatchLoader]:
         """One loader a data set over its validation rows, in a fixed order; empty for a data set without any."""

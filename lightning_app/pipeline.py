@@ -159,7 +159,9 @@ class Pipeline:
         for name, expert in self.settings.experts.items():
             if expert.recipe is not None and expert.recipe not in recipes:
                 known = ", ".join(recipes) or "none"
-                raise UserError(f"model.experts.{name}.recipe: there is no recipe '{expert.recipe}' ({known} are there)")
+                raise UserError(
+                    f"model.experts.{name}.recipe: there is no recipe '{expert.recipe}' ({known} are there)"
+                )
         unknown = [name for name in self.settings.baselines if name not in BASELINES]
         if unknown:
             raise UserError(f"baselines: '{unknown[0]}' is unknown; known are {', '.join(BASELINES)}")
@@ -247,7 +249,9 @@ class Pipeline:
 
         def train(folder: Path) -> None:
             rows = sum(len(task.expert) for task in tasks)
-            rank_zero_info(f"  training {recipe.max_steps} steps on {rows:,} rows of {', '.join(t.name for t in tasks)}")
+            rank_zero_info(
+                f"  training {recipe.max_steps} steps on {rows:,} rows of {', '.join(t.name for t in tasks)}"
+            )
             self.trainers.seed_stage()
             run = ResumableRun(folder)
             steps = (recipe.validate_every or recipe.max_steps) * self.trainers.config.accumulate_grad_batches

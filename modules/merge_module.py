@@ -184,7 +184,7 @@ class MergeModule(EmbeddingModule):
         return losses
 
     def _objective(self, losses: dict[str, float]) -> float:
-        weights: dict[str, float] = self.trainer.datamodule.task_weights  # type: ignore[attr-defined]
+        weights: dict[str, float] = self.trainer.datamodule.objective_weights  # type: ignore[attr-defined]
         return sum(weights[task] * loss / self.base_losses[task] for task, loss in losses.items())
 
     def _keep_if_best(self, objective: float) -> None:

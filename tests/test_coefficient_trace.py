@@ -20,7 +20,7 @@ class TwoNumbers(LightningModule):
         super().__init__()
         self.raw = nn.Parameter(torch.zeros(2))
 
-    def position(self) -> dict[str, float]:
+    def describe_position(self) -> dict[str, float]:
         a, b = self.raw.tolist()
         return {"a/x": a, "a/y": b, "c/x": a / 2, "c/y": b / 2, "scale": a + b}
 

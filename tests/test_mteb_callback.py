@@ -18,7 +18,12 @@ from modules.errors import UserError
 from tests.tiny_encoder import tiny_encoder
 from tests.tiny_mirror import write_sts
 
-PAIRS = [("a red cat", "the blue sky"), ("a dog runs", "the ball"), ("the cat sits", "a red ball"), ("the dog", "a sky")]
+PAIRS = [
+    ("a red cat", "the blue sky"),
+    ("a dog runs", "the ball"),
+    ("the cat sits", "a red ball"),
+    ("the dog", "a sky"),
+]
 
 
 class PushApart(LightningModule):
@@ -30,7 +35,7 @@ class PushApart(LightningModule):
         self.dropout = nn.Dropout(0.3)
         self.modes: list[bool] = []
 
-    def encoder_for_eval(self) -> TextEncoder:
+    def encoder(self) -> TextEncoder:
         return self.encoder
 
     def training_step(self, batch: list[list[str]], _: int) -> Tensor:

@@ -81,7 +81,9 @@ def test_results_are_written_and_reused(tmp_path: Path) -> None:
     scores = evaluate_tasks(model, tasks, results_dir=str(tmp_path / "results"))
     [file] = (tmp_path / "results").rglob("STSBenchmark.json")
     assert file.parent.name == "abc"
-    assert json.loads(file.read_text())["scores"]["test"][0]["main_score"] * 100 == pytest.approx(scores["STSBenchmark"])
+    assert json.loads(file.read_text())["scores"]["test"][0]["main_score"] * 100 == pytest.approx(
+        scores["STSBenchmark"]
+    )
     same_revision = MtebEncoder(tiny_encoder(1), "org/model", "abc")
     reused = evaluate_tasks(same_revision, tasks, results_dir=str(tmp_path / "results"))
     assert reused["STSBenchmark"] == pytest.approx(scores["STSBenchmark"], abs=1e-3)

@@ -82,7 +82,7 @@ def test_weights_move_probe_rows_between_data_sets(sources: list[str]) -> None:
     )
     module.setup()
     assert [(len(split.probe), len(split.validation)) for split in module.splits] == [(16, 5), (8, 3)]
-    assert module.task_names == ["first", "second"]
+    assert list(module.task_losses) == ["first", "second"]
 
 
 def test_at_most_a_third_is_held_out(sources: list[str]) -> None:

@@ -1,17 +1,22 @@
 """A mirror of hub data sets with a handful of rows each, in the layout of the real ones."""
 
 import json
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-PAIRS: list[dict[str, Any]] = [
-    {"sentence1": "a red cat", "sentence2": "the red cat", "score": 4.8},
-    {"sentence1": "a red cat", "sentence2": "a blue dog", "score": 1.5},
-    {"sentence1": "the sky is blue", "sentence2": "a red ball", "score": 0.4},
-    {"sentence1": "the dog runs", "sentence2": "a dog runs", "score": 4.9},
-    {"sentence1": "the ball is red", "sentence2": "a cat sits", "score": 0.9},
-    {"sentence1": "the cat sits", "sentence2": "a dog sits", "score": 2.2},
-]
+SENTENCES = "a red cat|the red cat sits|a blue dog|the sky is blue|a red ball|the dog runs|the ball is red|a cat".split(
+    "|"
+)
+
+
+def _pair(one: str, two: str) -> dict[str, Any]:
+    """Two sentences, scored 0 to 5 by the share of their words that they have in common."""
+    words = set(one.split()), set(two.split())
+    return {"sentence1": one, "sentence2": two, "score": 5 * len(words[0] & words[1]) / len(words[0] | words[1])}
+
+
+PAIRS = [_pair(one, two) for one, two in combinations(SENTENCES, 2)]
 
 QUERIES = [{"_id": f"q{i}", "text": text} for i, text in enumerate(["cat sits", "blue sky", "dog runs"])]
 CORPUS = [
