@@ -4,5 +4,16 @@ from callbacks.coefficient_trace import CoefficientTrace
 from callbacks.mteb_callback import MtebCallback
 from callbacks.mteb_encoder import MtebEncoder
 from callbacks.mteb_tasks import evaluate_tasks, load_tasks
+from callbacks.resumable_run import Interrupted, ResumableRun
+from callbacks.stage_progress_bar import StageProgressBar
 
-__all__ = ["CoefficientTrace", "MtebCallback", "MtebEncoder", "evaluate_tasks", "load_tasks"]
+__all__ = [
+    "CoefficientTrace",
+    "Interrupted",
+    "MtebCallback",
+    "MtebEncoder",
+    "ResumableRun",
+    "StageProgressBar",
+    "evaluate_tasks",
+    "load_tasks",
+]

@@ -12,13 +12,17 @@ class CoefficientTrace(Callback):
 
     - to the trainer's loggers, whatever ``log_every_n_steps`` says: ``coefficient/<expert>``, the factor of the
       expert's task vector, and ``scale``;
-    - to ``coefficients.csv`` in the trainer's ``default_root_dir``: ``step`` and every entry of
+    - to ``coefficients.csv``: ``step`` and every entry of
       ``pl_module.describe_position()``. A resumed run goes on where its checkpoint was written. ``fast_dev_run`` writes no file.
+
+    Args:
+        folder: of the CSV file; None: the trainer's ``default_root_dir``.
     """
 
     FILE = "coefficients.csv"
 
-    def __init__(self) -> None:
+    def __init__(self, folder: str | Path | None = None) -> None:
+        self.folder = folder
         self._step = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -49,7 +53,7 @@ class CoefficientTrace(Callback):
             logger.log_metrics({**metrics, "scale": position["scale"]}, step=self._step)
 
     def _path(self, trainer: Trainer) -> Path:
-        return Path(trainer.default_root_dir) / self.FILE
+        return Path(self.folder or trainer.default_root_dir) / self.FILE
 
 
 def _rows_before(path: Path, step: int) -> list[list[str]]:

@@ -1,17 +1,18 @@
 """From a recipe to stages: which models there are, what each is made of, and how it is made."""
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks import CoefficientTrace, ResumableRun
 from datamodules import DataSource, ProbeDataModule, SplitTask, TaskDataModule, load_tasks
 from lightning_app.recipe import ExpertRecipe, joint_recipe
-from lightning_app.stages import Stage, StageGraph
+from lightning_app.stages import Stage, StageGraph, is_main_process
 from lightning_app.trainers import TrainerFactory
 from modules import Average, ContrastiveModule, Expert, MergeMethod, MergeModule, Slerp, TaskArithmetic, UserError
 from modules.base_model import weights_sha256
@@ -278,7 +279,7 @@ class Pipeline:
 
     def _fixed_merge_stage(self, name: str, method: MergeMethod) -> Stage:
         def merge(folder: Path) -> None:
-            if rank_zero_only.rank == 0:
+            if is_main_process():
                 self._merge_module(method).save(folder / "model")
 
         return Stage("merge", name, self._merge_content({"class_path": name}), merge, self._expert_stages())
@@ -322,8 +323,6 @@ class Pipeline:
 
 def write_position(folder: Path, module: MergeModule) -> None:
     """Write the numbers that were found to ``position.json``."""
-    import json
-
     found = {"objective": module.best["objective"], "position": module.describe_position()}
     (folder / "position.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 

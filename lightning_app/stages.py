@@ -18,6 +18,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 from modules.gather import barrier
 
 
+def is_main_process() -> bool:
+    """Whether this process writes; known before any process group exists, because launchers say it."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
 @dataclass(frozen=True)
 class Stage:
     """One result, and how it is made.
@@ -54,7 +59,7 @@ class StageGraph:
 
     def __init__(self, run_dir: str | Path, fresh: bool = False) -> None:
         self.root = Path(run_dir) / "stages"
-        if fresh and rank_zero_only.rank == 0:
+        if fresh and is_main_process():
             shutil.rmtree(self.root, ignore_errors=True)
 
     def folder(self, stage: Stage) -> Path:
@@ -83,11 +88,11 @@ class StageGraph:
         try:
             stage.run(folder)
         finally:
-            if rank_zero_only.rank == 0:
+            if is_main_process():
                 spent = self.seconds(stage) + time.perf_counter() - started
                 _write_json(folder / "seconds.json", {"seconds": round(spent, 2)})
         barrier()  # all processes have written what they write
-        if rank_zero_only.rank == 0:
+        if is_main_process():
             inputs = {needed.name: needed.key for needed in stage.inputs}
             _write_json(folder / "stage.json", {"kind": stage.kind, "inputs": inputs, "content": stage.content})
         barrier()  # all processes see it done

@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 from callbacks.mteb_callback import MtebCallback
 from callbacks.mteb_encoder import MtebEncoder
 from callbacks.mteb_tasks import evaluate_tasks, load_tasks
-from modules.encoder import TextEncoder
 from modules.errors import UserError
 from tests.tiny_encoder import tiny_encoder
 from tests.tiny_mirror import write_sts
@@ -34,9 +33,6 @@ class PushApart(LightningModule):
         self.encoder = tiny_encoder()
         self.dropout = nn.Dropout(0.3)
         self.modes: list[bool] = []
-
-    def encoder(self) -> TextEncoder:
-        return self.encoder
 
     def training_step(self, batch: list[list[str]], _: int) -> Tensor:
         self.modes.append(self.encoder.training)

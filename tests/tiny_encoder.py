@@ -7,7 +7,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from modules.encoder import TextEncoder
 from modules.st_folder import EncoderConfig
 
-WORDS = "a the red blue cat dog ball sky sits runs is query : document".split()
+WORDS = ["a", "the", "red", "blue", "cat", "dog", "ball", "sky", "sits", "runs", "is", "query", ":", "document"]
 
 
 def tiny_encoder(seed: int = 0, config: EncoderConfig | None = None) -> TextEncoder:

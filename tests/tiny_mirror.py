@@ -5,9 +5,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-SENTENCES = "a red cat|the red cat sits|a blue dog|the sky is blue|a red ball|the dog runs|the ball is red|a cat".split(
-    "|"
-)
+SENTENCES = ["a red cat", "the red cat sits", "a blue dog", "the sky is blue", "a red ball", "the dog runs", "the ball is red", "a cat"]
 
 
 def _pair(one: str, two: str) -> dict[str, Any]:

@@ -1,0 +1,62 @@
+"""Scoring models on MTEB tasks, as stages."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from callbacks import MtebEncoder, evaluate_tasks, load_tasks
+from lightning_app.pipeline import Model
+from lightning_app.stages import Stage, is_main_process
+from modules import TextEncoder
+
+FILE = "scores.json"
+
+
+class Scorer:
+    """Scores models on one list of tasks; the tasks' data is read once, when the first model is scored.
+
+    Args:
+        tasks: names of MTEB tasks.
+        data_root: a mirror of hub data sets.
+        batch_size: texts a forward pass.
+        device: where models are put; the same on every call of a process.
+    """
+
+    def __init__(self, tasks: list[str], data_root: str | None, batch_size: int, device: torch.device) -> None:
+        self.tasks = tasks
+        self.data_root = data_root
+        self.batch_size = batch_size
+        self.device = device
+
+    def stage(self, model: Model, folder: Callable[[Model], str]) -> Stage:
+        """The stage that scores a model.
+
+        Args:
+            model: whose weights.
+            folder: tells where they lie once the model's stage has run.
+        """
+
+        def run(where: Path) -> None:
+            scores = self.score(folder(model))
+            if is_main_process():
+                (where / FILE).write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+            rank_zero_info("  " + ", ".join(f"{task} {score:.2f}" for task, score in scores.items()))
+
+        weights = {} if model.path is None else {"weights": next(iter(model.identity().values()))}
+        content = {"tasks": self.tasks, **weights}
+        return Stage("scores", model.name, content, run, () if model.stage is None else (model.stage,))
+
+    def score(self, folder: str) -> dict[str, float]:
+        """Task name to main score x 100 of the model in a folder; float32."""
+        encoder = TextEncoder.load(folder).to(self.device)
+        tasks = load_tasks(self.tasks, self.data_root)
+        return evaluate_tasks(MtebEncoder(encoder, name=folder), tasks, batch_size=self.batch_size, progress=True)
+
+
+def read_scores(folder: Path) -> dict[str, float]:
+    """What a scores stage wrote."""
+    scores: dict[str, float] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    return scores
