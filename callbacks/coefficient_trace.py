@@ -12,8 +12,8 @@ class CoefficientTrace(Callback):
 
     - to the trainer's loggers, whatever ``log_every_n_steps`` says: ``coefficient/<expert>``, the factor of the
       expert's task vector, and ``scale``;
-    - to ``coefficients.csv``: ``step`` and every entry of
-      ``pl_module.describe_position()``. A resumed run goes on where its checkpoint was written. ``fast_dev_run`` writes no file.
+    - to ``coefficients.csv``: ``step`` and every entry of ``pl_module.describe_position()``. A resumed run goes on
+      where its checkpoint was written. ``fast_dev_run`` writes no file.
 
     Args:
         folder: of the CSV file; None: the trainer's ``default_root_dir``.

@@ -1,15 +1,14 @@
 """Scoring models on MTEB tasks, as stages."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks import MtebEncoder, evaluate_tasks, load_tasks
-from lightning_app.pipeline import Model
-from lightning_app.stages import Stage, is_main_process
+from lightning_app.model import Model
+from lightning_app.stages import Stage, StageGraph, is_main_process
 from modules import TextEncoder
 
 FILE = "scores.json"
@@ -31,23 +30,22 @@ class Scorer:
         self.batch_size = batch_size
         self.device = device
 
-    def stage(self, model: Model, folder: Callable[[Model], str]) -> Stage:
+    def stage(self, model: Model, graph: StageGraph) -> Stage:
         """The stage that scores a model.
 
         Args:
             model: whose weights.
-            folder: tells where they lie once the model's stage has run.
+            graph: knows where they lie.
         """
 
         def run(where: Path) -> None:
-            scores = self.score(folder(model))
+            scores = self.score(model.folder(graph))
             if is_main_process():
                 (where / FILE).write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
             rank_zero_info("  " + ", ".join(f"{task} {score:.2f}" for task, score in scores.items()))
 
-        weights = {} if model.path is None else {"weights": next(iter(model.identity().values()))}
-        content = {"tasks": self.tasks, **weights}
-        return Stage("scores", model.name, content, run, () if model.stage is None else (model.stage,))
+        content = {"tasks": self.tasks, "given": model.identity()}
+        return Stage("scores", model.name, content, run, model.inputs)
 
     def score(self, folder: str) -> dict[str, float]:
         """Task name to main score x 100 of the model in a folder; float32."""

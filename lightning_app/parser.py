@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from modules import UserError
@@ -22,6 +23,18 @@ class OneLineParser(LightningArgumentParser):
         keys = [action.dest for action in self._actions]
         subparsers = [p for action in self._actions for p in (getattr(action, "choices", None) or {}).values()]
         return keys + [key for p in subparsers if isinstance(p, OneLineParser) for key in p._known_keys()]
+
+
+def instantiate(**values: tuple[Any, Any]) -> Namespace:
+    """Parts of a parsed configuration as objects.
+
+    Args:
+        values: name to type and parsed value.
+    """
+    parser = LightningArgumentParser()
+    for name, (kind, _) in values.items():
+        parser.add_argument(f"--{name}", type=kind)
+    return parser.instantiate(Namespace({name: value for name, (_, value) in values.items()}))
 
 
 def one_line(message: str, known: list[str]) -> str:
@@ -43,6 +56,12 @@ def one_line(message: str, known: list[str]) -> str:
     return " ".join(dict.fromkeys(lines))[:600]
 
 
+def packaged_recipes() -> dict[str, str]:
+    """Name to file of the recipes that come with the package."""
+    found = files("lightning_app").joinpath("recipes").iterdir()
+    return {Path(str(file)).stem: str(file) for file in sorted(found, key=str)}
+
+
 def recipe_path(name: str) -> str:
     """The file of a recipe.
 
@@ -54,32 +73,38 @@ def recipe_path(name: str) -> str:
     """
     if Path(name).is_file():
         return name
-    packaged = {Path(str(file)).stem: str(file) for file in files("lightning_app").joinpath("recipes").iterdir()}
+    packaged = packaged_recipes()
     if name in packaged:
         return packaged[name]
     near = difflib.get_close_matches(name, packaged, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"packaged are {', '.join(sorted(packaged))}"
+    hint = f"did you mean '{near[0]}'?" if near else f"packaged are {', '.join(packaged)}"
     raise UserError(f"recipe '{name}' is neither a file nor a packaged recipe; {hint}")
 
 
 def with_recipe(arguments: list[str], default: str) -> list[str]:
-    """Command-line arguments of a verb, with the names of recipes replaced by their files.
+    """The arguments of a verb, with ``--config FILE`` first and the names of recipes replaced by their files.
 
     Args:
         arguments: those after the verb.
         default: the recipe to use where none is named. It is not a default config file of the parser, whose keys
             would leak into every recipe of the user's own.
+
+    Raises:
+        UserError: several recipes are named, or one that is not there.
     """
-    result: list[Any] = []
-    named = False
-    for i, argument in enumerate(arguments):
+    names, others = [], []
+    rest = iter(arguments)
+    for argument in rest:
         option, _, value = argument.partition("=")
-        if option in ("--config", "-c") and value:
-            result.append(f"{option}={recipe_path(value)}")
-            named = True
-        elif i and arguments[i - 1] in ("--config", "-c"):
-            result.append(recipe_path(argument))
-            named = True
+        if option in ("--config", "-c"):
+            names.append(value or next(rest, ""))
         else:
-            result.append(argument)
-    return result if named else ["--config", recipe_path(default), *result]
+            others.append(argument)
+    if len(names) > 1:
+        raise UserError(f"several recipes are named: {', '.join(names)}; give one --config")
+    return ["--config", recipe_path(names[0] if names else default), *others]
+
+
+def recipe_of(arguments: list[str]) -> str:
+    """The recipe's file in what `with_recipe` returned."""
+    return arguments[1]

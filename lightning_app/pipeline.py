@@ -6,16 +6,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.callbacks import Callback
+from lightning import LightningDataModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks import CoefficientTrace, ResumableRun
 from datamodules import DataSource, ProbeDataModule, SplitTask, TaskDataModule, load_tasks
+from lightning_app.model import Model
 from lightning_app.recipe import ExpertRecipe, joint_recipe
 from lightning_app.stages import Stage, StageGraph, is_main_process
 from lightning_app.trainers import TrainerFactory
 from modules import Average, ContrastiveModule, Expert, MergeMethod, MergeModule, Slerp, TaskArithmetic, UserError
-from modules.base_model import weights_sha256
 
 FIXED_MERGES: dict[str, type[MergeMethod]] = {"average": Average, "slerp": Slerp}
 """Baselines that merge with equal coefficients and scale 1."""
@@ -25,25 +25,6 @@ LEARNED_MERGES: dict[str, type[MergeMethod]] = {"learned_linear": TaskArithmetic
 
 BASELINES = ("base", "experts", "joint", *FIXED_MERGES, *LEARNED_MERGES)
 """What ``baselines`` may list."""
-
-
-@dataclass(frozen=True)
-class Model:
-    """A row of the final table: a folder that was given, or the result of a stage.
-
-    Args:
-        name: as the table calls it.
-        path: the folder or hub name, where the model was given.
-        stage: what makes it, where it was not.
-    """
-
-    name: str
-    path: str | None = None
-    stage: Stage | None = None
-
-    def identity(self) -> dict[str, str]:
-        """What the key of a stage that reads this model holds of it; a stage is among the inputs already."""
-        return {} if self.path is None else {self.name: weights_sha256(self.path)}
 
 
 @dataclass(frozen=True)
@@ -109,13 +90,9 @@ class Pipeline:
             self._models[name] = Model(name, stage=self._training_stage(name, start))
         return self._models[name]
 
-    def folder(self, model: Model) -> str:
-        """Where a model lies, once its stage has run."""
-        return model.path if model.stage is None else str(self.graph.folder(model.stage) / "model")  # type: ignore[return-value]
-
     def expert_folders(self) -> dict[str, Expert]:
         """The experts as `MergeModule` takes them."""
-        return {name: Expert(path=self.folder(model)) for name, model in self.experts.items()}
+        return {name: Expert(path=model.folder(self.graph)) for name, model in self.experts.items()}
 
     def probe_data(self) -> ProbeDataModule:
         """The probe rows of the recipe."""
@@ -242,7 +219,7 @@ class Pipeline:
         tasks = self._recipe_tasks(recipe, name)
         arguments = {key: getattr(recipe, key) for key in ("lr", "warmup", "weight_decay")}
         content = {
-            **start.identity(),
+            "start": start.identity(),
             "recipe": {k: v for k, v in asdict(recipe).items() if k not in ("data", "mix", "start", "loss")},
             "data": {t.name: [t.expert.fingerprint(), t.validation.fingerprint(), t.share] for t in tasks},
             "trainer": self.trainers.settings(lengths=False),
@@ -254,22 +231,21 @@ class Pipeline:
                 f"  training {recipe.max_steps} steps on {rows:,} rows of {', '.join(t.name for t in tasks)}"
             )
             self.trainers.seed_stage()
-            run = ResumableRun(folder)
             steps = (recipe.validate_every or recipe.max_steps) * self.trainers.config.accumulate_grad_batches
             trainer = self.trainers.make(
-                name, [run], max_steps=recipe.max_steps, max_epochs=-1, max_time=None, num_sanity_val_steps=0,
+                name, [ResumableRun(folder)], max_steps=recipe.max_steps, max_epochs=-1, max_time=None, num_sanity_val_steps=0,
                 val_check_interval=steps, check_val_every_n_epoch=None,
             )  # fmt: skip
             pooling = self.settings.options["pooling"]
-            module = ContrastiveModule(self.folder(start), pooling=pooling, **arguments)
+            module = ContrastiveModule(start.folder(self.graph), pooling=pooling, **arguments)
             data = TaskDataModule(
                 tasks, batch_size=recipe.batch_size, max_length=recipe.max_length, seed=self.trainers.seed
             )
-            self.trainers.fit(trainer, module, data, run)
+            self.trainers.fit(trainer, module, data)
             if trainer.is_global_zero:
                 module.save(folder / "model")
 
-        return Stage("model", name, content, train, () if start.stage is None else (start.stage,))
+        return Stage("model", name, content, train, start.inputs)
 
     def _merge_baseline(self, name: str) -> Model:
         if name in FIXED_MERGES:
@@ -286,45 +262,38 @@ class Pipeline:
 
     def _learned_merge_stage(self, name: str, method: MergeMethod) -> Stage:
         def train(folder: Path) -> None:
-            self.train_position(folder, self._merge_module(method), name)
+            callbacks = [ResumableRun(folder), CoefficientTrace(folder)]
+            trainer = self.trainers.make(name, callbacks, num_sanity_val_steps=0)
+            self.train_position(folder, self._merge_module(method), trainer, self.probe_data())
 
         return self.position_stage({"class_path": name}, train, name)
 
-    def train_position(self, folder: Path, module: MergeModule, name: str, trainer: Any = None) -> None:
+    def train_position(self, folder: Path, module: MergeModule, trainer: Trainer, data: LightningDataModule) -> None:
         """Train a position and save what came of it: the model, a checkpoint, the numbers.
 
         Args:
             folder: of the stage.
             module: at its start.
-            name: of the stage.
-            trainer: the one to use, with a `ResumableRun` on `folder`; one is made if there is none.
+            trainer: with a `ResumableRun` on `folder`.
+            data: the probe.
         """
         self.trainers.seed_stage()
-        run = ResumableRun(folder)
-        callbacks: list[Callback] = [run, CoefficientTrace(folder)]
-        trainer = trainer or self.trainers.make(name, callbacks, num_sanity_val_steps=0)
-        run = next(c for c in trainer.callbacks if isinstance(c, ResumableRun))
-        self.trainers.fit(trainer, module, self.probe_data(), run)
-        trainer.save_checkpoint(folder / "position.ckpt", weights_only=True)
+        self.trainers.fit(trainer, module, data)
+        trainer.save_checkpoint(folder / "last.ckpt", weights_only=True)
         if trainer.is_global_zero:
             module.save(folder / "model")
-            write_position(folder, module)
+            found = {"objective": module.best["objective"], "position": module.describe_position()}
+            (folder / "position.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
     def _merge_module(self, method: MergeMethod) -> MergeModule:
         return MergeModule(self.settings.base, self.expert_folders(), method=method, **self.settings.options)
 
     def _merge_content(self, method: dict[str, Any]) -> dict[str, Any]:
         given = [model.identity() for model in self.experts.values()]
-        return {**self.base.identity(), "method": method, "experts": list(self.experts), "given": given}
+        return {"base": self.base.identity(), "method": method, "experts": list(self.experts), "given": given}
 
     def _expert_stages(self) -> tuple[Stage, ...]:
-        return tuple(model.stage for model in self.experts.values() if model.stage is not None)
-
-
-def write_position(folder: Path, module: MergeModule) -> None:
-    """Write the numbers that were found to ``position.json``."""
-    found = {"objective": module.best["objective"], "position": module.describe_position()}
-    (folder / "position.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        return tuple(stage for model in self.experts.values() for stage in model.inputs)
 
 
 def _task_name(recipe: str, source: DataSource, data: list[DataSource]) -> str:

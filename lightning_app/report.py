@@ -1,97 +1,87 @@
 """The table at the end: every model by every task, what was found, and what it took."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import json
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-
-@dataclass(frozen=True)
-class ReportRow:
-    """One model.
-
-    Args:
-        name: of the model.
-        scores: task to main score x 100.
-        training: seconds that its own stage took, that of the models it is made of aside.
-        scoring: seconds that scoring took.
-    """
-
-    name: str
-    scores: dict[str, float]
-    training: float
-    scoring: float
+from lightning_app.evaluate import read_scores
+from lightning_app.model import Model
+from lightning_app.stages import Stage, StageGraph
 
 
-@dataclass(frozen=True)
-class FoundPosition:
-    """What a learned merge found.
-
-    Args:
-        name: of the model.
-        objective: the best mean relative loss on the probe-validation rows; the base has 1.
-        position: as `MergeModule.describe_position` gives it.
-    """
-
-    name: str
-    objective: float
-    position: dict[str, float]
-
-
-def report(title: str, rows: Sequence[ReportRow], positions: Sequence[FoundPosition], notes: Sequence[str]) -> str:
+def report(
+    title: str, models: Sequence[Model], scores: Mapping[str, Stage], graph: StageGraph, notes: Sequence[str]
+) -> str:
     """The report in Markdown, which reads well on a screen too.
 
     Args:
         title: its heading.
-        rows: the models.
-        positions: of those that were learned.
+        models: the rows; their stages have run.
+        scores: name of each model to the stage that scored it; empty if there are no tasks.
+        graph: has the results.
         notes: lines under the tables.
     """
-    parts = [f"# {title}", score_table(rows)]
-    if positions:
-        parts += ["Positions found:", position_table(positions)]
-    parts += [f"- {note}" for note in notes]
+    parts = [f"# {title}"]
+    if scores:
+        table = score_table({model.name: read_scores(graph.folder(scores[model.name])) for model in models})
+        parts += ["Main scores x 100, the best of each column in bold.", table]
+    learned = {m.name: _read_position(m.stage, graph) for m in models if m.stage and m.stage.kind == "position"}
+    if learned:
+        explanation = (
+            "Positions learned: `a` the free numbers, `c` the factor of each task vector, `objective` the mean loss on "
+            "the probe-validation rows relative to the base's."
+        )
+        parts += [explanation, markdown_table(["model", *next(iter(learned.values()))], _formatted(learned, 3))]
+    parts += ["Seconds, all attempts included:", time_table(models, scores, graph)]
+    parts.append("\n".join(f"- {note}" for note in notes))
     return "\n\n".join(parts) + "\n"
 
 
-def score_table(rows: Sequence[ReportRow]) -> str:
-    """Models by tasks; the best of each column is bold."""
-    tasks = list(rows[0].scores) if rows else []
-    columns = [[row.scores[task] for row in rows] for task in tasks]
-    if tasks:
-        columns.append([fmean(row.scores.values()) for row in rows])
-    cells = [[f"**{v:.2f}**" if v == max(column) else f"{v:.2f}" for v in column] for column in columns]
-    table = [
-        [row.name, *(column[i] for column in cells), f"{row.training:.0f}", f"{row.scoring:.0f}"]
-        for i, row in enumerate(rows)
+def score_table(scores: Mapping[str, Mapping[str, float]]) -> str:
+    """Models by tasks; the best of each column is bold.
+
+    Args:
+        scores: model to task to score.
+    """
+    rows = {name: {**of, "average": fmean(of.values())} for name, of in scores.items()}
+    columns = list(next(iter(rows.values())))
+    best = {column: max(row[column] for row in rows.values()) for column in columns}
+    cells = [
+        [name, *(f"**{row[c]:.2f}**" if row[c] == best[c] else f"{row[c]:.2f}" for c in columns)]
+        for name, row in rows.items()
     ]
-    return markdown_table(["model", *tasks, *(["average"] if tasks else []), "training s", "scoring s"], table)
+    return markdown_table(["model", *columns], cells)
 
 
-def position_table(positions: Sequence[FoundPosition]) -> str:
-    """Learned merges by their numbers: free coefficients ``a``, factors ``c`` of the task vectors, scale."""
-    names = list(positions[0].position)
-    table = [[p.name, *(f"{p.position[n]:.3f}" for n in names), f"{p.objective:.4f}"] for p in positions]
-    return markdown_table(["model", *names, "objective"], table)
+def time_table(models: Sequence[Model], scores: Mapping[str, Stage], graph: StageGraph) -> str:
+    """Seconds that each model's own stage took, and its scoring; what it is made of has rows of its own."""
+    rows = {
+        model.name: {
+            "training": sum(graph.seconds(stage) for stage in model.inputs),
+            "scoring": graph.seconds(scores[model.name]) if scores else 0.0,
+        }
+        for model in models
+    }
+    rows["together"] = {column: sum(row[column] for row in rows.values()) for column in ("training", "scoring")}
+    return markdown_table(["model", "training", "scoring"], _formatted(rows, 1))
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns line up; all but the first are right-aligned."""
-    widths = [max(len(str(line[i])) for line in [header, *rows]) for i in range(len(header))]
+    widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
-        first, *others = [
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return "| " + " | ".join([first, *others]) + " |"
+        padded = [cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))]
+        return f"| {' | '.join(padded)} |"
 
-    rule = "|" + "|".join("-" * (w + 1) + ("-" if i == 0 else ":") for i, w in enumerate(widths)) + "|"
+    rule = f"|{'|'.join('-' * (w + 1) + ('-' if i == 0 else ':') for i, w in enumerate(widths))}|"
     return "\n".join([line(header), rule, *map(line, rows)])
 
 
-def write_report(folder: Path, text: str) -> Path:
-    """Write ``report.md`` and return its path."""
-    path = folder / "report.md"
-    path.write_text(text, encoding="utf-8")
-    return path
+def _formatted(rows: Mapping[str, Mapping[str, float]], digits: int) -> list[list[str]]:
+    return [[name, *(f"{value:.{digits}f}" for value in row.values())] for name, row in rows.items()]
+
+
+def _read_position(stage: Stage, graph: StageGraph) -> dict[str, float]:
+    found = json.loads((graph.folder(stage) / "position.json").read_text(encoding="utf-8"))
+    return {**found["position"], "objective": found["objective"]}

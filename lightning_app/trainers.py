@@ -58,7 +58,7 @@ class TrainerFactory:
         """
         config = self.config.clone()
         config.callbacks = config.logger = None
-        arguments = self._parser.instantiate_classes(Namespace(trainer=config)).trainer.as_dict()
+        arguments = self._parser.instantiate(Namespace(trainer=config)).trainer.as_dict()
         bar = [StageProgressBar(label)] if arguments["enable_progress_bar"] is not False else []
         arguments |= {"default_root_dir": self.run_dir, "logger": self.logger(label), "enable_checkpointing": False}
         return Trainer(**(arguments | overrides | {"callbacks": [*bar, *callbacks]}))
@@ -67,12 +67,13 @@ class TrainerFactory:
         """TensorBoard, in a folder of the stage's own."""
         return TensorBoardLogger(self.run_dir, name="logs", version=label)
 
-    def fit(self, trainer: Trainer, module: LightningModule, data: LightningDataModule, run: ResumableRun) -> None:
-        """Train, from the last checkpoint if there is one.
+    def fit(self, trainer: Trainer, module: LightningModule, data: LightningDataModule) -> None:
+        """Train, from the last checkpoint of the Trainer's `ResumableRun` if there is one.
 
         Raises:
             Interrupted: the user stopped it.
         """
+        run = next(callback for callback in trainer.callbacks if isinstance(callback, ResumableRun))
         trainer.fit(module, datamodule=data, ckpt_path=run.checkpoint, weights_only=True)
         run.raise_if_interrupted()
         if trainer.is_global_zero:

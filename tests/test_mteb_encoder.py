@@ -100,7 +100,7 @@ def test_same_scores_as_sentence_transformers(similarity: str, tmp_path: Path) -
     encoder.save(tmp_path / "model")
     tasks = load_tasks(["STSBenchmark", "XQuADRetrieval"], str(tmp_path))
     theirs = mteb.evaluate(SentenceTransformer(str(tmp_path / "model"), device="cpu"), tasks, cache=None)
-    ours = mteb.evaluate(MtebEncoder(encoder), tasks, cache=None)  # type: ignore[arg-type]
+    ours = mteb.evaluate(MtebEncoder(encoder), tasks, cache=None)
     for our_task, their_task in zip(ours.task_results, theirs.task_results, strict=True):
         for split, scores in their_task.scores.items():
             for key, value in scores[0].items():

@@ -5,7 +5,16 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-SENTENCES = ["a red cat", "the red cat sits", "a blue dog", "the sky is blue", "a red ball", "the dog runs", "the ball is red", "a cat"]
+SENTENCES = [
+    "a red cat",
+    "the red cat sits",
+    "a blue dog",
+    "the sky is blue",
+    "a red ball",
+    "the dog runs",
+    "the ball is red",
+    "a cat",
+]
 
 
 def _pair(one: str, two: str) -> dict[str, Any]:
@@ -16,14 +25,16 @@ def _pair(one: str, two: str) -> dict[str, Any]:
 
 PAIRS = [_pair(one, two) for one, two in combinations(SENTENCES, 2)]
 
-QUERIES = [{"_id": f"q{i}", "text": text} for i, text in enumerate(["cat sits", "blue sky", "dog runs"])]
-CORPUS = [
+QUERIES: list[dict[str, Any]] = [
+    {"_id": f"q{i}", "text": text} for i, text in enumerate(["cat sits", "blue sky", "dog runs"])
+]
+CORPUS: list[dict[str, Any]] = [
     {"_id": "d0", "title": "cat", "text": "a cat sits"},
     {"_id": "d1", "title": "", "text": "the sky is blue"},
     {"_id": "d2", "title": "the dog", "text": "runs a ball"},
     {"_id": "d3", "title": "the dog", "text": "is red"},
 ]
-QRELS = [{"query-id": f"q{i}", "corpus-id": f"d{i}", "score": 1} for i in range(3)]
+QRELS: list[dict[str, Any]] = [{"query-id": f"q{i}", "corpus-id": f"d{i}", "score": 1} for i in range(3)]
 
 
 def write_sts(root: Path, split: str = "test", pairs: list[dict[str, Any]] = PAIRS) -> Path:

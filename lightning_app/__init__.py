@@ -1,0 +1,1 @@
+"""The application: from a recipe to one merged, scored embedding model."""

@@ -1,0 +1,75 @@
+"""``python -m lightning_app VERB ...``."""
+
+import os
+import sys
+
+HELP = """usage: python -m lightning_app VERB [--config RECIPE] [--KEY VALUE ...]
+
+Turns several uneven embedding data sets into one text-embedding model: an expert a task, their task vectors merged at a
+position that is learned (Self Positioning, arXiv 2410.15035).
+
+verbs:
+  fit        train the experts, learn the position, score everything on MTEB tasks, write the merged model
+  validate   loss of a position on the probe-validation rows
+  test       scores of the run's model, a checkpoint or a folder on the recipe's MTEB tasks
+  predict    embeddings of a text file, as safetensors
+
+A recipe is a YAML file, or the name of a packaged one: {recipes}.
+Without --config the recipe is quickstart, which needs no network. Any key can be given on the command line:
+  python -m lightning_app fit --config quickstart --model.mu 0.05 --run_dir runs/mu
+  python -m lightning_app fit --config quickstart --print_config
+All keys of a verb: python -m lightning_app VERB --help"""
+
+VERBS = ("fit", "validate", "test", "predict")
+
+
+def main(arguments: list[str]) -> int:
+    """Run a verb; 0 if all went well, 2 for a mistake of the user's, 130 if the user stopped it."""
+    # Tokenising happens in worker processes, or between two steps; the tokenizer's own threads would only be in the way.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    from callbacks.resumable_run import Interrupted
+    from modules.errors import UserError
+
+    try:
+        return _run(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on with the stages that are left", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
+    import difflib
+
+    from lightning_app.parser import packaged_recipes, recipe_of, with_recipe
+    from modules.errors import UserError
+
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP.format(recipes=", ".join(packaged_recipes())))
+        return 0
+    verb, *rest = arguments
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        raise UserError(
+            f"unknown verb '{verb}'; " + (f"did you mean {near[0]}?" if near else f"use {', '.join(VERBS)}")
+        )
+    rest = with_recipe(rest, default="quickstart")
+
+    from lightning_app.cli import is_merge_recipe, quiet_libraries
+    from lightning_app.expert_cli import ExpertCLI
+    from lightning_app.merge_cli import MergeCLI
+
+    quiet_libraries()
+    cli = MergeCLI if is_merge_recipe(recipe_of(rest)) else ExpertCLI
+    cli([verb, *rest])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,228 @@
+"""The verbs fit, validate, test and predict, on LightningCLI."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+import yaml
+from jsonargparse import Namespace
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from safetensors.torch import save_file
+
+from callbacks import MtebCallback, MtebEncoder, ResumableRun, StageProgressBar, evaluate_tasks, load_tasks
+from lightning_app.evaluate import Scorer
+from lightning_app.model import Model
+from lightning_app.parser import OneLineParser
+from lightning_app.report import report, score_table
+from lightning_app.stages import Stage, StageGraph, is_main_process
+from lightning_app.trainers import TrainerFactory
+from modules import TextEncoder, UserError
+from modules.embedding_module import EmbeddingModule
+
+
+class AppCLI(LightningCLI):
+    """What recipes of a merge and of a single expert share.
+
+    Stages that come before the outer Trainer run in `before_instantiate_classes`; `fit` runs the outer Trainer as one
+    stage more.
+    """
+
+    description = "Train."
+
+    def __init__(
+        self, model_class: type[LightningModule], data_class: type[LightningDataModule], args: list[str]
+    ) -> None:
+        self.stage: Stage | None = None
+        super().__init__(
+            model_class,
+            data_class,
+            save_config_callback=None,  # written by `save_config`, also where an older one lies
+            seed_everything_default=0,
+            parser_class=OneLineParser,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=args,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The verbs, and the arguments of the Trainer's methods that they do not take from the command line."""
+        loaders = {"model", "dataloaders", "datamodule"}
+        return {
+            # Where to go on from is in the run folder.
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", "ckpt_path", "weights_only"},
+            "validate": {*loaders, "weights_only"},
+            "test": {*loaders, "verbose", "weights_only"},
+            "predict": {*loaders, "return_predictions", "weights_only"},
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Keys beside ``model``, ``data`` and ``trainer``."""
+        parser.add_argument("--run_dir", type=str, default="runs/run", help="Everything that a run makes goes here.")
+        parser.add_argument("--fresh", type=bool, default=False, help="Forget the results in run_dir first.")
+        parser.add_lightning_class_args(MtebCallback, "mteb")
+        parser.set_defaults({"mteb.tasks": []})
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in ("test", "predict"):
+            parser.add_argument("--folder", type=str | None, default=None, help="A model folder; else the run's model.")
+        if subcommand == "predict":
+            parser.add_argument("--texts", type=str, help="A file with one text a line.")
+            parser.add_argument("--out", type=str, help="The safetensors file to write: `embeddings` [texts, dim].")
+        return parser
+
+    @property
+    def section(self) -> Namespace:
+        """The configuration of the verb."""
+        section: Namespace = self.config[self.subcommand]
+        return section
+
+    def before_instantiate_classes(self) -> None:
+        """Make what every run has: its folder, its configuration, its stages."""
+        if self.subcommand == "fit" and is_main_process():
+            self.save_config()
+        self.graph = StageGraph(self.section.run_dir, self.section.fresh and self.subcommand == "fit")
+        self.trainers = TrainerFactory(self.section.trainer, self.section.run_dir, int(self.section.seed_everything))
+        if not self.section.get("folder"):
+            self.stage = self.prepare()
+
+    def prepare(self) -> Stage:
+        """Run the stages that the model needs, and return the one that the outer Trainer trains."""
+        raise NotImplementedError
+
+    def instantiate_classes(self) -> None:
+        """Nothing is built to score or use a folder."""
+        if self.stage is not None:
+            super().instantiate_classes()
+        else:
+            self.model, self.datamodule = None, None
+            self.trainer = self.trainers.make(str(self.subcommand), [])
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The outer Trainer."""
+        section = self.section.trainer
+        callbacks = self._get(self.config_init, "trainer").get("callbacks") or []
+        own = any(isinstance(c, Checkpoint) for c in (callbacks if isinstance(callbacks, list) else [callbacks]))
+        if not own and section.enable_checkpointing is None:
+            kwargs["enable_checkpointing"] = False  # the resumable run keeps its own
+        if section.default_root_dir is None:
+            kwargs["default_root_dir"] = self.section.run_dir
+        if section.logger in (None, True):
+            kwargs["logger"] = self.trainers.logger(self.stage.name if self.stage else str(self.subcommand))
+        return super().instantiate_trainer(**kwargs)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        assert self.stage is not None
+        bar = [] if config.get("enable_progress_bar") is False else [StageProgressBar(self.stage.name)]
+        return super()._instantiate_trainer(config, [*callbacks, *bar, *self.stage_callbacks()])
+
+    def stage_callbacks(self) -> list[Callback]:
+        """Callbacks of the outer Trainer that belong to its stage's folder."""
+        assert self.stage is not None
+        return [ResumableRun(self.graph.folder(self.stage))]
+
+    def save_config(self) -> None:
+        """Write the resolved configuration to ``<run_dir>/config.yaml``."""
+        folder = Path(self.section.run_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        dumped = self._parser(self.subcommand).dump(self.section.clone(), skip_none=False)
+        (folder / "config.yaml").write_text(dumped, encoding="utf-8")
+
+    def finish(self, models: list[Model]) -> None:
+        """Score models on the recipe's MTEB tasks, and write and print the report."""
+        mteb = self.section.mteb
+        scorer = Scorer(mteb.tasks, mteb.data_root, mteb.batch_size, self.trainer.strategy.root_device)
+        stages = {model.name: scorer.stage(model, self.graph) for model in models} if mteb.tasks else {}
+        for stage in stages.values():
+            self.graph.run(stage)
+        if is_main_process():
+            notes = [
+                f"the model: {models[-1].folder(self.graph)}",
+                f"curves: tensorboard --logdir {self.section.run_dir}/logs",
+            ]
+            text = report(f"Report of {self.section.run_dir}", models, stages, self.graph, notes)
+            (Path(self.section.run_dir) / "report.md").write_text(text, encoding="utf-8")
+            rank_zero_info(f"\n{text}")
+
+    def validate(self, model: LightningModule, datamodule: LightningDataModule, **options: Any) -> None:
+        """Lightning's, on the run's own checkpoint if no other is named."""
+        self.load_weights(options.pop("ckpt_path"))
+        self.trainer.validate(model, datamodule=datamodule, **options)
+
+    def test(self, ckpt_path: str | None, **_: Any) -> None:
+        """Score the run's model, a checkpoint of it, or a folder, on the recipe's MTEB tasks."""
+        mteb = self.section.mteb
+        if not mteb.tasks:
+            raise UserError("mteb.tasks is empty: name the tasks to test on")
+        encoder = self.find_encoder(ckpt_path)
+        tasks = load_tasks(mteb.tasks, mteb.data_root)
+        scores = evaluate_tasks(MtebEncoder(encoder), tasks, batch_size=mteb.batch_size, progress=True)
+        rank_zero_info(score_table({self.section.folder or ckpt_path or self.section.run_dir: scores}))
+
+    def predict(self, ckpt_path: str | None, **_: Any) -> None:
+        """Embed the lines of a text file."""
+        texts_file, out = self.section.texts, self.section.out
+        if texts_file is None or out is None:
+            raise UserError("predict needs --texts FILE (one text a line) and --out FILE.safetensors")
+        if not Path(texts_file).is_file():
+            raise UserError(f"--texts: there is no file {texts_file}")
+        texts = Path(texts_file).read_text(encoding="utf-8").splitlines()
+        empty = [i for i, text in enumerate(texts, start=1) if not text.strip()]
+        if empty or not texts:
+            raise UserError(f"{texts_file}:{empty[0] if empty else 1}: an empty line has no embedding; remove it")
+        embeddings = self.find_encoder(ckpt_path).encode(texts, progress=True)
+        if is_main_process():
+            save_file({"embeddings": embeddings}, out)
+        rank_zero_info(f"{out}: embeddings {list(embeddings.shape)}")
+
+    def find_encoder(self, ckpt_path: str | None) -> Any:
+        """The encoder that ``--folder``, ``--ckpt_path`` or the run folder names, on the Trainer's device."""
+        if self.section.folder:
+            return TextEncoder.load(self.section.folder).to(self.trainer.strategy.root_device)
+        self.load_weights(ckpt_path)
+        assert isinstance(self.model, EmbeddingModule)
+        return self.model.encoder.to(self.trainer.strategy.root_device)
+
+    def load_weights(self, ckpt_path: str | None) -> None:
+        """Load a checkpoint into the model, as Lightning would.
+
+        Raises:
+            UserError: there is none.
+        """
+        assert self.stage is not None
+        path = Path(ckpt_path) if ckpt_path else self.graph.folder(self.stage) / "last.ckpt"
+        if not path.is_file():
+            hint = "" if ckpt_path else "; run fit first, or name one with --ckpt_path or a model with --folder"
+            raise UserError(f"there is no checkpoint {path}{hint}")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        self.model.on_load_checkpoint(checkpoint)
+        self.model.load_state_dict(checkpoint["state_dict"], strict=self.model.strict_loading)
+
+
+def is_merge_recipe(path: str) -> bool:
+    """Whether a recipe merges experts; else it trains a single one."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)})") from error
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise UserError(f"{path}: a recipe has a section 'model'")
+    return "experts" in content["model"]
+
+
+def quiet_libraries() -> None:
+    """Keep the screen to what a user of this application wants to see."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.getLogger("lightning.pytorch").addFilter(lambda record: "litlogger" not in record.getMessage())
+    for message in (".*does not have many workers.*", ".*No device id is provided.*", ".*`isinstance.treespec.*"):
+        warnings.filterwarnings("ignore", message)
