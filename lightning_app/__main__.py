@@ -25,7 +25,7 @@ VERBS = ("fit", "validate", "test", "predict")
 
 def main(arguments: list[str]) -> int:
     """Run a verb; 0 if all went well, 2 for a mistake of the user's, 130 if the user stopped it."""
-    # Tokenising happens in worker processes, or between two steps; the tokenizer's own threads would only be in the way.
+    # Tokenizers' own threads and forked data loading workers do not go together.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     from callbacks.resumable_run import Interrupted

@@ -233,9 +233,15 @@ class Pipeline:
             self.trainers.seed_stage()
             steps = (recipe.validate_every or recipe.max_steps) * self.trainers.config.accumulate_grad_batches
             trainer = self.trainers.make(
-                name, [ResumableRun(folder)], max_steps=recipe.max_steps, max_epochs=-1, max_time=None, num_sanity_val_steps=0,
-                val_check_interval=steps, check_val_every_n_epoch=None,
-            )  # fmt: skip
+                name,
+                [ResumableRun(folder)],
+                max_steps=recipe.max_steps,
+                max_epochs=-1,
+                max_time=None,
+                num_sanity_val_steps=0,
+                val_check_interval=steps,
+                check_val_every_n_epoch=None,
+            )
             pooling = self.settings.options["pooling"]
             module = ContrastiveModule(start.folder(self.graph), pooling=pooling, **arguments)
             data = TaskDataModule(

@@ -73,7 +73,7 @@ class TrainerFactory:
         Raises:
             Interrupted: the user stopped it.
         """
-        run = next(callback for callback in trainer.callbacks if isinstance(callback, ResumableRun))
+        run = next(callback for callback in _callbacks(trainer) if isinstance(callback, ResumableRun))
         trainer.fit(module, datamodule=data, ckpt_path=run.checkpoint, weights_only=True)
         run.raise_if_interrupted()
         if trainer.is_global_zero:
@@ -82,3 +82,8 @@ class TrainerFactory:
     def seed_stage(self) -> None:
         """Set all random numbers to the recipe's seed."""
         seed_everything(self.seed, workers=True, verbose=False)
+
+
+def _callbacks(trainer: Trainer) -> list[Callback]:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks

@@ -171,12 +171,11 @@ class MergeModule(EmbeddingModule):
     def _measure(self, encoder: nn.Module) -> dict[str, float]:
         """Mean loss of an encoder on the probe-validation rows of each data set, over all processes."""
         losses = {}
-        context = self.trainer.strategy.precision_plugin.val_step_context()
         for task, loader in zip(self.task_losses, self.trainer.datamodule.val_dataloader(), strict=True):  # type: ignore[attr-defined]
             total = torch.zeros(2, device=self.device)  # sum of losses, number of rows
             for batch in loader:
                 moved = batch.to(self.device)
-                with context:
+                with self.trainer.strategy.precision_plugin.val_step_context():
                     loss = task_loss(encoder, moved, local).loss
                 total += torch.stack([loss.float() * len(batch), loss.new_tensor(float(len(batch))).float()])
             total = self.trainer.strategy.reduce(total, reduce_op="sum")
