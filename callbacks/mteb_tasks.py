@@ -6,16 +6,18 @@ same reason everything here that touches mteb leaves the generators as it found 
 
 import difflib
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
 import datasets
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from callbacks.mteb_encoder import MtebEncoder
-from datamodules.mirror import mirrored_path
+from datamodules.mirror import ROOT_VARIABLE, mirrored_path
 from modules.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 def load_tasks(names: Sequence[str], data_root: str | None = None) -> "list[AbsTask]":
     """Tasks with their data in memory, so that a missing data set shows before anything is trained.
+
+    A process reads a task once, however often it is asked for.
 
     Args:
         names: MTEB task names, or ``PythonDocsSTS`` and ``PythonDocsRetrieval``, which need no download.
@@ -36,11 +40,8 @@ def load_tasks(names: Sequence[str], data_root: str | None = None) -> "list[AbsT
     Raises:
         UserError: an unknown name, a task without texts or without data of its own, or data that cannot be read.
     """
-    with isolate_rng(), _quiet():
-        tasks = [_task(name) for name in names]
-        for task in tasks:
-            _load_data(task, data_root)
-    return tasks
+    mirror = data_root or os.environ.get(ROOT_VARIABLE)
+    return [_loaded(name, mirror) for name in names]
 
 
 def evaluate_tasks(
@@ -74,6 +75,14 @@ def evaluate_tasks(
             show_progress_bar=progress,
         )
     return {task.task_name: 100 * float(task.get_score()) for task in result.task_results}
+
+
+@cache
+def _loaded(name: str, data_root: str | None) -> "AbsTask":
+    with isolate_rng(), _quiet():
+        task = _task(name)
+        _load_data(task, data_root)
+    return task
 
 
 def _task(name: str) -> "AbsTask":

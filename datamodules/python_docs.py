@@ -36,7 +36,7 @@ BLOCKS = 48
 TEST_EVERY = 6
 GRADES = (1.0, 0.75, 0.5, 0.25, 0.0)
 SUMMARY_WORDS = 3
-BODY_WORDS = 100
+BODY_WORDS = 40
 SKIPPED_FOLDERS = {"__pycache__", "site-packages", "dist-packages", "test", "tests", "testing", "idlelib", "lib2to3"}
 MARKUP = re.compile(r"^\s*(>>>|\.\.\. |[-=*~^#]{3,}\s*$)")
 
@@ -77,11 +77,13 @@ def load_python_docs(task: str, split: Literal["train", "test"] = "train") -> Ro
     return makers[task](split)
 
 
-def test_retrieval(max_queries: int = 500) -> tuple[dict[str, str], dict[str, str], dict[str, dict[str, int]]]:
-    """Held-out summaries as queries against all held-out bodies: queries, corpus and qrels by identifier."""
+def test_retrieval(
+    max_queries: int = 300, max_documents: int = 400
+) -> tuple[dict[str, str], dict[str, str], dict[str, dict[str, int]]]:
+    """Held-out summaries as queries against held-out bodies, their own among them: queries, corpus, qrels."""
     (summaries, bodies), _, _ = _retrieval("test")
     queries = {f"q{row}": text for row, text in enumerate(summaries[:max_queries])}
-    corpus = {f"d{row}": text for row, text in enumerate(bodies)}
+    corpus = {f"d{row}": text for row, text in enumerate(bodies[: max(max_queries, max_documents)])}
     return queries, corpus, {f"q{row}": {f"d{row}": 1} for row in range(len(queries))}
 
 
@@ -219,7 +221,7 @@ def _documented(
 
 
 def _summary_and_body(docstring: str) -> tuple[str, str]:
-    """First paragraph and the next hundred words, without markup; the body is empty if it has under eight words."""
+    """First paragraph and the next `BODY_WORDS` words, without markup; a body of under eight words counts as none."""
     summary, _, rest = docstring.strip().partition("\n\n")
     body = _plain(rest)
     return _plain(summary), body if len(body.split()) >= 8 else ""

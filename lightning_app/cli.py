@@ -12,7 +12,6 @@ from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from safetensors.torch import save_file
 
 from callbacks import MtebCallback, MtebEncoder, ResumableRun, StageProgressBar, evaluate_tasks, load_tasks
@@ -24,6 +23,15 @@ from lightning_app.stages import Stage, StageGraph, is_main_process
 from lightning_app.trainers import TrainerFactory
 from modules import TextEncoder, UserError
 from modules.embedding_module import EmbeddingModule
+
+CHATTER = (
+    "GPU available",
+    "TPU available",
+    "💡 Tip",
+    "Loading `train_dataloader` to estimate",
+    "`Trainer.fit` stopped",
+)
+"""What Lightning would say anew at every stage."""
 
 
 class AppCLI(LightningCLI):
@@ -90,6 +98,8 @@ class AppCLI(LightningCLI):
             self.save_config()
         self.graph = StageGraph(self.section.run_dir, self.section.fresh and self.subcommand == "fit")
         self.trainers = TrainerFactory(self.section.trainer, self.section.run_dir, int(self.section.seed_everything))
+        if self.subcommand == "fit":
+            load_tasks(self.section.mteb.tasks, self.section.mteb.data_root)  # what is wrong here shows before training
         if not self.section.get("folder"):
             self.stage = self.prepare()
 
@@ -149,7 +159,7 @@ class AppCLI(LightningCLI):
             ]
             text = report(f"Report of {self.section.run_dir}", models, stages, self.graph, notes)
             (Path(self.section.run_dir) / "report.md").write_text(text, encoding="utf-8")
-            rank_zero_info(f"\n{text}")
+            print(f"\n{text}")
 
     def validate(self, model: LightningModule, datamodule: LightningDataModule, **options: Any) -> None:
         """Lightning's, on the run's own checkpoint if no other is named."""
@@ -164,7 +174,8 @@ class AppCLI(LightningCLI):
         encoder = self.find_encoder(ckpt_path)
         tasks = load_tasks(mteb.tasks, mteb.data_root)
         scores = evaluate_tasks(MtebEncoder(encoder), tasks, batch_size=mteb.batch_size, progress=True)
-        rank_zero_info(score_table({self.section.folder or ckpt_path or self.section.run_dir: scores}))
+        if is_main_process():
+            print(score_table({self.section.folder or ckpt_path or self.section.run_dir: scores}))
 
     def predict(self, ckpt_path: str | None, **_: Any) -> None:
         """Embed the lines of a text file."""
@@ -180,7 +191,7 @@ class AppCLI(LightningCLI):
         embeddings = self.find_encoder(ckpt_path).encode(texts, progress=True)
         if is_main_process():
             save_file({"embeddings": embeddings}, out)
-        rank_zero_info(f"{out}: embeddings {list(embeddings.shape)}")
+            print(f"{out}: embeddings {list(embeddings.shape)}")
 
     def find_encoder(self, ckpt_path: str | None) -> Any:
         """The encoder that ``--folder``, ``--ckpt_path`` or the run folder names, on the Trainer's device."""
@@ -223,6 +234,8 @@ def quiet_libraries() -> None:
     """Keep the screen to what a user of this application wants to see."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    logging.getLogger("lightning.pytorch").addFilter(lambda record: "litlogger" not in record.getMessage())
-    for message in (".*does not have many workers.*", ".*No device id is provided.*", ".*`isinstance.treespec.*"):
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        for handler in logging.getLogger(name).handlers:
+            handler.addFilter(lambda record: not record.getMessage().startswith(CHATTER))
+    for message in (".*LightningCLI's args parameter.*", ".*does not have many workers.*", ".*treespec.*"):
         warnings.filterwarnings("ignore", message)
