@@ -112,7 +112,7 @@ class AppCLI(LightningCLI):
         if self.stage is not None:
             super().instantiate_classes()
         else:
-            self.model, self.datamodule = None, None
+            self.config_init, self.model, self.datamodule = self.config, None, None
             self.trainer = self.trainers.make(str(self.subcommand), [])
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
