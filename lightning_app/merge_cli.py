@@ -15,7 +15,8 @@ from lightning_app.parser import instantiate
 from lightning_app.pipeline import MergeSettings, Pipeline
 from lightning_app.recipe import ExpertRecipe
 from lightning_app.stages import Stage
-from modules import Expert, MergeModule, UserError
+from modules import Expert, MergeMethod, MergeModule, UserError
+from modules.merge_module import merge_order
 
 NAME = "self_positioning"
 """The learned merge of the recipe, in the table and in TensorBoard."""
@@ -83,7 +84,10 @@ class MergeCLI(AppCLI):
             recipes=(dict[str, ExpertRecipe], section.recipes),
             experts=(dict[str, Expert], section.model.experts),
             tasks=(list[DataSource] | None, section.data.tasks),
+            method=(MergeMethod | None, section.model.method),
         )
+        if objects.method is not None:
+            merge_order(objects.method, list(objects.experts))  # what is wrong with it shows before training
         options = {k: v for k, v in section.model.as_dict().items() if k not in ("base", "experts", "method")}
         probe = {k: v for k, v in section.data.as_dict().items() if k != "tasks"}
         return MergeSettings(

@@ -10,7 +10,7 @@ from lightning import LightningDataModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks import CoefficientTrace, ResumableRun
-from datamodules import DataSource, ProbeDataModule, SplitTask, TaskDataModule, load_tasks
+from datamodules import DataSource, ProbeDataModule, SplitTask, TaskData, TaskDataModule, load_tasks
 from lightning_app.model import Model
 from lightning_app.recipe import ExpertRecipe, joint_recipe
 from lightning_app.stages import Stage, StageGraph, is_main_process
@@ -58,6 +58,7 @@ class Pipeline:
         self.graph = graph
         self.base = Model("base", path=settings.base)
         self.recipes = self._checked_recipes()
+        ProbeDataModule(**settings.probe)  # refuses what it cannot do
         self.tasks = self._load_tasks()
         self._models: dict[str, Model] = {}
         self.experts = {name: self._expert(name, expert) for name, expert in settings.experts.items()}
@@ -135,6 +136,8 @@ class Pipeline:
     def _checked_recipes(self) -> dict[str, ExpertRecipe]:
         recipes = dict(self.settings.recipes)
         for name, expert in self.settings.experts.items():
+            if (expert.path is None) == (expert.recipe is None):
+                raise UserError(f"model.experts.{name}: give either a recipe or a path")
             if expert.recipe is not None and expert.recipe not in recipes:
                 known = ", ".join(recipes) or "none"
                 raise UserError(
@@ -172,7 +175,10 @@ class Pipeline:
         for name, weight in self.probe_weights().items():
             sizes[name] = round(weight * (probe["reserve"] or probe["size"]))
             validation[name] = round(weight * probe["validation_size"])
-        return load_tasks(sources, probe_size=sizes, validation_size=validation, seed=self.trainers.seed)
+        tasks = load_tasks(sources, probe_size=sizes, validation_size=validation, seed=self.trainers.seed)
+        for name in self.probe_weights():
+            _refuse_small(f"the probe of {name}", tasks[name].probe, probe["batch_size"], "data.batch_size")
+        return tasks
 
     def _probe_groups(self) -> list[dict[str, DataSource]]:
         """The probe's data sets by name, grouped by what has an equal part in the objective."""
@@ -202,8 +208,6 @@ class Pipeline:
         return tasks
 
     def _expert(self, name: str, expert: Expert) -> Model:
-        if (expert.path is None) == (expert.recipe is None):
-            raise UserError(f"model.experts.{name}: give either a recipe or a path")
         if expert.recipe is not None:
             return replace(self.trained(expert.recipe), name=name)
         return Model(name, path=expert.path)
@@ -217,6 +221,8 @@ class Pipeline:
     def _training_stage(self, name: str, start: Model) -> Stage:
         recipe = self.recipes[name]
         tasks = self._recipe_tasks(recipe, name)
+        for task in tasks:
+            _refuse_small(task.name, task.expert, recipe.batch_size, f"recipes.{name}.batch_size")
         arguments = {key: getattr(recipe, key) for key in ("lr", "warmup", "weight_decay")}
         content = {
             "start": start.identity(),
@@ -305,6 +311,12 @@ class Pipeline:
 def _task_name(recipe: str, source: DataSource, data: list[DataSource]) -> str:
     """A recipe's only data set is called like the recipe."""
     return recipe if len(data) == 1 else f"{recipe}/{source.name}"
+
+
+def _refuse_small(what: str, data: TaskData, batch_size: int, key: str) -> None:
+    """Say before anything is trained what a data module would say when it is needed."""
+    if len(data) < batch_size:
+        raise UserError(f"{what} has {len(data)} rows, less than a batch of {batch_size}: lower batch_size ({key})")
 
 
 def _normalised(shares: dict[str, float | None]) -> dict[str, float]:

@@ -218,8 +218,17 @@ def _load(
     if not vectors:
         raise UserError(f"every expert equals the base {base}: there is nothing to merge")
     names = list(experts)
-    order = method.order or names
-    if sorted(order) != sorted(names):
-        raise UserError(f"the order {order} of {type(method).__name__} does not name the experts {names}")
-    position = Position(method, gram_matrix(vectors), [names.index(name) for name in order])
+    position = Position(method, gram_matrix(vectors), merge_order(method, names))
     return MergedEncoder(encoder, vectors, position)
+
+
+def merge_order(method: MergeMethod, experts: list[str]) -> list[int]:
+    """Indices of the experts in the order in which a method takes them.
+
+    Raises:
+        UserError: the method's order does not name each expert once.
+    """
+    order = method.order or experts
+    if sorted(order) != sorted(experts):
+        raise UserError(f"the order {order} of {type(method).__name__} does not name the experts {experts}")
+    return [experts.index(name) for name in order]

@@ -1,0 +1,77 @@
+"""A tiny base model and tiny data sets, from which every test can make a whole run."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from tests.tiny_encoder import WORDS, tiny_encoder
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Tiny tensors are slower on several threads."""
+    torch.set_num_threads(1)
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+class Project:
+    """A folder with a base model, two data sets and a recipe that merges two experts on them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.run_dir = folder / "run"
+        self.base = folder / "base"
+        tiny_encoder().save(self.base)
+        draw = random.Random(0)
+        texts = [" ".join(draw.sample(WORDS, 5)) for _ in range(400)]
+        write_rows(folder / "qa.jsonl", [{"anchor": t[: len(t) // 2], "positive": t} for t in texts[:150]])
+        pairs = [{"sentence1": a, "sentence2": b} for a, b in zip(texts[150:250], texts[250:350], strict=True)]
+        write_rows(folder / "sts.jsonl", [row | {"score": draw.random()} for row in pairs])
+        self.recipe = folder / "recipe.yaml"
+        self.write(self.content())
+
+    def content(self) -> dict[str, Any]:
+        training = {"batch_size": 8, "lr": 1e-3, "max_steps": 6}
+        return {
+            "run_dir": str(self.run_dir),
+            "model": {
+                "base": str(self.base),
+                "experts": {"qa": {"recipe": "qa"}, "sts": {"recipe": "sts"}},
+                "lr": 0.05,
+                "settled": 0.0,
+            },
+            "recipes": {
+                "qa": {"data": [{"source": str(self.folder / "qa.jsonl")}], **training},
+                "sts": {"data": [{"source": str(self.folder / "sts.jsonl")}], **training},
+            },
+            "data": {"size": 32, "validation_size": 24, "batch_size": 8},
+            "baselines": ["base", "experts", "joint", "average", "slerp", "learned_linear"],
+            "trainer": {
+                "max_epochs": 2,
+                "accelerator": "cpu",
+                "devices": 1,
+                "num_sanity_val_steps": 0,
+                "enable_progress_bar": False,
+                "log_every_n_steps": 1,
+            },
+        }
+
+    def write(self, content: dict[str, Any]) -> None:
+        self.recipe.write_text(yaml.safe_dump(content))
+
+    def stages(self) -> dict[str, Path]:
+        """Folders of the stages by kind and name."""
+        return {folder.name.rsplit("-", 1)[0]: folder for folder in (self.run_dir / "stages").iterdir()}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)

@@ -1,0 +1,128 @@
+"""The main job, whole, on a tiny model: what a user types and what is there afterwards."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import Trainer
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from datamodules import ProbeDataModule, TaskDataModule, load_tasks
+from lightning_app.__main__ import main
+from modules import ContrastiveModule, Expert, MergeModule, Slerp, TextEncoder
+from tests.conftest import Project
+
+TEXTS = ["a red cat", "the blue dog runs", "query : the sky is blue"]
+
+
+def fit(project: Project, *options: str) -> None:
+    assert main(["fit", "--config", str(project.recipe), *options]) == 0
+
+
+def finished(project: Project) -> dict[str, int]:
+    """When each stage ended."""
+    return {file.parent.name: file.stat().st_mtime_ns for file in (project.run_dir / "stages").glob("*/stage.json")}
+
+
+def test_fit_makes_everything(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(project)
+    report = (project.run_dir / "report.md").read_text()
+    assert report in capsys.readouterr().out
+    rows = ("base", "qa", "sts", "joint", "average", "slerp", "learned_linear", "self_positioning")
+    assert all(f"| {row} " in report for row in rows)
+    folder = project.stages()["position-self_positioning"]
+    ours = TextEncoder.load(folder / "model").encode(TEXTS)
+    theirs = torch.tensor(SentenceTransformer(str(folder / "model"), device="cpu").encode(TEXTS))
+    assert (ours - theirs).abs().max() < 1e-5
+    assert (ours - TextEncoder.load(project.base).encode(TEXTS)).abs().max() > 1e-3
+    assert (folder / "last.ckpt").stat().st_size < 1_000_000
+    with (folder / "coefficients.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 1 + 2 * 4  # the start, and 2 epochs of 4 batches
+    events = EventAccumulator(str(project.run_dir / "logs" / "self_positioning")).Reload()
+    assert [e.step for e in events.Scalars("scale")] == list(range(9))
+    assert {"coefficient/qa", "coefficient/sts", "val/qa/recall@1", "val/sts/spearman"} <= set(events.Tags()["scalars"])
+
+
+def test_a_second_fit_only_makes_what_changed(project: Project) -> None:
+    fit(project)
+    first = finished(project)
+    fit(project)
+    assert finished(project) == first
+    fit(project, "--model.mu", "0.5")
+    second = finished(project)
+    new = {name.rsplit("-", 1)[0] for name in second.keys() - first.keys()}
+    assert new == {"position-self_positioning", "position-learned_linear"}
+    assert {name: second[name] for name in first} == first
+
+
+def test_the_same_seed_gives_the_same_result(project: Project) -> None:
+    fit(project)
+    first = load_file(project.stages()["position-self_positioning"] / "model" / "model.safetensors")
+    fit(project, "--fresh", "true")
+    second = load_file(project.stages()["position-self_positioning"] / "model" / "model.safetensors")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_fast_dev_run_runs_every_stage_once(project: Project) -> None:
+    fit(project, "--trainer.fast_dev_run", "true")
+    assert len(project.stages()) == 7
+
+
+def test_an_expert_may_start_from_another_recipe(project: Project) -> None:
+    content = project.content()
+    content["recipes"]["joint"] = {"mix": {"qa": 1.0, "sts": 3.0}, "batch_size": 8, "max_steps": 4}
+    content["recipes"]["sts"]["start"] = "joint"
+    project.write(content | {"baselines": []})
+    fit(project)
+    assert {"model-joint", "model-qa", "model-sts", "position-self_positioning"} == set(project.stages())
+
+
+def test_a_single_expert_has_a_recipe_too(project: Project) -> None:
+    content = project.content()
+    data = {"tasks": content["recipes"]["qa"]["data"], "batch_size": 8, "validation_size": 16}
+    expert = {"base": str(project.base), "lr": 1e-3}
+    trainer = content["trainer"] | {"max_steps": 5}
+    project.write({"run_dir": str(project.run_dir), "model": expert, "data": data, "trainer": trainer})
+    fit(project)
+    assert SentenceTransformer(str(project.stages()["model-expert"] / "model"), device="cpu").encode("a cat").shape == (
+        16,
+    )
+    assert main(["validate", "--config", str(project.recipe)]) == 0
+
+
+def test_the_other_verbs(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(project)
+    config = ["--config", str(project.recipe)]
+    capsys.readouterr()
+    assert main(["validate", *config]) == 0
+    assert "val/loss" in capsys.readouterr().out
+    texts, out = project.folder / "texts.txt", project.folder / "out.safetensors"
+    texts.write_text("\n".join(TEXTS) + "\n")
+    merged = project.stages()["position-self_positioning"] / "model"
+    expected = TextEncoder.load(merged).encode(TEXTS)
+    for where in ([], ["--folder", str(merged)], ["--ckpt_path", str(merged.parent / "last.ckpt")]):
+        assert main(["predict", *config, *where, "--texts", str(texts), "--out", str(out)]) == 0
+        assert torch.allclose(load_file(out)["embeddings"], expected, atol=1e-6)
+    assert main(["test", *config, "--folder", str(merged), "--mteb.tasks", "[PythonDocsSTS]"]) == 0
+    assert "PythonDocsSTS" in capsys.readouterr().out
+
+
+def test_the_same_job_in_python(project: Project, tmp_path: Path) -> None:
+    base = str(project.base)
+    quiet = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    sources = {"qa": str(project.folder / "qa.jsonl"), "sts": str(project.folder / "sts.jsonl")}
+    tasks = load_tasks(sources, probe_size=16, validation_size=12)
+    for name, task in tasks.items():
+        expert = ContrastiveModule(base, lr=1e-3)
+        Trainer(max_steps=4, **quiet).fit(expert, datamodule=TaskDataModule([task], batch_size=8))
+        expert.save(tmp_path / name)
+    merge = MergeModule(base, {name: Expert(path=str(tmp_path / name)) for name in tasks}, method=Slerp(), lr=0.05)
+    probe = ProbeDataModule(list(tasks.values()), size=32, validation_size=24, batch_size=8)
+    Trainer(max_epochs=2, **quiet).fit(merge, datamodule=probe)
+    merge.save(tmp_path / "merged")
+    assert merge.best["objective"] < 1.0
+    encoded = SentenceTransformer(str(tmp_path / "merged"), device="cpu").encode(TEXTS)
+    assert (torch.tensor(encoded) - merge.encoder.encode(TEXTS)).abs().max() < 1e-5
