@@ -1,0 +1,182 @@
+"""Two processes give what one does."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from safetensors.torch import load_file
+from torch.nn.parallel import DistributedDataParallel
+
+from datamodules import ProbeDataModule, load_tasks
+from modules import Expert, MergeModule
+from modules.task_batch import LossConfig, TaskBatch
+from modules.task_loss import task_loss
+from tests.conftest import Project
+from tests.tiny_encoder import tiny_encoder
+
+ROWS = 4
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def whole_batch(name: str) -> tuple[TaskBatch, torch.Tensor]:
+    columns = {"infonce": 3, "cosent": 2, "supcon": 1}[name]
+    ids = torch.arange(columns * 2 * ROWS).reshape(columns, -1)
+    ids[1:, 5] = ids[1:, 1]  # a false negative that lies in the other process
+    target = {"cosent": torch.rand(2 * ROWS), "supcon": torch.tensor([0, 1, 2, 0, 3, 1, 0, 1])}.get(name)
+    features = [{"input_ids": torch.randn(2 * ROWS, 6)} for _ in range(columns)]
+    return TaskBatch("t", LossConfig(name, 0.1), features, ids, target), torch.randn(6, 5)
+
+
+def part(batch: TaskBatch, rank: int) -> TaskBatch:
+    rows = slice(rank * ROWS, (rank + 1) * ROWS)
+    features = [{"input_ids": column["input_ids"][rows]} for column in batch.features]
+    return TaskBatch(
+        "t", batch.loss, features, batch.text_ids[:, rows], batch.target[rows] if batch.target is not None else None
+    )
+
+
+def gradient(batch: TaskBatch, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    weight = weight.clone().requires_grad_()
+    loss = task_loss(lambda features: features["input_ids"] @ weight, batch).loss
+    return loss.detach(), torch.autograd.grad(loss, weight)[0]
+
+
+def in_two_processes(rank: int, port: int, out: str) -> None:
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    results = {}
+    for name in ("infonce", "cosent", "supcon"):
+        torch.manual_seed(0)
+        batch, weight = whole_batch(name)
+        loss, slope = gradient(part(batch, rank), weight)
+        dist.all_reduce(loss)
+        dist.all_reduce(slope)
+        results[name] = (loss / 2, slope / 2)
+    if rank == 0:
+        torch.save(results, out)
+    dist.destroy_process_group()
+
+
+def test_gathered_losses_and_gradients_are_those_of_the_whole_batch(tmp_path: Path) -> None:
+    out = tmp_path / "out.pt"
+    mp.spawn(in_two_processes, (free_port(), str(out)), nprocs=2)
+    results = torch.load(out, weights_only=True)
+    for name, (loss, slope) in results.items():
+        torch.manual_seed(0)
+        expected_loss, expected = gradient(*whole_batch(name))
+        assert loss.item() == pytest.approx(expected_loss.item(), rel=1e-5), name
+        assert torch.allclose(slope, expected, atol=1e-5), name
+
+
+def run_fit(project: Project, run_dir: Path, *options: str) -> dict[str, torch.Tensor]:
+    """The command line in a process of its own, so that Lightning can start the second one."""
+    command = [sys.executable, "-m", "lightning_app", "fit", "--config", str(project.recipe), "--run_dir", str(run_dir)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, *options], capture_output=True, text=True, env=environment, check=False, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (folder,) = run_dir.glob("stages/model-qa-*")
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def without_dropout(project: Project) -> None:
+    base = tiny_encoder()
+    base.backbone.config.hidden_dropout_prob = base.backbone.config.attention_probs_dropout_prob = 0.0
+    base.save(project.base)
+
+
+def test_fit_on_two_processes_trains_the_expert_of_one(project: Project) -> None:
+    without_dropout(project)
+    content = project.content()
+    content["recipes"] = {name: recipe | {"batch_size": 8} for name, recipe in content["recipes"].items()}
+    project.write(content | {"baselines": ["joint"]})
+    two = run_fit(project, project.folder / "two", "--trainer.strategy", "ddp", "--trainer.devices", "2")
+    for recipe in content["recipes"].values():
+        recipe["batch_size"] = 16
+    project.write(content | {"baselines": []})
+    one = run_fit(project, project.folder / "one")
+    start = load_file(project.base / "model.safetensors")
+    assert max(float((one[name] - start[name]).abs().max()) for name in one) > 1e-3
+    assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-5
+    assert (project.folder / "two" / "report.md").is_file()
+
+
+class Traffic(Callback):
+    """Counts what DDP sends: the numbers in its gradient buckets, and broadcasts after start-up."""
+
+    def __init__(self) -> None:
+        self.payloads: list[int] = []
+        self.others: list[int] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        model: Any = trainer.model
+        if not isinstance(model, DistributedDataParallel):
+            return
+
+        def hook(state: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+            self.payloads.append(bucket.buffer().numel())
+            future = dist.all_reduce(bucket.buffer(), async_op=True).get_future()
+            return future.then(lambda f: f.value()[0] / 2)
+
+        model.register_comm_hook(None, hook)
+        for name in ("broadcast", "all_gather", "all_reduce"):
+            self._count(name)
+
+    def _count(self, name: str) -> None:
+        original = getattr(dist, name)
+
+        def counted(first: Any, *arguments: Any, **options: Any) -> Any:
+            tensors = first if isinstance(first, list) else [first]
+            self.others.append(max(t.numel() for t in tensors))
+            return original(first, *arguments, **options)
+
+        setattr(dist, name, counted)
+
+
+def learn_position(rank: int, port: int, folder: str, devices: int) -> None:
+    torch.set_num_threads(1)
+    project = Path(folder)
+    if devices == 2:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
+    sources = {"qa": str(project / "qa.jsonl"), "sts": str(project / "sts.jsonl")}
+    tasks = load_tasks(sources, probe_size=24, validation_size=16)
+    merge = MergeModule(str(project / "base"), {n: Expert(path=str(project / n)) for n in tasks}, lr=0.05, settled=0.0)
+    traffic = Traffic()
+    options: dict[str, Any] = {"strategy": "ddp", "devices": 2} if devices == 2 else {"accumulate_grad_batches": 2}
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, callbacks=[traffic], limit_val_batches=0, **options,
+    )  # fmt: skip
+    trainer.fit(merge, datamodule=ProbeDataModule(list(tasks.values()), size=48, validation_size=32, batch_size=8))
+    merge.best["position"] = None
+    if rank == 0:
+        torch.save({"state": merge.position.state_dict(), "payloads": traffic.payloads, "others": traffic.others},
+                   project / f"position-{devices}.pt")  # fmt: skip
+
+
+def test_a_position_on_two_processes_is_that_of_accumulated_batches(project: Project) -> None:
+    for seed, name in enumerate(("qa", "sts"), start=1):
+        tiny_encoder(seed=seed).save(project.folder / name)
+    mp.spawn(learn_position, (free_port(), str(project.folder), 2), nprocs=2)
+    mp.spawn(learn_position, (0, str(project.folder), 1), nprocs=1)
+    two, one = (torch.load(project.folder / f"position-{n}.pt", weights_only=True) for n in (2, 1))
+    for name, value in one["state"].items():
+        assert torch.allclose(value, two["state"][name], atol=1e-5), name
+    assert len(two["payloads"]) == 6
+    assert set(two["payloads"]) == {3}  # N + 1 numbers for N = 2
+    assert max(two["others"]) <= 4

@@ -1,0 +1,124 @@
+"""Self Positioning on tiny experts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Trainer
+
+from datamodules import ProbeDataModule, load_tasks
+from modules import Expert, MergeModule, Slerp, TaskArithmetic, UserError
+from modules.merged_encoder import MergedEncoder
+from tests.conftest import Project
+from tests.tiny_encoder import tiny_encoder
+
+
+@pytest.fixture
+def experts(project: Project) -> Project:
+    for seed, name in enumerate(("qa", "sts"), start=1):
+        tiny_encoder(seed=seed).save(project.folder / name)
+    return project
+
+
+def module(project: Project, **options: Any) -> MergeModule:
+    folders = {name: Expert(path=str(project.folder / name)) for name in ("qa", "sts")}
+    return MergeModule(str(project.base), folders, **{"lr": 0.05, "settled": 0.0} | options)
+
+
+def fit(project: Project, merge: MergeModule, checkpoint: str | None = None, **options: Any) -> Trainer:
+    sources = {"qa": str(project.folder / "qa.jsonl"), "sts": str(project.folder / "sts.jsonl")}
+    tasks = load_tasks(sources, probe_size=24, validation_size=16)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    more = {"enable_model_summary": False, "num_sanity_val_steps": 0, "max_epochs": 2}
+    trainer = Trainer(accelerator="cpu", **quiet | more | options)
+    data = ProbeDataModule(list(tasks.values()), size=48, validation_size=32, batch_size=8)
+    trainer.fit(merge, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    return trainer
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+def test_only_the_position_changes_and_stays_float32(experts: Project, precision: Any) -> None:
+    merge = module(experts)
+    frozen = {name: p.clone() for name, p in merge.named_parameters() if not p.requires_grad}
+    trained = {name: p.clone() for name, p in merge.named_parameters() if p.requires_grad}
+    assert set(trained) == {"encoder.position.raw_a", "encoder.position.raw_scale"}
+    seen: list[dict[str, float]] = []
+    merge.on_train_batch_end = lambda *_: seen.append(merge.describe_position())  # type: ignore[method-assign]
+    fit(experts, merge, precision=precision)
+    assert all(p.dtype == torch.float32 for p in merge.position.parameters())
+    now = dict(merge.named_parameters())
+    assert all(torch.equal(now[name], p.to(now[name].dtype)) for name, p in frozen.items())
+    assert len({step["scale"] for step in seen}) == len(seen) == 12
+
+
+def test_the_best_position_is_kept_the_start_included(experts: Project) -> None:
+    ruined = module(experts, lr=50.0)
+    start = ruined.describe_position()
+    fit(experts, ruined)
+    assert ruined.describe_position() == pytest.approx(start)
+    better = module(experts, mu=0.0)
+    fit(experts, better)
+    assert better.best["objective"] < ruined.best["objective"]
+    assert better.describe_position() != pytest.approx(start)
+
+
+def test_a_larger_mu_keeps_the_scale_smaller(experts: Project) -> None:
+    def last_scale(mu: float) -> float:
+        merge = module(experts, mu=mu)
+        merge.on_train_end = lambda: scales.append(merge.describe_position()["scale"])  # type: ignore[method-assign]
+        scales: list[float] = []
+        fit(experts, merge)
+        return scales[0]
+
+    assert last_scale(1.0) < last_scale(0.0) - 0.1
+
+
+def test_training_ends_when_the_coefficients_have_settled(experts: Project) -> None:
+    assert fit(experts, module(experts, settled=10.0), max_epochs=9).current_epoch == 2
+
+
+def test_a_checkpoint_holds_numbers_only_and_resumes(experts: Project, tmp_path: Path) -> None:
+    merge = module(experts)
+    trainer = fit(experts, merge)
+    path = tmp_path / "merge.ckpt"
+    trainer.save_checkpoint(path)
+    content = torch.load(path, weights_only=True)
+    assert set(content["state_dict"]) == {"encoder.position.raw_a", "encoder.position.raw_scale"}
+    assert path.stat().st_size < 20_000
+    again = module(experts)
+    fit(experts, again, checkpoint=str(path), max_epochs=2)
+    assert again.describe_position() == pytest.approx(merge.describe_position())
+
+
+def test_a_checkpoint_of_other_experts_is_refused(experts: Project, tmp_path: Path) -> None:
+    trainer = fit(experts, module(experts), max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "merge.ckpt")
+    tiny_encoder(seed=7).save(experts.folder / "sts")
+    with pytest.raises(UserError, match="learned with another 'sts': its weights differ"):
+        fit(experts, module(experts), checkpoint=str(tmp_path / "merge.ckpt"))
+
+
+def test_merged_weights_follow_the_coefficients(experts: Project) -> None:
+    merge = module(experts, method=TaskArithmetic())
+    encoder = merge.encoder
+    assert isinstance(encoder, MergedEncoder)
+    first = encoder.encode(["a red cat"])
+    with torch.no_grad():
+        merge.position.raw_a.copy_(torch.tensor([8.0, -40.0]))  # a = (8, 0)
+    moved = encoder.encode(["a red cat"])
+    assert (first - moved).abs().max() > 1e-3
+    merge.save(experts.folder / "merged")
+    base, expert = (tiny_encoder(seed).backbone.state_dict() for seed in (0, 1))
+    from modules import TextEncoder
+
+    saved = TextEncoder.load(experts.folder / "merged").backbone.state_dict()
+    a = float(merge.position.a[0])
+    for name, weight in saved.items():
+        assert torch.allclose(weight, base[name] + a * (expert[name] - base[name]), atol=1e-5), name
+
+
+def test_the_base_has_objective_one(experts: Project) -> None:
+    merge = module(experts, method=Slerp(["sts", "qa"]))
+    fit(experts, merge, max_epochs=1)
+    assert merge._objective(merge.base_losses) == pytest.approx(1.0)
