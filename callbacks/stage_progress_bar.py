@@ -1,5 +1,7 @@
 """A progress bar that says which stage is training."""
 
+from typing import Any
+
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
@@ -23,6 +25,11 @@ class StageProgressBar(TQDMProgressBar):
             return super().total_train_batches
         left = (trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches
         return min(super().total_train_batches, left + trainer.fit_loop.batch_idx + 1)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Without the logger's version, which is the stage's name again."""
+        metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)
+        return {name: value for name, value in metrics.items() if name != "v_num"}
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the stage's name on the bar."""

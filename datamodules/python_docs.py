@@ -78,7 +78,7 @@ def load_python_docs(task: str, split: Literal["train", "test"] = "train") -> Ro
 
 
 def test_retrieval(
-    max_queries: int = 300, max_documents: int = 400
+    max_queries: int = 300, max_documents: int = 300
 ) -> tuple[dict[str, str], dict[str, str], dict[str, dict[str, int]]]:
     """Held-out summaries as queries against held-out bodies, their own among them: queries, corpus, qrels."""
     (summaries, bodies), _, _ = _retrieval("test")

@@ -33,6 +33,14 @@ CHATTER = (
 )
 """What Lightning would say anew at every stage."""
 
+REMARKS = (
+    ".*LightningCLI's args parameter.*",
+    ".*does not have many workers.*",
+    r".*module\(s\) in eval mode at the start of training.*",  # a position is trained in evaluation mode
+    ".*Metric `SpearmanCorrcoef` will save all targets.*",
+)
+"""Warnings about what is meant to be so."""
+
 
 class AppCLI(LightningCLI):
     """What recipes of a merge and of a single expert share.
@@ -73,7 +81,7 @@ class AppCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Keys beside ``model``, ``data`` and ``trainer``."""
         parser.add_argument("--run_dir", type=str, default="runs/run", help="Everything that a run makes goes here.")
-        parser.add_argument("--fresh", type=bool, default=False, help="Forget the results in run_dir first.")
+        parser.add_argument("--fresh", action="store_true", help="Forget the results in run_dir first.")
         parser.add_lightning_class_args(MtebCallback, "mteb")
         parser.set_defaults({"mteb.tasks": []})
 
@@ -237,5 +245,5 @@ def quiet_libraries() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         for handler in logging.getLogger(name).handlers:
             handler.addFilter(lambda record: not record.getMessage().startswith(CHATTER))
-    for message in (".*LightningCLI's args parameter.*", ".*does not have many workers.*", ".*treespec.*"):
+    for message in REMARKS:
         warnings.filterwarnings("ignore", message)

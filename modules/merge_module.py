@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Adam
@@ -129,7 +130,7 @@ class MergeModule(EmbeddingModule):
     def validation_objective(self, losses: Tensor) -> Tensor:
         """Mean over data sets of the loss relative to the base's (the base itself gives 1); keeps the best position."""
         objective = self._objective(dict(zip(self.task_losses, losses.tolist(), strict=True)))
-        if not self.trainer.validating:
+        if self.trainer.state.fn == TrainerFn.FITTING:  # and not in the verb `validate`
             self._keep_if_best(objective)
             self._stop_if_settled()
         return torch.tensor(objective)

@@ -11,7 +11,7 @@ Features = dict[str, Tensor]
 """Tokenised texts: ``input_ids`` and ``attention_mask``, both ``[batch, length]``."""
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Lightning's `bf16-true` refuses frozen dataclasses in a batch
 class LossConfig:
     """Which contrastive loss a data set is trained with.
 

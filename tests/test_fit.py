@@ -51,6 +51,8 @@ def test_a_second_fit_only_makes_what_changed(project: Project) -> None:
     first = finished(project)
     fit(project)
     assert finished(project) == first
+    assert main(["fit", "--config", str(project.run_dir / "config.yaml")]) == 0
+    assert finished(project) == first
     fit(project, "--model.mu", "0.5")
     second = finished(project)
     new = {name.rsplit("-", 1)[0] for name in second.keys() - first.keys()}
@@ -61,7 +63,7 @@ def test_a_second_fit_only_makes_what_changed(project: Project) -> None:
 def test_the_same_seed_gives_the_same_result(project: Project) -> None:
     fit(project)
     first = load_file(project.stages()["position-self_positioning"] / "model" / "model.safetensors")
-    fit(project, "--fresh", "true")
+    fit(project, "--fresh")
     second = load_file(project.stages()["position-self_positioning"] / "model" / "model.safetensors")
     assert all(torch.equal(first[name], second[name]) for name in first)
 

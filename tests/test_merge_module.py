@@ -49,7 +49,7 @@ def test_only_the_position_changes_and_stays_float32(experts: Project, precision
     assert all(p.dtype == torch.float32 for p in merge.position.parameters())
     now = dict(merge.named_parameters())
     assert all(torch.equal(now[name], p.to(now[name].dtype)) for name, p in frozen.items())
-    assert len({step["scale"] for step in seen}) == len(seen) == 12
+    assert len({step["scale"] for step in seen}) == len(seen) == 10
 
 
 def test_the_best_position_is_kept_the_start_included(experts: Project) -> None:
@@ -57,10 +57,14 @@ def test_the_best_position_is_kept_the_start_included(experts: Project) -> None:
     start = ruined.describe_position()
     fit(experts, ruined)
     assert ruined.describe_position() == pytest.approx(start)
-    better = module(experts, mu=0.0)
-    fit(experts, better)
-    assert better.best["objective"] < ruined.best["objective"]
-    assert better.describe_position() != pytest.approx(start)
+    far = module(experts, mu=0.0)
+    starts: list[float] = []
+    far.on_train_start = lambda: starts.append(far.best["objective"])  # type: ignore[method-assign]
+    with torch.no_grad():
+        far.position.raw_scale.fill_(3.0)
+    fit(experts, far)
+    assert far.best["objective"] < starts[0]
+    assert far.describe_position()["scale"] < 3.0
 
 
 def test_a_larger_mu_keeps_the_scale_smaller(experts: Project) -> None:
