@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks import MtebEncoder, evaluate_tasks, load_tasks
+from datamodules.python_docs import held_out_fingerprint
 from lightning_app.model import Model
 from lightning_app.stages import Stage, StageGraph, is_main_process
 from modules import TextEncoder
@@ -45,6 +46,8 @@ class Scorer:
             rank_zero_info("  " + ", ".join(f"{task} {score:.2f}" for task, score in scores.items()))
 
         content = {"tasks": self.tasks, "given": model.identity()}
+        if any(task.startswith("PythonDocs") for task in self.tasks):
+            content["python_docs"] = held_out_fingerprint()  # another environment has other documentation
         return Stage("scores", model.name, content, run, model.inputs)
 
     def score(self, folder: str) -> dict[str, float]:
