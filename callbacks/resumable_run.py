@@ -16,9 +16,10 @@ class Interrupted(Exception):
 class ResumableRun(Callback):
     """Keeps one checkpoint to go on from.
 
-    The first Ctrl-C or SIGTERM lets the running optimiser step end, saves, and stops all processes; a second Ctrl-C
-    stops at once. After `Trainer.fit`, call `raise_if_interrupted`. The state of the random numbers is part of the
-    checkpoint, so a run that was stopped ends with the same weights as one that was not.
+    The first Ctrl-C or SIGTERM lets the running optimiser step end, and the validation that follows it if one does,
+    saves, and stops all processes; a second Ctrl-C stops at once. After `Trainer.fit`, call `raise_if_interrupted`.
+    The state of the random numbers is part of the checkpoint, so a run that was stopped ends with the same weights as
+    one that was not.
 
     Args:
         folder: where the checkpoint is kept.
@@ -31,6 +32,7 @@ class ResumableRun(Callback):
         self._requested = False
         self._interrupted_at: int | None = None
         self._step = 0
+        self._due = self._stop = False
         self._random_state: torch.Tensor | None = None
         self._handlers: dict[int, Any] = {}
 
@@ -51,13 +53,17 @@ class ResumableRun(Callback):
         if trainer.global_step == self._step or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self._step = trainer.global_step
-        stop = trainer.strategy.reduce_boolean_decision(self._requested, all=False)
-        if stop or self._step % self.every_n_steps == 0:
-            trainer.save_checkpoint(self.path)
-        if stop:
-            self._interrupted_at = self._step
-            trainer.should_stop = True
-            trainer.limit_val_batches = 0  # the epoch's end would validate first
+        self._stop = trainer.strategy.reduce_boolean_decision(self._requested, all=False)
+        self._due = self._stop or self._step % self.every_n_steps == 0
+        loop = trainer.fit_loop
+        # A run resumed from here would skip a validation that comes next: that one belongs into the checkpoint.
+        if self._due and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):  # type: ignore[arg-type]
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save and stop, if that waited for this validation."""
+        if self._due:
+            self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the signals back."""
@@ -76,6 +82,14 @@ class ResumableRun(Callback):
         """Raise `Interrupted` if the run was stopped by a signal."""
         if self._interrupted_at is not None:
             raise Interrupted(f"stopped after step {self._interrupted_at}; the same command goes on from there")
+
+    def _save(self, trainer: Trainer) -> None:
+        self._due = False
+        trainer.save_checkpoint(self.path)
+        if self._stop:
+            self._interrupted_at = self._step
+            trainer.should_stop = True
+            trainer.limit_val_batches = 0  # stopping would validate first
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self._requested = True

@@ -1,7 +1,7 @@
 """The contrastive losses, as pure tensor maths.
 
 Shapes: batch (rows of this process), candidates (texts compared with, over all processes), dim.
-Embeddings need not be normalised: the similarity is always the cosine.
+Embeddings need not be normalised: the similarity is always the cosine. Losses are taken in float32 or better.
 """
 
 import torch
@@ -25,7 +25,7 @@ def info_nce(anchors: Tensor, candidates: Tensor, own: Tensor, excluded: Tensor,
         The mean over the anchors, a scalar.
     """
     similarity = F.normalize(anchors, dim=-1) @ F.normalize(candidates, dim=-1).T / temperature
-    return F.cross_entropy(similarity.float().masked_fill(excluded, -torch.inf), own)
+    return F.cross_entropy(_float32_or_better(similarity).masked_fill(excluded, -torch.inf), own)
 
 
 def same_text_mask(anchor_ids: Tensor, all_anchor_ids: Tensor, candidate_ids: Tensor, own: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def cosent(similarities: Tensor, scores: Tensor, temperature: float) -> Tensor:
     Returns:
         A scalar; 0 if all scores are equal.
     """
-    scaled = similarities.float() / temperature
+    scaled = _float32_or_better(similarities) / temperature
     differences = scaled[None, :] - scaled[:, None]  # [i, j]: how far j is above i
     differences = differences.masked_fill(scores[:, None] <= scores[None, :], -torch.inf)
     return torch.logsumexp(torch.cat([scaled.new_zeros(1), differences.flatten()]), dim=0)
@@ -85,9 +85,13 @@ def supervised_contrastive(
     Returns:
         ``[batch]``: each row's loss; 0 where no other row has its label.
     """
-    similarity = (F.normalize(embeddings, dim=-1) @ F.normalize(candidates, dim=-1).T / temperature).float()
+    similarity = F.normalize(embeddings, dim=-1) @ F.normalize(candidates, dim=-1).T / temperature
     itself = F.one_hot(own, len(candidates)).bool()
-    log_probability = similarity.masked_fill(itself, -torch.inf).log_softmax(dim=1)
+    log_probability = _float32_or_better(similarity).masked_fill(itself, -torch.inf).log_softmax(dim=1)
     positive = (labels[:, None] == candidate_labels) & ~itself
     total = log_probability.masked_fill(~positive, 0.0).sum(1)
     return -total / positive.sum(1).clamp(min=1)
+
+
+def _float32_or_better(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

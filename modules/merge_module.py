@@ -130,7 +130,8 @@ class MergeModule(EmbeddingModule):
     def validation_objective(self, losses: Tensor) -> Tensor:
         """Mean over data sets of the loss relative to the base's (the base itself gives 1); keeps the best position."""
         objective = self._objective(dict(zip(self.task_losses, losses.tolist(), strict=True)))
-        if self.trainer.state.fn == TrainerFn.FITTING:  # and not in the verb `validate`
+        # Neither in the verb `validate` nor in Lightning's sanity check, which sees a few batches only.
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             self._keep_if_best(objective)
             self._stop_if_settled()
         return torch.tensor(objective)
@@ -151,7 +152,12 @@ class MergeModule(EmbeddingModule):
         """Keep the position and what it refers to; drop everything frozen."""
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {key: state[key] for key in state if key.startswith("encoder.position.")}
-        checkpoint["merge"] = {"identity": self.identity, "base_losses": self.base_losses, "best": self.best}
+        checkpoint["merge"] = {
+            "identity": self.identity,
+            "base_losses": self.base_losses,
+            "best": self.best,
+            "last_coefficients": self._last_coefficients,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a position that was learned between other models."""
@@ -162,6 +168,7 @@ class MergeModule(EmbeddingModule):
             if self.identity.get(name) != merge["identity"].get(name):
                 raise UserError(f"the checkpoint was learned with another '{name}': its weights differ")
         self.base_losses, self.best = merge["base_losses"], merge["best"]
+        self._last_coefficients = merge["last_coefficients"]
 
     def save(self, folder: str | Path) -> None:
         """Write the merged model as a folder that ``SentenceTransformer(folder)`` loads."""

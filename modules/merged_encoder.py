@@ -53,7 +53,8 @@ class MergedEncoder(nn.Module):
         if kept and torch.equal(kept[0], c) and kept[1][0].device == first.device and kept[1][0].dtype == first.dtype:
             return kept[1]
         self._merged = None  # before the new ones are made: two merged models need not be in memory
-        merged = [combine(self.base.get_parameter(n), v, c) for n, v in zip(self.names, self.vectors, strict=True)]
+        with torch.inference_mode(False):  # what is made in inference mode could not be trained through afterwards
+            merged = [combine(self.base.get_parameter(n), v, c) for n, v in zip(self.names, self.vectors, strict=True)]
         self._merged = c, merged
         return merged
 

@@ -16,6 +16,10 @@ Vectors = dict[str, Tensor]
 """Parameter name to ``[N, *shape]``: the same parameter's difference in every expert."""
 
 
+ARCHITECTURE = ("model_type", "num_attention_heads", "num_key_value_heads", "hidden_act")
+"""Settings of a backbone that change what its weights compute, but not their names and shapes."""
+
+
 def load_task_vectors(base: TextEncoder, experts: Mapping[str, str]) -> Vectors:
     """Read expert folders, one at a time, and subtract the base.
 
@@ -65,6 +69,10 @@ def refuse_mismatch(base: TextEncoder, expert: TextEncoder, who: str) -> None:
     ):
         if keys:
             raise UserError(f"{who} {kind} ({len(keys)}): {', '.join(keys[:4])}; merge models of one architecture")
+    for part in ARCHITECTURE:
+        ours, other = getattr(base.backbone.config, part, None), getattr(expert.backbone.config, part, None)
+        if ours != other:
+            raise UserError(f"{who} has {part} {other!r}, the base {ours!r}; merge models of one architecture")
     if base.tokenizer.get_vocab() != expert.tokenizer.get_vocab():
         raise UserError(f"{who} has another vocabulary than the base; merge models that share a tokenizer")
     for part in ("pooling", "normalize", "prompts", "max_length"):

@@ -1,6 +1,7 @@
 """Two processes give what one does."""
 
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -16,12 +17,12 @@ from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 
-from datamodules import ProbeDataModule, load_tasks
-from modules import Expert, MergeModule
+from datamodules import ProbeDataModule, SplitTask, TaskData, TaskDataModule, load_tasks
+from modules import ContrastiveModule, Expert, MergeModule
 from modules.task_batch import LossConfig, TaskBatch
 from modules.task_loss import task_loss
 from tests.conftest import Project
-from tests.tiny_encoder import tiny_encoder
+from tests.tiny_encoder import WORDS, tiny_encoder
 
 ROWS = 4
 
@@ -115,12 +116,76 @@ def test_fit_on_two_processes_trains_the_expert_of_one(project: Project) -> None
     assert (project.folder / "two" / "report.md").is_file()
 
 
+def tasks_of_every_loss() -> list[SplitTask]:
+    draw = random.Random(0)
+    texts = [" ".join(draw.sample(WORDS, draw.randint(3, 6))) for _ in range(120)]
+    columns = [texts[:40], texts[40:80], texts[80:]]
+    scores = [draw.choice([0.0, 0.25, 0.5, 1.0]) for _ in range(40)]
+    labels = [draw.randrange(4) for _ in range(40)]
+    data = (
+        TaskData("pairs", "pairs", columns, [""] * 3, None, None, LossConfig("infonce", 0.1)),
+        TaskData("graded", "graded", columns[:2], [""] * 2, scores, None, LossConfig("cosent", 0.1)),
+        TaskData("labelled", "labelled", columns[:1], [""], labels, None, LossConfig("supcon", 0.1)),
+    )
+    return [SplitTask(task.name, task, task, task) for task in data]
+
+
+def as_process(rank: int, port: int, devices: int) -> dict[str, Any]:
+    """Be one of the processes that a launcher would start: the arguments of the Trainer."""
+    if devices == 1:
+        return {"devices": 1}
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(devices)}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
+    return {"strategy": "ddp", "devices": devices}
+
+
+def train_expert(rank: int, port: int, folder: str, devices: int) -> None:
+    """Nine steps, three with each loss, on 8 rows over all processes."""
+    module = ContrastiveModule(str(Path(folder) / "base"), lr=1e-3)
+    trainer = Trainer(
+        accelerator="cpu", max_steps=9, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0, limit_train_batches=9,
+        **as_process(rank, port, devices),
+    )  # fmt: skip
+    seen: list[str] = []
+    module.on_train_batch_start = lambda batch, _: seen.append(batch.task)  # type: ignore[method-assign]
+    trainer.fit(module, datamodule=TaskDataModule(tasks_of_every_loss(), batch_size=8 // devices))
+    if rank == 0:
+        torch.save({"state": module.state_dict(), "seen": seen}, Path(folder) / f"expert-{devices}.pt")
+
+
+def test_an_expert_of_every_loss_on_two_processes_is_that_of_one(project: Project) -> None:
+    without_dropout(project)
+    train_expert(0, 0, str(project.folder), 1)
+    mp.spawn(train_expert, (free_port(), str(project.folder), 2), nprocs=2)
+    one, two = (torch.load(project.folder / f"expert-{n}.pt", weights_only=True) for n in (1, 2))
+    assert one["seen"] == two["seen"]
+    assert set(one["seen"]) == {"pairs", "graded", "labelled"}
+    start = load_file(project.base / "model.safetensors")
+    moved = [(one["state"][f"encoder.backbone.{name}"] - weight).abs().max() for name, weight in start.items()]
+    assert max(moved) > 3e-3
+    for name, weight in one["state"].items():
+        assert (weight - two["state"][name]).abs().max() < 1e-5, name
+
+
 class Traffic(Callback):
-    """Counts what DDP sends: the numbers in its gradient buckets, and broadcasts after start-up."""
+    """Counts what DDP sends: numbers in its gradient buckets, what is broadcast from the start, and all the rest."""
 
     def __init__(self) -> None:
         self.payloads: list[int] = []
+        self.broadcast: list[int] = []
         self.others: list[int] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        original = dist._broadcast_coalesced  # DDP sends parameters and buffers with it
+
+        def counted(group: Any, tensors: list[torch.Tensor], *arguments: Any) -> None:
+            self.broadcast.append(sum(t.numel() for t in tensors))
+            original(group, tensors, *arguments)
+
+        if trainer.world_size > 1:
+            dist._broadcast_coalesced = counted
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model: Any = trainer.model
@@ -148,16 +213,12 @@ class Traffic(Callback):
 
 
 def learn_position(rank: int, port: int, folder: str, devices: int) -> None:
-    torch.set_num_threads(1)
     project = Path(folder)
-    if devices == 2:
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
     sources = {"qa": str(project / "qa.jsonl"), "sts": str(project / "sts.jsonl")}
     tasks = load_tasks(sources, probe_size=24, validation_size=16)
     merge = MergeModule(str(project / "base"), {n: Expert(path=str(project / n)) for n in tasks}, lr=0.05, settled=0.0)
     traffic = Traffic()
-    options: dict[str, Any] = {"strategy": "ddp", "devices": 2} if devices == 2 else {"accumulate_grad_batches": 2}
+    options = as_process(rank, port, devices) | ({} if devices == 2 else {"accumulate_grad_batches": 2})
     trainer = Trainer(
         accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0, callbacks=[traffic], limit_val_batches=0, **options,
@@ -165,18 +226,19 @@ def learn_position(rank: int, port: int, folder: str, devices: int) -> None:
     trainer.fit(merge, datamodule=ProbeDataModule(list(tasks.values()), size=48, validation_size=32, batch_size=8))
     merge.best["position"] = None
     if rank == 0:
-        torch.save({"state": merge.position.state_dict(), "payloads": traffic.payloads, "others": traffic.others},
-                   project / f"position-{devices}.pt")  # fmt: skip
+        sent = {"payloads": traffic.payloads, "broadcast": traffic.broadcast, "others": traffic.others}
+        torch.save({"state": merge.position.state_dict(), **sent}, project / f"position-{devices}.pt")
 
 
 def test_a_position_on_two_processes_is_that_of_accumulated_batches(project: Project) -> None:
     for seed, name in enumerate(("qa", "sts"), start=1):
         tiny_encoder(seed=seed).save(project.folder / name)
     mp.spawn(learn_position, (free_port(), str(project.folder), 2), nprocs=2)
-    mp.spawn(learn_position, (0, str(project.folder), 1), nprocs=1)
+    learn_position(0, 0, str(project.folder), 1)
     two, one = (torch.load(project.folder / f"position-{n}.pt", weights_only=True) for n in (2, 1))
     for name, value in one["state"].items():
         assert torch.allclose(value, two["state"][name], atol=1e-5), name
     assert len(two["payloads"]) == 6
     assert set(two["payloads"]) == {3}  # N + 1 numbers for N = 2
+    assert two["broadcast"] == [3]  # once, at the start, and nothing frozen
     assert max(two["others"]) <= 4

@@ -117,7 +117,7 @@ def test_merged_weights_follow_the_coefficients(experts: Project) -> None:
     from modules import TextEncoder
 
     saved = TextEncoder.load(experts.folder / "merged").backbone.state_dict()
-    a = float(merge.position.a[0])
+    a = merge.position.a[0].item()
     for name, weight in saved.items():
         assert torch.allclose(weight, base[name] + a * (expert[name] - base[name]), atol=1e-5), name
 
@@ -126,3 +126,38 @@ def test_the_base_has_objective_one(experts: Project) -> None:
     merge = module(experts, method=Slerp(["sts", "qa"]))
     fit(experts, merge, max_epochs=1)
     assert merge._objective(merge.base_losses) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("sanity_steps", [0, 1])
+def test_the_sanity_check_is_no_validation(experts: Project, sanity_steps: int) -> None:
+    """It sees the first batches only, and what it finds there must not count as the best position."""
+    merge = module(experts, settled=10.0)
+    seen: list[int] = []
+    keep = merge._keep_if_best
+
+    def counted(objective: float) -> None:
+        seen.append(merge.trainer.global_step)
+        keep(objective)
+
+    merge._keep_if_best = counted  # type: ignore[method-assign]
+    fit(experts, merge, max_epochs=9, num_sanity_val_steps=sanity_steps)
+    assert seen == [0, 5, 10]
+
+
+def test_the_position_is_described_in_words_of_the_merge(experts: Project) -> None:
+    merge = module(experts)
+    base, *models = (torch.cat([p.flatten() for p in tiny_encoder(seed).parameters()]).double() for seed in range(3))
+    u, v = (model - base for model in models)
+    alpha = torch.acos(u @ v / (u.norm() * v.norm()))
+    equal = float(torch.sin(alpha / 2) / torch.sin(alpha))
+    expected = {"a/qa": 1.0, "a/sts": 1.0, "c/qa": equal, "c/sts": equal, "scale": 1.0}
+    assert merge.describe_position() == pytest.approx(expected, rel=1e-5)
+    with torch.no_grad():
+        merge.position.raw_a += torch.tensor([0.5, 0.0])
+        merge.position.raw_scale.fill_(2.0)
+    moved = merge.describe_position()
+    assert moved["a/qa"] + moved["a/sts"] == pytest.approx(2.0)
+    assert moved["scale"] == pytest.approx(torch.log1p(torch.tensor(2.0).exp()).item())
+    s = moved["a/sts"] / (moved["a/qa"] + moved["a/sts"])
+    expected_c = moved["scale"] * float(torch.sin(s * alpha) / torch.sin(alpha))
+    assert moved["c/sts"] == pytest.approx(expected_c, rel=1e-5)

@@ -1,0 +1,121 @@
+"""Training an expert: its schedule, its optimiser, what it learns and what validation says."""
+
+import random
+from collections import ChainMap
+from typing import Any
+
+import pytest
+import torch
+from lightning import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
+
+from datamodules import DataSource, TaskDataModule
+from modules import ContrastiveModule, LossConfig, UserError
+from modules.contrastive_module import warmup_factor
+from tests.conftest import Project, write_rows
+from tests.tiny_encoder import WORDS
+
+
+@pytest.mark.parametrize(
+    ("step", "steps", "warmup", "factor"),
+    [
+        (0, 10, 0.2, 0.5),
+        (1, 10, 0.2, 1.0),
+        (2, 10, 0.2, 1.0),
+        (6, 10, 0.2, 0.5),
+        (9, 10, 0.2, 0.125),
+        (10, 10, 0.2, 0.0),
+        (0, 10, 0.0, 1.0),
+        (0, 1, 0.1, 1.0),
+        (10**6, float("inf"), 0.1, 1.0),
+    ],
+)
+def test_warmup_and_decay(step: int, steps: float, warmup: float, factor: float) -> None:
+    assert warmup_factor(step, steps, warmup) == pytest.approx(factor)
+
+
+class Rates(Callback):
+    """The learning rate that each step was made with."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def trainer(*callbacks: Callback, **options: Any) -> Trainer:
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    more: dict[str, Any] = {"enable_model_summary": False, "num_sanity_val_steps": 0}
+    return Trainer(accelerator="cpu", callbacks=list(callbacks), **quiet | more | options)
+
+
+def data(project: Project, *names: str) -> TaskDataModule:
+    draw = random.Random(1)
+    texts = [(label, " ".join([label, *draw.sample(WORDS, 4)])) for label in ["cat", "dog", "sky"] * 40]
+    write_rows(project.folder / "labels.jsonl", [{"text": text, "label": label} for label, text in texts])
+    pairs = [(draw.choice(texts), draw.choice(texts)) for _ in range(600)]
+    graded = [{"sentence1": a[1], "sentence2": b[1], "score": float(a[0] == b[0])} for a, b in pairs]
+    write_rows(project.folder / "graded.jsonl", graded)
+    loss = LossConfig(temperature=0.1)
+    sources = [DataSource(str(project.folder / f"{name}.jsonl"), loss=loss) for name in names]
+    return TaskDataModule(sources, validation_size=24, batch_size=8)
+
+
+def test_every_step_has_its_rate(project: Project) -> None:
+    rates = Rates()
+    module = ContrastiveModule(str(project.base), lr=0.01, warmup=0.25)
+    trainer(rates, max_steps=4, accumulate_grad_batches=2).fit(module, datamodule=data(project, "qa"))
+    factors = [1.0, 1.0, 2 / 3, 1 / 3]  # each for two micro-batches
+    assert rates.seen == pytest.approx([0.01 * factor for factor in factors for _ in range(2)])
+
+
+def test_only_matrices_decay(project: Project) -> None:
+    module = ContrastiveModule(str(project.base), weight_decay=0.3)
+    train = trainer(max_steps=1)
+    train.fit(module, datamodule=data(project, "qa"))
+    decay = {id(p): group["weight_decay"] for group in train.optimizers[0].param_groups for p in group["params"]}
+    named = dict(module.named_parameters())
+    assert len(decay) == len(named)
+    for name, parameter in named.items():
+        expected = 0.0 if name.endswith("bias") or "LayerNorm" in name else 0.3
+        assert decay[id(parameter)] == expected, name
+
+
+@pytest.mark.parametrize("name", ["qa", "graded", "labels"])
+def test_the_loss_falls_on_rows_that_were_not_seen(project: Project, name: str) -> None:
+    seed_everything(0, verbose=False)
+    module, rows = ContrastiveModule(str(project.base), lr=3e-3), data(project, name)
+    before = trainer().validate(module, rows, verbose=False)[0]["val/loss"]
+    trainer(max_steps=120, limit_val_batches=0).fit(module, datamodule=rows)
+    assert trainer().validate(module, rows, verbose=False)[0]["val/loss"] < 0.9 * before
+
+
+def test_validation_logs_what_the_kind_of_data_allows(project: Project) -> None:
+    module, rows = ContrastiveModule(str(project.base)), data(project, "qa", "sts", "labels")
+    logged = dict(ChainMap(*map(dict, trainer().validate(module, rows, verbose=False))))
+    ranking = {"loss", "recall@1", "mrr", "positive_cosine", "negative_cosine"}
+    expected = {f"val/{task}/{name}" for task in ("qa", "labels") for name in ranking}
+    assert set(logged) == expected | {"val/sts/loss", "val/sts/spearman", "val/loss"}
+    assert logged["val/loss"] == pytest.approx(sum(logged[f"val/{t}/loss"] for t in ("qa", "sts", "labels")) / 3)
+    assert 0 <= logged["val/qa/recall@1"] <= logged["val/qa/mrr"] <= 1
+    assert logged["val/qa/positive_cosine"] > logged["val/qa/negative_cosine"]
+    assert -1 <= logged["val/sts/spearman"] <= 1
+
+
+def test_dropout_is_on_while_training_and_the_seed_decides(project: Project) -> None:
+    def weights(seed: int) -> dict[str, torch.Tensor]:
+        seed_everything(seed, verbose=False)
+        module = ContrastiveModule(str(project.base), lr=1e-3)
+        trainer(max_steps=3, limit_val_batches=0).fit(module, datamodule=data(project, "qa"))
+        return module.state_dict()
+
+    first, again, other = weights(0), weights(0), weights(1)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    # The data module has its own seed, so that nothing but dropout differs.
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_it_needs_a_data_module_of_ours(project: Project) -> None:
+    with pytest.raises(UserError, match="ContrastiveModule needs a TaskDataModule or a ProbeDataModule"):
+        trainer().validate(ContrastiveModule(str(project.base)), [[0]])

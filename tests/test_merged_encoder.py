@@ -1,0 +1,203 @@
+"""An encoder at a learnable position: what trains, what stays, what is written."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+from torch.func import functional_call
+from transformers import BertModel
+
+from modules import Slerp, TextEncoder
+from modules.merged_encoder import MergedEncoder
+from modules.position import Position
+from modules.st_folder import EncoderConfig
+from modules.task_vectors import gram_matrix, load_task_vectors
+from tests.test_encoder import tiny_decoder
+from tests.test_merging import METHODS, obvious_slerp
+from tests.tiny_encoder import tiny_encoder
+
+TEXTS = ["a red cat", "the dog runs", "query : the sky is blue a red ball runs the dog sits", "ball"]
+
+
+def shifted(encoder: TextEncoder, seed: int) -> TextEncoder:
+    """An expert: all trainable weights moved a little."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in encoder.parameters():
+            if weight.requires_grad:
+                weight += 0.1 * torch.randn(weight.shape, generator=generator)
+    return encoder
+
+
+def merged(
+    folder: Path, make: Callable[[], TextEncoder] = tiny_encoder, experts: int = 2, name: str = "slerp"
+) -> MergedEncoder:
+    folders = {}
+    for seed in range(experts):
+        folders[str(seed)] = str(folder / f"expert{seed}")
+        shifted(make(), seed).save(folders[str(seed)])
+    base = make()
+    vectors = load_task_vectors(base, folders)
+    return MergedEncoder(base, vectors, Position(METHODS[name][0], gram_matrix(vectors)))
+
+
+def flat(state: dict[str, Tensor], names: list[str]) -> np.ndarray:
+    return np.concatenate([state[name].detach().double().numpy().ravel() for name in names])
+
+
+def set_position(encoder: MergedEncoder, a: list[float], scale: float) -> None:
+    with torch.no_grad():
+        encoder.position.raw_a.copy_(torch.tensor(a).expm1().log())
+        encoder.position.raw_scale.copy_(torch.tensor([scale]).expm1().log())
+
+
+@pytest.mark.parametrize("experts", [2, 3, 5])
+@pytest.mark.parametrize("name", METHODS)
+def test_saved_weights_are_the_flat_formula(tmp_path: Path, name: str, experts: int) -> None:
+    encoder = merged(tmp_path, experts=experts, name=name)
+    a, scale = [0.4 + 0.5 * i for i in range(experts)], 0.8
+    set_position(encoder, a, scale)
+    encoder.save(str(tmp_path / "merged"))
+    base, *theirs = (
+        dict(TextEncoder.load(folder).named_parameters())
+        for folder in [saved_base(tmp_path), *(tmp_path / f"expert{i}" for i in range(experts)), tmp_path / "merged"]
+    )
+    names = list(base)
+    theta_0, *theta, found = (flat(state, names) for state in (base, *theirs))
+    method, obvious = METHODS[name]
+    vectors = np.stack(theta) - theta_0
+    expected = theta_0 + (scale if method.has_scale else 1.0) * obvious(vectors, a)
+    assert np.abs(found - expected).max() < 1e-6 * np.abs(expected).max()
+
+
+def saved_base(folder: Path) -> Path:
+    tiny_encoder().save(folder / "base")
+    return folder / "base"
+
+
+def test_a_step_moves_the_position_and_nothing_else(tmp_path: Path) -> None:
+    encoder = merged(tmp_path)
+    trained = {name for name, p in encoder.named_parameters() if p.requires_grad}
+    assert trained == {"position.raw_a", "position.raw_scale"}
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    optimizer = torch.optim.Adam(encoder.parameters(), lr=0.1)
+    embeddings = encoder(encoder.tokenize(TEXTS))
+    (embeddings @ embeddings.T).sum().backward()
+    optimizer.step()
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(value, before[name]) == (name not in trained)
+    assert all(p.grad is None for name, p in encoder.named_parameters() if name not in trained)
+
+
+def test_the_gradient_is_that_of_the_whole_formula(tmp_path: Path) -> None:
+    encoder = merged(tmp_path, experts=3).double()
+    features = encoder.tokenize(TEXTS)
+    direction = torch.randn(4, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    (encoder(features) * direction).sum().backward()
+    ours = encoder.position.raw_a.grad, encoder.position.raw_scale.grad
+    encoder.zero_grad()
+    c = encoder.position.coefficients()
+    weights = {
+        name: encoder.base.get_parameter(name) + torch.tensordot(c, v, 1)
+        for name, v in zip(encoder.names, encoder.vectors, strict=True)
+    }
+    (functional_call(encoder.base, weights, (features,)) * direction).sum().backward()
+    for gradient, p in zip(ours, (encoder.position.raw_a, encoder.position.raw_scale), strict=True):
+        assert gradient is not None
+        assert p.grad is not None
+        assert torch.allclose(gradient, p.grad, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("lower", [lambda m: m.to(torch.bfloat16), lambda m: m.bfloat16(), lambda m: m.half()])
+def test_the_position_stays_float32(tmp_path: Path, lower: Callable[[MergedEncoder], MergedEncoder]) -> None:
+    encoder = merged(tmp_path)
+    set_position(encoder, [1.0001, 0.9], 1.0003)
+    before = encoder.position.coefficients().detach()
+    lower(encoder)
+    assert {p.dtype for p in encoder.position.parameters()} == {torch.float32}
+    assert torch.equal(encoder.position.coefficients(), before)
+    assert encoder.vectors[0].dtype in (torch.bfloat16, torch.float16)
+
+
+def test_merged_weights_follow_the_coefficients_and_the_precision(tmp_path: Path) -> None:
+    encoder = merged(tmp_path)
+    first = encoder.encode(TEXTS)
+    set_position(encoder, [3.0, 0.2], 0.5)
+    second = encoder.encode(TEXTS)
+    assert (first - second).abs().max() > 1e-3
+    encoder.save(str(tmp_path / "second"))
+    assert torch.allclose(TextEncoder.load(tmp_path / "second").encode(TEXTS), second, atol=1e-6)
+    set_position(encoder, [1.0, 1.0], 1.0)
+    assert torch.allclose(encoder.encode(TEXTS), first, atol=1e-6)
+    encoder.bfloat16()
+    assert encoder(encoder.tokenize(TEXTS)).dtype == torch.bfloat16
+
+
+def test_weights_are_merged_once_a_position(tmp_path: Path) -> None:
+    encoder = merged(tmp_path)
+    c = encoder.position.coefficients().detach()
+    assert encoder._merge(c)[0] is encoder._merge(c.clone())[0]
+    assert encoder._merge(c)[0] is not encoder._merge(c + 1)[0]
+
+
+def test_training_goes_on_after_encoding_in_inference_mode(tmp_path: Path) -> None:
+    encoder = merged(tmp_path)
+    with torch.inference_mode():
+        expected = encoder.encode(TEXTS)
+    embeddings = encoder(encoder.tokenize(TEXTS))
+    assert torch.allclose(embeddings.detach(), expected, atol=1e-6)
+    embeddings.sum().backward()
+    assert encoder.position.raw_a.grad is not None
+
+
+def test_there_is_no_dropout(tmp_path: Path) -> None:
+    encoder = merged(tmp_path).train()
+    assert not any(module.training for module in encoder.modules())
+
+
+@pytest.mark.parametrize("make", [tiny_encoder, tiny_decoder])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])
+def test_sentence_transformers_loads_the_merge(tmp_path: Path, make: Callable[..., TextEncoder], pooling: str) -> None:
+    config = EncoderConfig(pooling, pooling != "cls", 8, {"query": "query : "}, "query")
+    encoder = merged(tmp_path, lambda: make(config=config))
+    set_position(encoder, [0.5, 2.0], 0.8)
+    encoder.save(str(tmp_path / "merged"))
+    theirs = SentenceTransformer(str(tmp_path / "merged"), device="cpu")
+    plain, prompted = (
+        torch.tensor(theirs.encode(TEXTS, **kind)) for kind in ({"prompt": ""}, {"prompt_name": "query"})
+    )
+    assert (encoder.encode(TEXTS) - plain).abs().max() < 1e-5
+    assert (encoder.encode(["query : " + text for text in TEXTS]) - prompted).abs().max() < 1e-5
+    assert (theirs.max_seq_length, theirs.default_prompt_name) == (8, "query")
+    assert TextEncoder.load(tmp_path / "merged").config == config
+
+
+def with_pooler() -> TextEncoder:
+    plain = tiny_encoder()
+    torch.manual_seed(0)
+    return TextEncoder(BertModel(plain.backbone.config), plain.tokenizer, plain.config)
+
+
+def test_an_untouched_pooler_is_carried(tmp_path: Path) -> None:
+    encoder = merged(tmp_path, with_pooler)
+    assert not any("pooler" in name for name in encoder.names)
+    assert encoder.base.get_parameter("backbone.pooler.dense.weight").any()
+    encoder(encoder.tokenize(TEXTS)).sum().backward()
+    assert encoder.position.raw_a.grad is not None
+    assert torch.isfinite(encoder.position.raw_a.grad).all()
+    encoder.save(str(tmp_path / "merged"))
+    loaded = TextEncoder.load(tmp_path / "merged")  # refuses NaN
+    for name in ("backbone.pooler.dense.weight", "backbone.pooler.dense.bias"):
+        assert torch.equal(loaded.get_parameter(name), encoder.base.get_parameter(name))
+
+
+def test_the_angle_is_taken_over_all_weights_at_once(tmp_path: Path) -> None:
+    encoder = merged(tmp_path)
+    vectors = np.concatenate([v.detach().double().flatten(1).numpy() for v in encoder.vectors], axis=1)
+    c = encoder.position.coefficients().detach().numpy()
+    assert isinstance(encoder.position.method, Slerp)
+    assert np.allclose(c @ vectors, obvious_slerp(vectors, [1.0, 1.0]), atol=1e-7)

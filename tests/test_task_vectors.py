@@ -1,0 +1,113 @@
+"""Task vectors: taken, measured, and refused where models do not fit."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertModel
+
+from modules import TextEncoder, UserError
+from modules.st_folder import EncoderConfig
+from modules.task_vectors import gram_matrix, load_task_vectors
+from tests.tiny_encoder import tiny_encoder
+
+
+def flat(encoder: TextEncoder) -> np.ndarray:
+    return np.concatenate([p.detach().double().numpy().ravel() for p in encoder.parameters()])
+
+
+def saved(encoder: TextEncoder, folder: Path) -> str:
+    encoder.save(folder)
+    return str(folder)
+
+
+def test_vectors_and_gram_are_those_of_the_concatenated_weights(tmp_path: Path) -> None:
+    base = tiny_encoder()
+    before = flat(base)
+    experts = [tiny_encoder(seed) for seed in (1, 2, 3)]
+    folders = {str(i): saved(expert, tmp_path / str(i)) for i, expert in enumerate(experts)}
+    vectors = load_task_vectors(base, folders)
+    expected = np.stack([flat(expert) - before for expert in experts])
+    found = torch.cat([v.flatten(1) for v in vectors.values()], dim=1).double().numpy()
+    kept = np.concatenate([expected[:, :0]] + [found])  # rows in the order of the experts
+    nonzero = expected[:, expected.any(0)]
+    assert np.allclose(kept[:, found.any(0)], nonzero, atol=1e-7)
+    assert np.allclose(gram_matrix(vectors).numpy(), expected @ expected.T, rtol=1e-6, atol=1e-6)
+    assert np.array_equal(flat(base), before)
+
+
+def test_parameters_that_no_expert_changed_are_left_out(tmp_path: Path) -> None:
+    expert = tiny_encoder()
+    name = "backbone.encoder.layer.0.output.dense.weight"
+    with torch.no_grad():
+        expert.get_parameter(name)[0, 0] += 1
+    vectors = load_task_vectors(
+        tiny_encoder(), {"one": saved(expert, tmp_path / "e"), "base": saved(tiny_encoder(), tmp_path / "b")}
+    )
+    assert list(vectors) == [name]
+    assert vectors[name][0].sum().item() == pytest.approx(1)
+    assert not vectors[name][1].any()
+
+
+def test_a_plain_checkpoint_is_read_as_the_base_is(tmp_path: Path) -> None:
+    expert = tiny_encoder(1)
+    expert.backbone.save_pretrained(tmp_path)
+    expert.tokenizer.save_pretrained(tmp_path)
+    config = EncoderConfig(pooling="cls", max_length=64)
+    assert load_task_vectors(tiny_encoder(config=config), {"plain": str(tmp_path)})
+
+
+def resized(**shape: int) -> TextEncoder:
+    expert = tiny_encoder()
+    torch.manual_seed(0)
+    other = type(expert.backbone.config)(**{**expert.backbone.config.to_dict(), **shape})
+    return TextEncoder(BertModel(other, add_pooling_layer=False), expert.tokenizer, expert.config)
+
+
+def with_word() -> TextEncoder:
+    """A word of the vocabulary renamed: all shapes stay."""
+    expert = tiny_encoder()
+    text = expert.tokenizer.backend_tokenizer.to_str().replace('"cat"', '"cow"')
+    expert.tokenizer = type(expert.tokenizer)(
+        tokenizer_object=type(expert.tokenizer.backend_tokenizer).from_str(text), pad_token="[PAD]", unk_token="[UNK]"
+    )
+    return expert
+
+
+def configured(**change: object) -> TextEncoder:
+    expert = tiny_encoder()
+    expert.config = replace(expert.config, **change)  # type: ignore[arg-type]
+    return expert
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: resized(num_hidden_layers=1),
+            r"lacks parameters of the base \(16\): backbone.encoder.layer.1.attention",
+        ),
+        (lambda: resized(num_hidden_layers=3), r"has parameters that the base lacks \(16\): backbone.encoder.layer.2."),
+        (lambda: resized(intermediate_size=8), r"other shapes.*layer.0.intermediate.dense.bias \(8,\) for \(32,\)"),
+        (lambda: resized(num_attention_heads=4), "has num_attention_heads 4, the base 2"),
+        (with_word, "has another vocabulary than the base"),
+        (lambda: configured(pooling="cls"), "has pooling 'cls', the base 'mean'"),
+        (lambda: configured(normalize=False), "has normalize False, the base True"),
+        (lambda: configured(prompts={"query": "query : "}), r"has prompts {'query': 'query : '}, the base {}"),
+        (lambda: configured(max_length=16), "has max_length 16, the base 32"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused(tmp_path: Path, make: Callable[[], TextEncoder], message: str) -> None:
+    folder = saved(make(), tmp_path)
+    with pytest.raises(UserError, match=message) as error:
+        load_task_vectors(tiny_encoder(), {"qa": folder})
+    assert str(error.value).startswith(f"expert 'qa' ({folder}) has") or "lacks" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_expert_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="model '.*/missing' not found"):
+        load_task_vectors(tiny_encoder(), {"qa": str(tmp_path / "missing")})
