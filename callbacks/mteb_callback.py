@@ -45,7 +45,9 @@ class MtebCallback(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate and log. Every process enters, since the texts are shared out over them."""
         due = (trainer.current_epoch + 1) % self.every_n_epochs == 0 or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
-        if not due or not self._loaded:
+        # An epoch that was broken off by a signal ends here too, and its user does not want to wait.
+        whole = trainer.is_last_batch or trainer.global_step == trainer.max_steps
+        if not due or not whole or not self._loaded:
             return
         encoder = MtebEncoder(pl_module.encoder, revision=f"step-{trainer.global_step}")  # type: ignore[arg-type]
         scores = evaluate_tasks(encoder, self._loaded, batch_size=self.batch_size)

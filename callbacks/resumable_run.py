@@ -18,8 +18,8 @@ class ResumableRun(Callback):
 
     The first Ctrl-C or SIGTERM lets the running optimiser step end, and the validation that follows it if one does,
     saves, and stops all processes; a second Ctrl-C stops at once. After `Trainer.fit`, call `raise_if_interrupted`.
-    The state of the random numbers is part of the checkpoint, so a run that was stopped ends with the same weights as
-    one that was not.
+    The state of the CPU's random numbers is part of the checkpoint, so a run on one CPU process that was stopped ends
+    with the same weights as one that was not; on GPUs, and with several processes, dropout goes on with other numbers.
 
     Args:
         folder: where the checkpoint is kept.

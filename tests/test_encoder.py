@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.models import Dense
 from transformers import LlamaConfig, LlamaModel
 
 from modules import TextEncoder, UserError
@@ -104,3 +105,66 @@ def test_encoding_does_not_depend_on_order_or_batch_size() -> None:
     one = encoder.encode(TEXTS, batch_size=1)
     assert torch.allclose(encoder.encode(TEXTS[::-1], batch_size=4).flip(0), one, atol=1e-6)
     assert encoder.training
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
+    encoder = tiny_encoder()
+    with torch.no_grad():
+        encoder.get_parameter("backbone.encoder.layer.0.output.dense.bias")[3] = value
+    encoder.save(tmp_path)
+    with pytest.raises(UserError, match=r"NaN or infinite weights in 1 tensors: .*layer\.0\.output\.dense\.bias"):
+        TextEncoder.load(tmp_path)
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    tiny_encoder().save(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="cannot be loaded") as error:
+        TextEncoder.load(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_dense_module_is_refused(tmp_path: Path) -> None:
+    tiny_encoder().save(tmp_path / "plain")
+    model = SentenceTransformer(str(tmp_path / "plain"), device="cpu")
+    SentenceTransformer(modules=[*list(model)[:2], Dense(16, 4)], device="cpu").save(str(tmp_path / "dense"))
+    with pytest.raises(UserError, match="modules Transformer > Pooling > Dense are not supported"):
+        TextEncoder.load(tmp_path / "dense")
+
+
+@pytest.mark.parametrize("mode", ["max", "weightedmean", "mean_sqrt_len_tokens"])
+def test_a_pooling_we_do_not_have_is_refused(tmp_path: Path, mode: str) -> None:
+    tiny_encoder().save(tmp_path)
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": mode}))
+    with pytest.raises(UserError, match=f"pooling {mode} is not supported"):
+        TextEncoder.load(tmp_path)
+    with pytest.raises(UserError, match=f"pooling '{mode}' is unknown"):
+        pool(torch.zeros(1, 2, 3), torch.ones(1, 2), mode)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])
+def test_what_sentence_transformers_writes_is_read(tmp_path: Path, pooling: str) -> None:
+    config = EncoderConfig(pooling, True, 8, {"query": "query : "}, "query")
+    tiny_encoder(config=config).save(tmp_path / "ours")
+    theirs = SentenceTransformer(str(tmp_path / "ours"), device="cpu")
+    theirs.save(str(tmp_path / "theirs"))
+    loaded = TextEncoder.load(tmp_path / "theirs")
+    assert loaded.config == config
+    assert (loaded.encode(TEXTS) - torch.tensor(theirs.encode(TEXTS, prompt=""))).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])
+def test_padding_does_not_change_a_decoder_s_embedding(pooling: str, side: str) -> None:
+    encoder = tiny_decoder(EncoderConfig(pooling, max_length=32))
+    alone = encoder.encode(TEXTS, batch_size=1)
+    encoder.tokenizer.padding_side = side
+    assert (encoder.encode(TEXTS, batch_size=4) - alone).abs().max() < 1e-5
+
+
+def test_a_tighter_limit_truncates_and_a_looser_one_does_not_extend() -> None:
+    encoder = tiny_encoder(config=EncoderConfig(max_length=6))
+    text = "the sky is blue a red ball"
+    lengths = [encoder.tokenize([text], limit)["input_ids"].shape[1] for limit in (None, 4, 100)]
+    assert lengths == [6, 4, 6]

@@ -145,3 +145,51 @@ def test_a_position_stays_float32() -> None:
     position.to(torch.bfloat16)
     assert position.raw_a.dtype == torch.float32
     assert torch.equal(position.raw_a, before)
+
+
+@pytest.mark.parametrize("experts", [2, 3, 5])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_position_has_the_gradient_of_the_flat_version(name: str, experts: int) -> None:
+    method, obvious = METHODS[name]
+    vectors, direction = flat_vectors(experts), np.random.default_rng(3).normal(size=200)
+    position = Position(method, gram_of(vectors))
+    with torch.no_grad():
+        position.raw_a.copy_(torch.linspace(-0.5, 1.5, experts))
+        position.raw_scale.fill_(0.3)
+    raw = [float(x) for x in position.raw_a] + [float(position.raw_scale)]
+
+    def value(numbers: list[float]) -> float:
+        *a, scale = (math.log1p(math.exp(x)) for x in numbers)
+        return float(obvious(vectors, a) @ direction) * (scale if method.has_scale else 1.0)
+
+    step = 1e-6
+    expected = [
+        (value([*raw[:i], x + step, *raw[i + 1 :]]) - value([*raw[:i], x - step, *raw[i + 1 :]])) / (2 * step)
+        for i, x in enumerate(raw)
+    ]
+    (position.coefficients() @ torch.tensor(vectors @ direction)).backward()
+    assert position.raw_a.grad is not None
+    assert np.allclose(position.raw_a.grad, expected[:-1], rtol=1e-5, atol=1e-5)
+    if position.raw_scale.grad is None:
+        assert not method.has_scale
+    else:
+        assert float(position.raw_scale.grad) == pytest.approx(expected[-1], rel=1e-5)
+
+
+@pytest.mark.parametrize("case", ["identical", "zero", "first zero", "parallel", "antiparallel"])
+def test_degenerate_vectors_take_the_linear_limit(case: str) -> None:
+    vectors = degenerate()[case][:2]
+    a = torch.tensor([0.5, 1.5], dtype=torch.float64, requires_grad=True)
+    c = Slerp().coefficients(a, gram_of(vectors))
+    assert c.tolist() == pytest.approx([0.25, 0.75])
+    (gradient,) = torch.autograd.grad(c[1], a)
+    assert gradient.tolist() == pytest.approx([-1.5 / 4, 0.5 / 4])  # of a_2 / (a_1 + a_2)
+
+
+def test_a_small_angle_is_close_to_the_linear_limit() -> None:
+    u, v, _ = flat_vectors(3)
+    a = torch.tensor([0.5, 1.5], dtype=torch.float64, requires_grad=True)
+    c = Slerp().coefficients(a, gram_of(np.stack([u, u + 1e-5 * v])))
+    (gradient,) = torch.autograd.grad(c[1], a)
+    assert c.tolist() == pytest.approx([0.25, 0.75], abs=1e-5)
+    assert gradient.tolist() == pytest.approx([-1.5 / 4, 0.5 / 4], abs=1e-4)
