@@ -147,7 +147,7 @@ def test_rows_of_another_process_are_looked_up_by_their_column() -> None:
         own = torch.arange(5)[rows]
         excluded = same_text_mask(ids[rows], ids, candidate_ids, own)
         parts.append(info_nce(columns[0][rows], columns[1], own, excluded, TEMPERATURE) * len(own))
-    assert (sum(parts) / 5).item() == pytest.approx(our_info_nce(*columns).item(), rel=1e-12)
+    assert torch.stack(parts).sum().item() / 5 == pytest.approx(our_info_nce(*columns).item(), rel=1e-12)
 
 
 def test_a_label_seen_once_teaches_nothing_of_itself() -> None:

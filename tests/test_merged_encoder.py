@@ -1,6 +1,6 @@
 """An encoder at a learnable position: what trains, what stays, what is written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ def shifted(encoder: TextEncoder, seed: int) -> TextEncoder:
     with torch.no_grad():
         for weight in encoder.parameters():
             if weight.requires_grad:
-                weight += 0.1 * torch.randn(weight.shape, generator=generator)
+                weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
     return encoder
 
 
@@ -45,7 +45,7 @@ def merged(
     return MergedEncoder(base, vectors, Position(METHODS[name][0], gram_matrix(vectors)))
 
 
-def flat(state: dict[str, Tensor], names: list[str]) -> np.ndarray:
+def flat(state: Mapping[str, Tensor], names: list[str]) -> np.ndarray:
     return np.concatenate([state[name].detach().double().numpy().ravel() for name in names])
 
 
@@ -167,9 +167,8 @@ def test_sentence_transformers_loads_the_merge(tmp_path: Path, make: Callable[..
     set_position(encoder, [0.5, 2.0], 0.8)
     encoder.save(str(tmp_path / "merged"))
     theirs = SentenceTransformer(str(tmp_path / "merged"), device="cpu")
-    plain, prompted = (
-        torch.tensor(theirs.encode(TEXTS, **kind)) for kind in ({"prompt": ""}, {"prompt_name": "query"})
-    )
+    plain = torch.tensor(theirs.encode(TEXTS, prompt=""))
+    prompted = torch.tensor(theirs.encode(TEXTS, prompt_name="query"))
     assert (encoder.encode(TEXTS) - plain).abs().max() < 1e-5
     assert (encoder.encode(["query : " + text for text in TEXTS]) - prompted).abs().max() < 1e-5
     assert (theirs.max_seq_length, theirs.default_prompt_name) == (8, "query")
@@ -178,6 +177,7 @@ def test_sentence_transformers_loads_the_merge(tmp_path: Path, make: Callable[..
 
 def with_pooler() -> TextEncoder:
     plain = tiny_encoder()
+    assert isinstance(plain.backbone, BertModel)
     torch.manual_seed(0)
     return TextEncoder(BertModel(plain.backbone.config), plain.tokenizer, plain.config)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import BertModel
+from transformers import BertConfig, BertModel
 
 from modules import TextEncoder, UserError
 from modules.st_folder import EncoderConfig
@@ -61,7 +61,7 @@ def test_a_plain_checkpoint_is_read_as_the_base_is(tmp_path: Path) -> None:
 def resized(**shape: int) -> TextEncoder:
     expert = tiny_encoder()
     torch.manual_seed(0)
-    other = type(expert.backbone.config)(**{**expert.backbone.config.to_dict(), **shape})
+    other = BertConfig(**{**expert.backbone.config.to_dict(), **shape})
     return TextEncoder(BertModel(other, add_pooling_layer=False), expert.tokenizer, expert.config)
 
 
