@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from modules.errors import UserError
 from modules.task_batch import Features
 
 
@@ -31,7 +32,12 @@ def encode_texts(
 
     Returns:
         ``[len(texts), dim]``, float32, on the CPU.
+
+    Raises:
+        UserError: there are no texts.
     """
+    if not texts:
+        raise UserError("there are no texts to embed")
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
     training = encoder.training
     encoder.eval()

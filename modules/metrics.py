@@ -53,7 +53,8 @@ class TaskMetrics(nn.Module):
         kept = right.any(1)  # a row without a right text (a label seen once in the batch) has no rank
         similarity, right, wrong = similarity[kept], right[kept], wrong[kept]
         best_right = similarity.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
-        rank = ((similarity > best_right) & wrong).sum(1) + 1
+        # A tie counts against the model: one that maps all texts to one point has found nothing.
+        rank = ((similarity >= best_right) & wrong).sum(1) + 1
         values = (rank == 1).float(), 1 / rank, similarity[right], similarity[wrong]
         for metric, value in zip(self.ranking.values(), values, strict=True):
             assert isinstance(metric, Metric)

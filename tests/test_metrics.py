@@ -38,7 +38,7 @@ def test_ranking_of_pairs() -> None:
     assert found["recall@1"] == pytest.approx(1.0)
     swapped = compute("infonce", batch("infonce", [[1, 2, 3], [4, 5, 6]]), axes, positives[[2, 1, 0]])
     assert swapped["recall@1"] == pytest.approx(1 / 3)
-    assert swapped["mrr"] == pytest.approx((1 / 3 + 1 + 1 / 2) / 3)
+    assert swapped["mrr"] == pytest.approx((1 / 3 + 1 + 1 / 3) / 3)
 
 
 def test_equal_texts_are_not_wrong() -> None:
@@ -62,7 +62,7 @@ def naive_ranking(similarity: list[list[float]], right: list[set[int]], left_out
         if not good:
             continue
         wrong = [value for column, value in enumerate(row) if column not in good | ignored]
-        ranks.append(1 + sum(value > max(row[column] for column in good) for value in wrong))
+        ranks.append(1 + sum(value >= max(row[column] for column in good) for value in wrong))
         positive += [row[column] for column in good]
         negative += wrong
     return {
@@ -113,3 +113,9 @@ def test_batches_count_by_their_rows_and_an_epoch_starts_anew() -> None:
     assert metrics.compute()["loss"].item() == pytest.approx(2.5)
     metrics.update(TaskOutput(torch.tensor(7.0), [torch.eye(2)] * 2), batch("infonce", [[1, 2], [3, 4]]))
     assert metrics.compute()["loss"].item() == 7.0
+
+
+def test_a_collapsed_model_has_found_nothing() -> None:
+    same = torch.ones(4, 3)
+    found = compute("infonce", batch("infonce", [[1, 2, 3, 4], [5, 6, 7, 8]]), same, same)
+    assert (found["recall@1"], found["mrr"]) == (0.0, 0.25)
