@@ -11,7 +11,7 @@ class CoefficientTrace(Callback):
     """Writes the position of a ``MergeModule`` at the start and after every optimiser step.
 
     - to the trainer's loggers, whatever ``log_every_n_steps`` says: ``coefficient/<expert>``, the factor of the
-      expert's task vector, and ``scale``;
+      expert's task vector, and ``scale`` (of several groups, of each);
     - to ``coefficients.csv``: ``step`` and every entry of ``pl_module.describe_position()``. A resumed run goes on
       where its checkpoint was written. ``fast_dev_run`` writes no file.
 
@@ -48,9 +48,11 @@ class CoefficientTrace(Callback):
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             with self._path(trainer).open("a", newline="") as file:
                 csv.writer(file).writerow([self._step, *position.values()])
-        metrics = {f"coefficient/{key[2:]}": value for key, value in position.items() if key.startswith("c/")}
+        metrics = {
+            key.replace("c/", "coefficient/", 1): value for key, value in position.items() if not key.startswith("a/")
+        }
         for logger in trainer.loggers:
-            logger.log_metrics({**metrics, "scale": position["scale"]}, step=self._step)
+            logger.log_metrics(metrics, step=self._step)
 
     def _path(self, trainer: Trainer) -> Path:
         return Path(self.folder or trainer.default_root_dir) / self.FILE

@@ -194,3 +194,25 @@ class ResumableLoader(BatchLoader):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a position."""
         self.batches.load_state_dict(state)
+
+
+class WholeEpochLoader:
+    """Hands out all batches of a loader's first epoch as one list, in every epoch the same.
+
+    Args:
+        loader: at its start.
+    """
+
+    def __init__(self, loader: BatchLoader) -> None:
+        self._loader = loader
+        self._epoch: list[TaskBatch] = []
+
+    def __len__(self) -> int:
+        """One."""
+        return 1
+
+    def __iter__(self) -> Iterator[list[TaskBatch]]:
+        """The list; batches are made once."""
+        if not self._epoch:
+            self._epoch = list(self._loader)
+        yield self._epoch

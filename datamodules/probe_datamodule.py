@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from datamodules.batching import ResumableLoader, apportion
+from datamodules.batching import ResumableLoader, WholeEpochLoader, apportion
 from datamodules.splits import SplitTask
 from datamodules.task_data import TaskData
 from datamodules.task_datamodule import SplitDataModule, split_tasks
@@ -73,10 +73,15 @@ class ProbeDataModule(SplitDataModule):
         weights = self._weights(names)
         return {name: weight / sum(weights) for name, weight in zip(names, weights, strict=True)}
 
-    def train_dataloader(self) -> ResumableLoader:
-        """Batches in proportion to the weights; processes take them in turn."""
+    def train_dataloader(self) -> ResumableLoader | WholeEpochLoader:
+        """Batches in proportion to the weights; processes take them in turn.
+
+        For a module that asks for the ``full_probe``, an epoch is one list of all of them, the same in every epoch.
+        """
         weights = self._weights(list(self.task_losses))
-        return self._training_loader([split.probe for split in self.splits], weights, mode="batches")
+        loader = self._training_loader([split.probe for split in self.splits], weights, mode="batches")
+        full_probe = self.trainer is not None and getattr(self.trainer.lightning_module, "full_probe", False)
+        return WholeEpochLoader(loader) if full_probe else loader
 
     def _balanced(self, total: int, names: list[str]) -> dict[str, int]:
         return dict(zip(names, apportion(total, self._weights(names)), strict=True))

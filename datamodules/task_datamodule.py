@@ -1,18 +1,18 @@
 """Batches to train an expert or a joint model on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import cast
 
 from lightning import LightningDataModule
 
-from datamodules.batching import BatchLoader, Mode, OneTaskBatches, ResumableLoader, evaluation_batches
+from datamodules.batching import BatchLoader, Mode, OneTaskBatches, ResumableLoader, apportion, evaluation_batches
 from datamodules.collate import Collator, Tokenize
 from datamodules.splits import SplitTask, load_tasks
 from datamodules.task_data import TaskData
 from datamodules.text_sources import DataSource
 from modules.errors import UserError
-from modules.task_batch import Features
+from modules.task_batch import Features, TaskBatch
 
 
 class SplitDataModule(LightningDataModule):
@@ -127,3 +127,17 @@ def split_tasks(
         return splits
     sources = [task for task in tasks if isinstance(task, DataSource)]
     return list(load_tasks(sources, probe_size=probe_size, validation_size=validation_size, seed=seed).values())
+
+
+def first_batches(data: Sequence[TaskData], rows: int, batch_size: int, tokenize: Tokenize) -> Iterator[TaskBatch]:
+    """One pass over the first rows of data sets, each batch of one of them.
+
+    Args:
+        data: the data sets.
+        rows: of all together, in proportion to their sizes; all rows if there are no more.
+        batch_size: rows of a batch, at most.
+        tokenize: texts -> padded token ids.
+    """
+    sizes = [len(task) for task in data]
+    for task, size in zip(data, apportion(min(rows, sum(sizes)), sizes), strict=True):
+        yield from BatchLoader(evaluation_batches(size, batch_size) if size else [], Collator([task], tokenize))

@@ -13,6 +13,7 @@ verbs:
   validate   loss of a position on the probe-validation rows
   test       scores of the run's model, a checkpoint or a folder on the recipe's MTEB tasks
   predict    embeddings of a text file, as safetensors
+  merge      merge model folders or LoRA adapters on disk, without training: python -m lightning_app merge --help
 
 A recipe is a YAML file, or the name of a packaged one: {recipes}.
 Without --config the recipe is quickstart, which needs no network. Any key can be given on the command line:
@@ -20,7 +21,7 @@ Without --config the recipe is quickstart, which needs no network. Any key can b
   python -m lightning_app fit --config quickstart --print_config
 All keys of a verb: python -m lightning_app VERB --help"""
 
-VERBS = ("fit", "validate", "test", "predict")
+VERBS = ("fit", "validate", "test", "predict", "merge")
 
 
 def main(arguments: list[str]) -> int:
@@ -28,6 +29,8 @@ def main(arguments: list[str]) -> int:
     # Tokenizers' own threads and forked data loading workers do not go together.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    if arguments[:1] == ["merge"]:
+        return _merge(arguments[1:])
     from callbacks.resumable_run import Interrupted
     from modules.errors import UserError
 
@@ -42,6 +45,22 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on with the stages that are left", file=sys.stderr)
         return 130
+
+
+def _merge(arguments: list[str]) -> int:
+    """The one verb that waits neither for transformers nor for Lightning."""
+    from lightning_app.merge import main as merge
+    from modules.errors import UserError
+
+    try:
+        merge(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; nothing was written", file=sys.stderr)
+        return 130
+    return 0
 
 
 def _run(arguments: list[str]) -> int:

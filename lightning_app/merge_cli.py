@@ -15,8 +15,8 @@ from lightning_app.parser import instantiate
 from lightning_app.pipeline import MergeSettings, Pipeline
 from lightning_app.recipe import ExpertRecipe
 from lightning_app.stages import Stage
-from modules import Expert, MergeMethod, MergeModule, UserError
-from modules.merge_module import merge_order
+from modules import Expert, MergeMethod, MergeModule, Search, Slerp, UserError
+from modules.experts import merge_order
 
 NAME = "self_positioning"
 """The learned merge of the recipe, in the table and in TensorBoard."""
@@ -44,6 +44,7 @@ class MergeCLI(AppCLI):
                 self._run_or_refuse(model.stage)
         experts = self.pipeline.expert_folders()
         self.section.model.experts = {name: Namespace(path=e.path, recipe=None) for name, e in experts.items()}
+        self.pipeline.collect_statistics(self.method)
         method = self.section.model.method
         content = method.as_dict() if isinstance(method, Namespace) else {"class_path": "slerp"}
         return self.pipeline.position_stage(content, self._train, NAME)
@@ -85,11 +86,19 @@ class MergeCLI(AppCLI):
             experts=(dict[str, Expert], section.model.experts),
             tasks=(list[DataSource] | None, section.data.tasks),
             method=(MergeMethod | None, section.model.method),
+            search=(Search | None, section.model.search),
         )
-        if objects.method is not None:
-            merge_order(objects.method, list(objects.experts))  # what is wrong with it shows before training
+        self.method: MergeMethod = objects.method or Slerp()
+        merge_order(self.method, list(objects.experts))  # what is wrong with it shows before training
         options = {k: v for k, v in section.model.as_dict().items() if k not in ("base", "experts", "method")}
         probe = {k: v for k, v in section.data.as_dict().items() if k != "tasks"}
         return MergeSettings(
-            section.model.base, objects.experts, options, probe, objects.tasks, objects.recipes, section.baselines
+            section.model.base,
+            objects.experts,
+            options,
+            objects.search,
+            probe,
+            objects.tasks,
+            objects.recipes,
+            section.baselines,
         )

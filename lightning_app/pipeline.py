@@ -3,25 +3,56 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from modules.statistics import collect_statistics
 
 from callbacks import CoefficientTrace, ResumableRun
 from datamodules import DataSource, ProbeDataModule, SplitTask, TaskData, TaskDataModule, load_tasks
+from datamodules.task_datamodule import first_batches
 from lightning_app.model import Model
 from lightning_app.recipe import ExpertRecipe, joint_recipe
 from lightning_app.stages import Stage, StageGraph, is_main_process
 from lightning_app.trainers import TrainerFactory
-from modules import Average, ContrastiveModule, Expert, MergeMethod, MergeModule, Slerp, TaskArithmetic, UserError
+from modules import (
+    Average,
+    ContrastiveModule,
+    Expert,
+    Fisher,
+    MergeMethod,
+    MergeModule,
+    MultiSlerp,
+    RegMean,
+    Search,
+    Slerp,
+    SphericalMean,
+    TaskArithmetic,
+    TextEncoder,
+    Ties,
+    UserError,
+)
+from modules.gather import barrier
 
-FIXED_MERGES: dict[str, type[MergeMethod]] = {"average": Average, "slerp": Slerp}
+FIXED_MERGES: dict[str, type[MergeMethod]] = {
+    "average": Average,
+    "slerp": Slerp,
+    "spherical_mean": SphericalMean,
+    "multi_slerp": MultiSlerp,
+    "ties": Ties,
+    "fisher": Fisher,
+    "reg_mean": RegMean,
+}
 """Baselines that merge with equal coefficients and scale 1."""
 
-LEARNED_MERGES: dict[str, type[MergeMethod]] = {"learned_linear": TaskArithmetic}
-"""Baselines that learn their coefficients as the position does."""
+LEARNED_MERGES: dict[str, tuple[type[MergeMethod], dict[str, Any]]] = {
+    "learned_linear": (TaskArithmetic, {"granularity": "model"}),
+    "learned_layerwise": (TaskArithmetic, {"granularity": "layer"}),
+}
+"""Baselines that learn their coefficients as the position does: method, and what differs from the recipe's model."""
 
 BASELINES = ("base", "experts", "joint", *FIXED_MERGES, *LEARNED_MERGES)
 """What ``baselines`` may list."""
@@ -33,7 +64,8 @@ class MergeSettings:
 
     base: str
     experts: dict[str, Expert]
-    options: dict[str, Any]  # the other arguments of MergeModule, ``method`` aside
+    options: dict[str, Any]  # the other arguments of MergeModule, ``method`` and ``search`` as plain values
+    search: Search | None
     probe: dict[str, Any]  # the arguments of ProbeDataModule, ``tasks`` aside
     probe_sources: list[DataSource] | None
     recipes: dict[str, ExpertRecipe]
@@ -115,18 +147,21 @@ class Pipeline:
             for name, share in _normalised({name: source.share for name, source in group.items()}).items()
         }
 
-    def position_stage(self, method: dict[str, Any], train: Callable[[Path], None], name: str) -> Stage:
+    def position_stage(
+        self, method: dict[str, Any], train: Callable[[Path], None], name: str, options: dict[str, Any] | None = None
+    ) -> Stage:
         """A stage that learns a position.
 
         Args:
             method: the merge method, as JSON.
             train: trains in a folder, and saves the model in ``model`` there.
             name: of the stage.
+            options: arguments of MergeModule that differ from the recipe's.
         """
         data = {task.name: [task.probe.fingerprint(), task.validation.fingerprint()] for task in self.probe_tasks()}
         content = {
             **self._merge_content(method),
-            "options": self.settings.options,
+            "options": self.settings.options | (options or {}),
             "probe": self.settings.probe | {"task_weights": self.probe_weights()},
             "data": data,
             "trainer": self.trainers.settings(lengths=True),
@@ -261,24 +296,55 @@ class Pipeline:
 
     def _merge_baseline(self, name: str) -> Model:
         if name in FIXED_MERGES:
-            method = FIXED_MERGES[name]
-            return Model(name, stage=self._fixed_merge_stage(name, method()))
-        return Model(name, stage=self._learned_merge_stage(name, LEARNED_MERGES[name]()))
+            return Model(name, stage=self._fixed_merge_stage(name, FIXED_MERGES[name]()))
+        return Model(name, stage=self._learned_merge_stage(name))
 
     def _fixed_merge_stage(self, name: str, method: MergeMethod) -> Stage:
         def merge(folder: Path) -> None:
+            self.collect_statistics(method)
             if is_main_process():
-                self._merge_module(method).save(folder / "model")
+                self._merge_module(method, granularity="model").save(folder / "model")
 
         return Stage("merge", name, self._merge_content({"class_path": name}), merge, self._expert_stages())
 
-    def _learned_merge_stage(self, name: str, method: MergeMethod) -> Stage:
+    def _learned_merge_stage(self, name: str) -> Stage:
+        method, options = LEARNED_MERGES[name]
+
         def train(folder: Path) -> None:
             callbacks = [ResumableRun(folder), CoefficientTrace(folder)]
             trainer = self.trainers.make(name, callbacks, num_sanity_val_steps=0)
-            self.train_position(folder, self._merge_module(method), trainer, self.probe_data())
+            self.train_position(folder, self._merge_module(method(), **options), trainer, self.probe_data())
 
-        return self.position_stage({"class_path": name}, train, name)
+        return self.position_stage({"class_path": name}, train, name, options)
+
+    def collect_statistics(self, method: MergeMethod) -> None:
+        """Collect what a method needs of every expert's own training rows, beside the expert, if it is not there.
+
+        Raises:
+            UserError: an expert is a folder, so its rows are not known.
+        """
+        if method.statistics is None:
+            return
+        for name, expert in self.settings.experts.items():
+            if expert.recipe is None:
+                raise UserError(
+                    f"{type(method).__name__} needs the training rows of expert '{name}', which is a folder"
+                )
+            if is_main_process():
+                recipe = self.recipes[expert.recipe]
+                folder = self.experts[name].folder(self.graph)
+                encoder = TextEncoder.load(folder).to(self.trainers.device)
+                parts = [task.expert for task in self._recipe_tasks(recipe, expert.recipe)]
+                batches = partial(
+                    first_batches,
+                    parts,
+                    method.rows,
+                    recipe.batch_size,
+                    partial(encoder.tokenize, max_length=recipe.max_length),
+                )
+                fingerprint = "-".join([str(method.rows), *(part.fingerprint() for part in parts)])
+                collect_statistics(method.statistics, encoder, folder, batches, fingerprint=fingerprint)
+            barrier()
 
     def train_position(self, folder: Path, module: MergeModule, trainer: Trainer, data: LightningDataModule) -> None:
         """Train a position and save what came of it: the model, a checkpoint, the numbers.
@@ -294,11 +360,17 @@ class Pipeline:
         trainer.save_checkpoint(folder / "last.ckpt", weights_only=True)
         if trainer.is_global_zero:
             module.save(folder / "model")
-            found = {"objective": module.best["objective"], "position": module.describe_position()}
+            found = {
+                "objective": module.best["objective"],
+                "passes": module.passes,
+                "history": module.history,
+                "position": module.describe_position(),
+            }
             (folder / "position.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
-    def _merge_module(self, method: MergeMethod) -> MergeModule:
-        return MergeModule(self.settings.base, self.expert_folders(), method=method, **self.settings.options)
+    def _merge_module(self, method: MergeMethod, **options: Any) -> MergeModule:
+        arguments = self.settings.options | {"method": method, "search": self.settings.search} | options
+        return MergeModule(self.settings.base, self.expert_folders(), **arguments)
 
     def _merge_content(self, method: dict[str, Any]) -> dict[str, Any]:
         given = [model.identity() for model in self.experts.values()]

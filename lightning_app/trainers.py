@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
@@ -79,6 +80,11 @@ class TrainerFactory:
         run.raise_if_interrupted()
         if trainer.is_global_zero:
             Path(run.path).unlink(missing_ok=True)
+
+    @property
+    def device(self) -> torch.device:
+        """Where a process of these Trainers computes."""
+        return self.make("device", [], logger=False).strategy.root_device
 
     def seed_stage(self) -> None:
         """Set all random numbers to the recipe's seed."""

@@ -1,22 +1,81 @@
-"""Tensor maths, nn.Modules and LightningModules of the merge; needs neither datasets, mteb nor jsonargparse."""
+"""Tensor maths, nn.Modules and LightningModules of the merge; needs neither datasets, mteb nor jsonargparse.
 
-from modules.contrastive_module import ContrastiveModule
-from modules.encoder import TextEncoder
-from modules.errors import UserError
-from modules.merge_module import Expert, MergeModule
-from modules.merging import Average, MergeMethod, Slerp, TaskArithmetic
-from modules.task_batch import LossConfig, TaskBatch
+Names are imported when they are first used: merging files must not wait for transformers and Lightning.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modules.contrastive_module import ContrastiveModule
+    from modules.encoder import TextEncoder
+    from modules.errors import UserError
+    from modules.experts import Expert
+    from modules.merge_module import MergeModule
+    from modules.merging import (
+        Average,
+        Dare,
+        Fisher,
+        MergeMethod,
+        MultiSlerp,
+        RegMean,
+        Slerp,
+        SphericalMean,
+        TaskArithmetic,
+        Ties,
+    )
+    from modules.search import Adam, Bfgs, CmaEs, Search
+    from modules.task_batch import LossConfig, TaskBatch
+
+_HOMES = {
+    "contrastive_module": ("ContrastiveModule",),
+    "encoder": ("TextEncoder",),
+    "errors": ("UserError",),
+    "experts": ("Expert",),
+    "merge_module": ("MergeModule",),
+    "merging": (
+        "Average",
+        "Dare",
+        "Fisher",
+        "MergeMethod",
+        "MultiSlerp",
+        "RegMean",
+        "Slerp",
+        "SphericalMean",
+        "TaskArithmetic",
+        "Ties",
+    ),
+    "search": ("Adam", "Bfgs", "CmaEs", "Search"),
+    "task_batch": ("LossConfig", "TaskBatch"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Adam",
     "Average",
+    "Bfgs",
+    "CmaEs",
     "ContrastiveModule",
+    "Dare",
     "Expert",
+    "Fisher",
     "LossConfig",
     "MergeMethod",
     "MergeModule",
+    "MultiSlerp",
+    "RegMean",
+    "Search",
     "Slerp",
+    "SphericalMean",
     "TaskArithmetic",
     "TaskBatch",
     "TextEncoder",
+    "Ties",
     "UserError",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"modules.{_HOME[name]}"), name)

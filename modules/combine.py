@@ -1,22 +1,29 @@
-"""The one kernel of merging: ``theta_0 + sum_i c_i V_i``, and its gradient.
+"""The one kernel of merging: ``theta_0 + V``, with ``V`` made of task vectors and coefficients, and its gradient.
 
 Every route that makes merged weights, learned or written to files, calls `combine`, so all give the same bits.
+
+``V = sum_i c_i V_i``; or, with an importance ``F_i`` for every entry, the weighted mean of the entry over the experts,
+as long as the coefficients say: ``V = S * sum_i c_i F_i V_i / sum_i |c_i| F_i`` with ``S = sum_i |c_i|``. With equal
+importances the second is the first. Entries of no importance in any expert take the first.
+
 Shapes: N experts.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def combine(base: Tensor, vectors: Tensor, coefficients: Tensor) -> Tensor:
+def combine(base: Tensor, vectors: Iterable[Tensor], coefficients: Tensor, importance: Tensor | None = None) -> Tensor:
     """Merge one tensor, accumulating in float32 or better; no gradient is recorded.
 
     Args:
         base: theta_0, any shape.
         vectors: ``[N, *base.shape]``, the experts' task vectors.
         coefficients: ``[N]``.
+        importance: ``[N, *base.shape]``, not negative; None: the vectors are added up.
 
     Returns:
         The merged tensor, in the dtype of `base`.
@@ -24,39 +31,79 @@ def combine(base: Tensor, vectors: Tensor, coefficients: Tensor) -> Tensor:
     with torch.no_grad():
         accumulator = torch.promote_types(base.dtype, torch.float32)
         merged = base.to(accumulator, copy=True)
-        for vector, coefficient in zip(vectors, coefficients.to(merged), strict=True):
-            merged.addcmul_(vector.to(accumulator), coefficient)
-        return merged.to(base.dtype)
+        c = coefficients.to(merged)
+        if importance is not None:
+            mean, total = _weighted_mean(vectors, c, importance)
+            plain = _sum(vectors, c, torch.zeros_like(merged))
+            return merged.add_(torch.where(total > 0, c.abs().sum() * mean, plain)).to(base.dtype)
+        return _sum(vectors, c, merged).to(base.dtype)
+
+
+def _sum(vectors: Iterable[Tensor], c: Tensor, start: Tensor) -> Tensor:
+    for vector, coefficient in zip(vectors, c, strict=True):
+        start.addcmul_(vector.to(start.dtype), coefficient)
+    return start
+
+
+def _weighted_mean(vectors: Iterable[Tensor], c: Tensor, importance: Tensor) -> tuple[Tensor, Tensor]:
+    """``sum_i c_i F_i V_i / sum_i |c_i| F_i``, and its divisor; 0 where the divisor is."""
+    total = torch.zeros_like(importance[0], dtype=c.dtype)
+    mean = torch.zeros_like(total)
+    for vector, coefficient, entries in zip(vectors, c, importance, strict=True):
+        total.addcmul_(entries.to(c.dtype), coefficient.abs())
+        mean.addcmul_(vector.to(c.dtype) * coefficient, entries.to(c.dtype))
+    return mean.div_(total.where(total > 0, 1.0)), total
 
 
 class _AttachCoefficients(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, coefficients: Tensor, merged: Tensor, vectors: Tensor) -> Tensor:
-        ctx.save_for_backward(vectors)
-        ctx.coefficients = coefficients.dtype, coefficients.device
+    def forward(ctx: Any, coefficients: Tensor, merged: Tensor, vectors: Tensor, importance: Tensor | None) -> Tensor:
+        ctx.save_for_backward(coefficients, vectors, importance)
         return merged.view_as(merged)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (vectors,) = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        coefficients, vectors, importance = ctx.saved_tensors
         accumulator = torch.promote_types(vectors.dtype, torch.float32)
-        dots = vectors.flatten(1).to(accumulator) @ gradients[0].flatten().to(accumulator)
-        dtype, device = ctx.coefficients
-        return dots.to(device=device, dtype=dtype), None, None
+        gradient = gradients[0].to(accumulator)
+        if importance is None:
+            dots = vectors.flatten(1).to(accumulator) @ gradient.flatten()
+        else:
+            dots = _weighted_mean_dots(vectors, coefficients.to(gradient), importance, gradient)
+        return dots.to(coefficients), None, None, None
 
 
-def attach_coefficients(coefficients: Tensor, merged: Tensor, vectors: Tensor) -> Tensor:
+def _weighted_mean_dots(vectors: Tensor, c: Tensor, importance: Tensor, gradient: Tensor) -> Tensor:
+    """``<dL/dtheta, dV/dc_i>`` of the weighted mean: ``[N]``."""
+    mean, total = _weighted_mean(vectors, c, importance)
+    some = total > 0
+    per_total = torch.where(some, c.abs().sum() * gradient / total.where(some, 1.0), 0.0)
+    # dV/dc_i = sign(c_i) mean + S F_i (V_i - sign(c_i) mean) / total, and V_i where nothing has importance
+    along_mean, elsewhere = (gradient * mean).sum(), gradient.masked_fill(some, 0.0)
+    dots = []
+    for vector, sign, entries in zip(vectors, torch.where(c < 0, -1.0, 1.0).to(c), importance, strict=True):
+        ours = vector.to(c.dtype)
+        inside = (per_total * entries.to(c.dtype) * (ours - sign * mean)).sum()
+        dots.append(sign * along_mean + inside + (elsewhere * ours).sum())
+    return torch.stack(dots)
+
+
+def attach_coefficients(
+    coefficients: Tensor, merged: Tensor, vectors: Tensor, importance: Tensor | None = None
+) -> Tensor:
     """Tie an already merged tensor to its coefficients in the autograd graph.
 
-    The gradient of coefficient i is the dot product ``<dL/dtheta, V_i>``. Merging once per optimiser step and
-    attaching once per forward pass is what makes a position cheap to train.
+    Without importances the gradient of coefficient i is the dot product ``<dL/dtheta, V_i>``. The gradient of a tensor
+    is reduced to N numbers as soon as it is there, and let go. Merging once per optimiser step and attaching once per
+    forward pass is what makes a position cheap to train.
 
     Args:
         coefficients: ``[N]``, those that `merged` was made with.
-        merged: ``combine(base, vectors, coefficients)``.
+        merged: ``combine(base, vectors, coefficients, importance)``.
         vectors: ``[N, *merged.shape]``.
+        importance: ``[N, *merged.shape]`` or None.
 
     Returns:
         The same values as `merged`, without a copy.
     """
-    return _AttachCoefficients.apply(coefficients, merged, vectors)
+    return _AttachCoefficients.apply(coefficients, merged, vectors, importance)

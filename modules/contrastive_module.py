@@ -7,8 +7,10 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from modules.base_model import find_base_model, weights_sha256
 from modules.embedding_module import EmbeddingModule
 from modules.encoder import TextEncoder
+from modules.lineage import read_lineage, write_lineage
 from modules.task_batch import TaskBatch
 from modules.task_loss import task_loss
 
@@ -37,6 +39,7 @@ class ContrastiveModule(EmbeddingModule):
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__(TextEncoder.load(base, pooling=pooling, trust_remote_code=trust_remote_code))
+        self.ancestors = [*(read_lineage(find_base_model(base)) or []), weights_sha256(base)]
         self.lr = lr
         self.warmup = warmup
         self.weight_decay = weight_decay
@@ -61,9 +64,10 @@ class ContrastiveModule(EmbeddingModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def save(self, folder: str | Path) -> None:
-        """Write the encoder as a folder that ``SentenceTransformer(folder)`` loads."""
+        """Write the encoder as a folder that ``SentenceTransformer(folder)`` loads, and which models it comes from."""
         assert isinstance(self.encoder, TextEncoder)
         self.encoder.save(folder)
+        write_lineage(folder, self.ancestors)
 
 
 def warmup_factor(step: int, steps: float, warmup: float) -> float:

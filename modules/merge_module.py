@@ -5,39 +5,30 @@ Li et al. 2024, arXiv 2410.15035, section 3.2:
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim import Adam
+from torch.optim import Optimizer
 
-from modules.base_model import weights_sha256
+from modules.base_model import find_base_model, weights_sha256
 from modules.embedding_module import EmbeddingModule
 from modules.encoder import TextEncoder
 from modules.errors import UserError
+from modules.experts import Expert, expert_folders, merged_encoder, refuse_wrong_experts
+from modules.lineage import read_lineage, write_lineage
 from modules.merged_encoder import MergedEncoder
 from modules.merging import MergeMethod, Slerp
 from modules.position import Position
+from modules.search import Adam, Search
 from modules.task_batch import TaskBatch
 from modules.task_loss import local, task_loss
-from modules.task_vectors import gram_matrix, load_task_vectors
-
-
-@dataclass(frozen=True)
-class Expert:
-    """Where an expert comes from; one of the two.
-
-    Args:
-        path: a trained model's folder or hub name.
-        recipe: the name of a recipe under ``recipes``, trained first where its result is not there yet.
-    """
-
-    path: str | None = None
-    recipe: str | None = None
+from modules.task_vectors import load_task_vectors
 
 
 class MergeModule(EmbeddingModule):
@@ -50,11 +41,16 @@ class MergeModule(EmbeddingModule):
         base: theta_0: a folder or a hub name.
         experts: name to model folder (or `Expert`), in the order of the merge.
         method: how task vectors are combined; the SLERP chain by default.
-        mu: weight of the scale in the objective.
-        lr: learning rate of Adam.
+        granularity: what has coefficients and a scale of its own: ``model`` (the paper), ``layer``, ``tensor``, or a
+            number of groups of layers; see `groups_of`.
+        signed: whether a coefficient may become zero or negative, which drops or subtracts an expert.
+        mu: weight of the scale in the objective; of several scales, of their mean.
+        pull: weight of the L1 distance of the coefficients from their start (mean over groups) in the objective.
+        search: how the numbers are found; Adam on mini-batches by default.
         settled: training ends when no coefficient moved by more than this between two validations; 0 never ends.
         pooling: for a base that does not say how it pools.
         trust_remote_code: let transformers run code that comes with the base.
+        allow_suspicious: merge experts that equal the base or each other, or come from another base.
 
     Raises:
         UserError: an expert is missing or does not fit the base.
@@ -65,24 +61,38 @@ class MergeModule(EmbeddingModule):
         base: str,
         experts: dict[str, Expert],
         method: MergeMethod | None = None,
+        granularity: int | str = "model",
+        signed: bool = False,
         mu: float = 0.02,
-        lr: float = 5e-3,
+        pull: float = 0.0,
+        search: Search | None = None,
         settled: float = 1e-3,
         pooling: str | None = None,
         trust_remote_code: bool = False,
+        allow_suspicious: bool = False,
     ) -> None:
         method = method or Slerp()
-        self_positioning = _load(base, _folders(experts), method, pooling, trust_remote_code)
-        super().__init__(self_positioning)
-        self.mu = mu
-        self.lr = lr
+        folders = expert_folders(experts)
+        encoder = TextEncoder.load(base, pooling=pooling, trust_remote_code=trust_remote_code)
+        identity = {"base": weights_sha256(base)} | {name: weights_sha256(path) for name, path in folders.items()}
+        vectors = load_task_vectors(encoder, folders)
+        if not allow_suspicious:
+            refuse_wrong_experts(encoder, identity["base"], folders, vectors)
+        super().__init__(merged_encoder(encoder, vectors, folders, method, granularity, signed))
+        self.mu, self.pull = mu, pull
+        self.search = search or Adam()
+        self.automatic_optimization = not self.search.full_probe
         self.settled = settled
-        self.expert_names = list(experts)
-        self.identity = {"base": weights_sha256(base)}
-        self.identity |= {name: weights_sha256(path) for name, path in _folders(experts).items()}
+        self.expert_names = list(folders)
+        self.identity = identity
+        self.ancestors = [*(read_lineage(find_base_model(base)) or []), identity["base"]]
         self.base_losses: dict[str, float] = {}
         self.best: dict[str, Any] = {"objective": math.inf, "position": None}
+        self.passes = {"forward": 0, "backward": 0}
+        self.history: list[dict[str, float]] = []
+        self._start = self.position.coefficients().detach()
         self._last_coefficients: Tensor | None = None
+        self._last_value = torch.tensor(math.nan)
         # A position is in every checkpoint, the frozen weights in none.
         self.strict_loading = False
         # DDP would broadcast what it finds, and only the N + 1 numbers are anybody's business.
@@ -95,14 +105,25 @@ class MergeModule(EmbeddingModule):
         assert isinstance(self.encoder, MergedEncoder)
         return self.encoder.position
 
+    @property
+    def full_probe(self) -> bool:
+        """Whether a training batch is the list of all probe batches of this process; the data module asks."""
+        return self.search.full_probe
+
     def describe_position(self) -> dict[str, float]:
-        """``a/<expert>`` in units of their mean, ``c/<expert>`` (the factor of its task vector), and ``scale``."""
+        """``a/<expert>`` in units of their mean, ``c/<expert>`` (the factor of its task vector), and ``scale``.
+
+        With several groups the names go on: ``c/<expert>/<group>``.
+        """
         with torch.no_grad():
-            a, c = self.position.a, self.position.coefficients()
-            a = a / a.mean() if self.position.method.has_scale else a
-            described = {f"a/{name}": float(value) for name, value in zip(self.expert_names, a, strict=True)}
-            described |= {f"c/{name}": float(value) for name, value in zip(self.expert_names, c, strict=True)}
-            return described | {"scale": float(self.position.scale)}
+            a, c, scale = self.position.a, self.position.coefficients(), self.position.scale
+            a = a / a.abs().mean(1, keepdim=True) if self.position.method.has_scale else a
+        suffixes = [""] if len(self.position.labels) == 1 else [f"/{group}" for group in self.position.labels]
+        described: dict[str, float] = {}
+        for key, values in (("a", a), ("c", c)):
+            for i, name in enumerate(self.expert_names):
+                described |= {f"{key}/{name}{s}": float(v) for s, v in zip(suffixes, values[:, i], strict=True)}
+        return described | {f"scale{s}": float(v) for s, v in zip(suffixes, scale, strict=True)}
 
     def on_fit_start(self) -> None:
         """Measure the base, which normalises the losses, and the start, which a learned position has to beat."""
@@ -111,14 +132,54 @@ class MergeModule(EmbeddingModule):
             self.base_losses = self._measure(self.encoder.base)
             self._keep_if_best(self._objective(self._measure(self.encoder)))
 
-    def training_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
-        """The loss of one probe batch relative to the base's, plus ``mu * lambda``."""
-        output = task_loss(self.encoder, batch, local)
-        self.log_training(output, batch)
-        objective = output.loss / self.base_losses[batch.task]
-        if self.position.method.has_scale:
-            objective = objective + self.mu * self.position.scale.to(objective)
-        return objective
+    def training_step(self, batch: TaskBatch | list[TaskBatch], batch_idx: int) -> Tensor:
+        """The objective of one probe batch; of the whole probe, for a search that moves on it by itself."""
+        if isinstance(batch, TaskBatch):
+            self.passes["forward"] += 1
+            self.passes["backward"] += 1
+            output = task_loss(self.encoder, batch, local)
+            self.log_training(output, batch)
+            return output.loss / self.base_losses[batch.task] + self._regulariser().to(output.loss)
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)
+        optimizer.step(closure=partial(self._evaluate_probe, batch))
+        value = torch.as_tensor(self._last_value)
+        self.log("train/objective", value, prog_bar=True, batch_size=1)
+        return value
+
+    def _evaluate_probe(self, batches: Sequence[TaskBatch]) -> Tensor:
+        """The objective over the whole probe, over all processes; its gradient goes to ``.grad`` where enabled.
+
+        The gradient does not go through ``backward``, so DDP has nothing to reduce: N + 1 numbers are, here.
+        """
+        numbers = [p for p in self.position.parameters() if p.requires_grad]
+        value, gradients = torch.zeros((), device=self.device), [torch.zeros_like(p) for p in numbers]
+        gradient = torch.is_grad_enabled()
+        for batch in batches:
+            loss = task_loss(self.encoder, batch, local).loss / self.base_losses[batch.task]
+            value += loss.detach()
+            if gradient:
+                for total, part in zip(gradients, torch.autograd.grad(loss, numbers), strict=True):
+                    total += part
+        self.passes["forward"] += len(batches)
+        self.passes["backward"] += len(batches) * gradient
+        reduce = partial(self.trainer.strategy.reduce, reduce_op="mean")
+        regulariser = self._regulariser()
+        if gradient:
+            pulls = torch.autograd.grad(regulariser, numbers, allow_unused=True) if regulariser.requires_grad else ()
+            for number, total, pull in zip_longest(numbers, gradients, pulls):
+                number.grad = reduce(total / len(batches)) + (0.0 if pull is None else pull)
+        self._last_value = reduce(value / len(batches)).cpu() + regulariser.detach()
+        return self._last_value
+
+    def _regulariser(self) -> Tensor:
+        """``mu`` times the mean scale, which for tied scales is ``mu * lambda``, and the pull to the start."""
+        position, value = self.position, torch.zeros((), dtype=torch.float64)
+        if position.method.has_scale:
+            value = value + self.mu * position.scale.mean()
+        if self.pull:
+            value = value + self.pull * (position.coefficients() - self._start).abs().sum(1).mean()
+        return value
 
     def on_validation_start(self) -> None:
         """Make the metrics; outside ``fit``, measure the base first."""
@@ -132,6 +193,7 @@ class MergeModule(EmbeddingModule):
         objective = self._objective(dict(zip(self.task_losses, losses.tolist(), strict=True)))
         # Neither in the verb `validate` nor in Lightning's sanity check, which sees a few batches only.
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            self.history.append({**self.passes, "objective": objective})
             self._keep_if_best(objective)
             self._stop_if_settled()
         return torch.tensor(objective)
@@ -141,12 +203,12 @@ class MergeModule(EmbeddingModule):
         if self.best["position"] is not None:
             self.position.load_state_dict(self.best["position"])
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adam over the position, which must be all that trains."""
+    def configure_optimizers(self) -> Optimizer:
+        """The search's optimizer, over the position, which must be all that trains."""
         trained = [p for p in self.parameters() if p.requires_grad]
         expected = [p for p in self.position.parameters() if p.requires_grad]
         assert {*map(id, trained)} == {*map(id, expected)}, "something beside the position would be trained"
-        return Adam(trained, lr=self.lr)
+        return self.search.optimizer(trained)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the position and what it refers to; drop everything frozen."""
@@ -156,6 +218,8 @@ class MergeModule(EmbeddingModule):
             "identity": self.identity,
             "base_losses": self.base_losses,
             "best": self.best,
+            "passes": self.passes,
+            "history": self.history,
             "last_coefficients": self._last_coefficients,
         }
 
@@ -168,12 +232,14 @@ class MergeModule(EmbeddingModule):
             if self.identity.get(name) != merge["identity"].get(name):
                 raise UserError(f"the checkpoint was learned with another '{name}': its weights differ")
         self.base_losses, self.best = merge["base_losses"], merge["best"]
+        self.passes, self.history = merge["passes"], merge["history"]
         self._last_coefficients = merge["last_coefficients"]
 
     def save(self, folder: str | Path) -> None:
         """Write the merged model as a folder that ``SentenceTransformer(folder)`` loads."""
         assert isinstance(self.encoder, MergedEncoder)
         self.encoder.save(str(folder))
+        write_lineage(folder, self.ancestors)
 
     @torch.no_grad()
     def _measure(self, encoder: nn.Module) -> dict[str, float]:
@@ -204,39 +270,3 @@ class MergeModule(EmbeddingModule):
         before, self._last_coefficients = self._last_coefficients, now
         if before is not None and (now - before).abs().max() < self.settled:
             self.trainer.should_stop = True
-
-
-def _folders(experts: dict[str, Expert]) -> dict[str, str]:
-    folders = {}
-    for name, expert in experts.items():
-        path = expert.path if isinstance(expert, Expert) else expert
-        if path is None:
-            raise UserError(f"expert '{name}' has no path; a recipe is trained by `python -m lightning_app fit`")
-        folders[name] = path
-    if not folders:
-        raise UserError("a merge needs at least one expert")
-    return folders
-
-
-def _load(
-    base: str, experts: dict[str, str], method: MergeMethod, pooling: str | None, trust_remote_code: bool
-) -> MergedEncoder:
-    encoder = TextEncoder.load(base, pooling=pooling, trust_remote_code=trust_remote_code)
-    vectors = load_task_vectors(encoder, experts)
-    if not vectors:
-        raise UserError(f"every expert equals the base {base}: there is nothing to merge")
-    names = list(experts)
-    position = Position(method, gram_matrix(vectors), merge_order(method, names))
-    return MergedEncoder(encoder, vectors, position)
-
-
-def merge_order(method: MergeMethod, experts: list[str]) -> list[int]:
-    """Indices of the experts in the order in which a method takes them.
-
-    Raises:
-        UserError: the method's order does not name each expert once.
-    """
-    order = method.order or experts
-    if sorted(order) != sorted(experts):
-        raise UserError(f"the order {order} of {type(method).__name__} does not name the experts {experts}")
-    return [experts.index(name) for name in order]

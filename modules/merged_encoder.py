@@ -1,6 +1,6 @@
 """An encoder that stands at a learnable position between experts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,54 +9,88 @@ from torch.func import functional_call
 from modules.combine import attach_coefficients, combine
 from modules.encode import encode_texts
 from modules.encoder import TextEncoder
+from modules.merged_embedding import MergedTable
+from modules.merging.base import Prepared
 from modules.position import Position
 from modules.st_folder import EncoderConfig
 from modules.task_batch import Features
-from modules.task_vectors import Vectors
 
 
 class MergedEncoder(nn.Module):
-    """``theta_0 + sum_i c_i V_i``, with frozen ``theta_0`` and ``V``, and a trainable `Position` that gives ``c``.
+    """``theta_0 + V(c)``, with frozen ``theta_0`` and task vectors, and a trainable `Position` that gives ``c``.
 
     Weights are merged when the coefficients have changed since the last forward pass, which is once per optimiser
-    step however many micro-batches it accumulates.
+    step however many micro-batches it accumulates; embedding tables at each lookup, only the rows looked up.
 
     Args:
         base: theta_0; its parameters are frozen here.
-        vectors: the task vectors, ``[N, *shape]`` per changed parameter.
+        vectors: what is combined, ``[N, *shape]`` per changed parameter of the backbone.
         position: where to stand.
+        groups: the group of `position` that each of these parameters belongs to, by number.
     """
 
-    def __init__(self, base: TextEncoder, vectors: Vectors, position: Position) -> None:
+    def __init__(
+        self,
+        base: TextEncoder,
+        vectors: Mapping[str, Prepared],
+        position: Position,
+        groups: Mapping[str, int] | None = None,
+    ) -> None:
         super().__init__()
         self.base = base.requires_grad_(False).eval()
         self.names = list(vectors)
         # Frozen parameters follow the module to its device and can be sharded, which plain tensors do not.
-        self.vectors = nn.ParameterList([nn.Parameter(v, requires_grad=False) for v in vectors.values()])
+        self.vectors = _frozen({name: prepared.vectors for name, prepared in vectors.items()})
+        self.importances = _frozen({n: p.importance for n, p in vectors.items() if p.importance is not None})
         self.position = position
-        self._merged: tuple[Tensor, list[Tensor]] | None = None
+        self.groups = [0 if groups is None else groups[name] for name in self.names]
+        tables = {
+            f"{name}.weight" for name, module in base.backbone.named_modules() if isinstance(module, nn.Embedding)
+        }
+        self.tables = tables & set(self.names)
+        self._merged: tuple[Tensor, dict[str, Tensor]] | None = None
 
     def forward(self, features: Features) -> Tensor:
         """Embed tokenised texts at the current position: ``[batch, dim]``; differentiable in the position."""
         c = self.position.coefficients()
-        weights = {
-            name: attach_coefficients(c, merged, vectors)
-            for name, merged, vectors in zip(self.names, self._merge(c.detach()), self.vectors, strict=True)
-        }
+        merged = self._merge(c.detach())
+        weights = {f"backbone.{name}": self._attached(name, c[group], merged) for name, group in self._with_groups()}
         embeddings: Tensor = functional_call(self.base, weights, (features,))
         return embeddings
 
-    def _merge(self, c: Tensor) -> list[Tensor]:
-        """The merged tensors at `c`, kept until another `c` (or device, or dtype) is asked for."""
-        first = self.vectors[0]
-        kept = self._merged
-        if kept and torch.equal(kept[0], c) and kept[1][0].device == first.device and kept[1][0].dtype == first.dtype:
-            return kept[1]
+    def _attached(self, name: str, c: Tensor, merged: Mapping[str, Tensor]) -> Tensor:
+        """The weight that a forward pass uses, tied to its coefficients ``[N]``."""
+        prepared = self._prepared(name)
+        if name in self.tables:
+            return MergedTable.of(self.base.backbone.get_parameter(name), prepared, c)
+        return attach_coefficients(c, merged[name], *prepared)
+
+    def _merge(self, c: Tensor) -> dict[str, Tensor]:
+        """The merged tensors at `c`, tables aside, kept until another `c` (or device, or dtype) is asked for."""
+        first = self.vectors[_key(self.names[0])]
+        if self._merged is not None:
+            at, kept = self._merged
+            like = next(iter(kept.values()), first)
+            if torch.equal(at, c) and like.device == first.device and like.dtype == first.dtype:
+                return kept
         self._merged = None  # before the new ones are made: two merged models need not be in memory
-        with torch.inference_mode(False):  # what is made in inference mode could not be trained through afterwards
-            merged = [combine(self.base.get_parameter(n), v, c) for n, v in zip(self.names, self.vectors, strict=True)]
+        merged = {
+            name: self._combined(name, c[group]) for name, group in self._with_groups() if name not in self.tables
+        }
         self._merged = c, merged
         return merged
+
+    def _combined(self, name: str, c: Tensor) -> Tensor:
+        with torch.inference_mode(False):  # what is made in inference mode could not be trained through afterwards
+            vectors, importance = self._prepared(name)
+            return combine(self.base.backbone.get_parameter(name), vectors, c, importance)
+
+    def _prepared(self, name: str) -> Prepared:
+        key = _key(name)
+        return Prepared(self.vectors[key], self.importances.get(key))
+
+    def _with_groups(self) -> Iterator[tuple[str, int]]:
+        return zip(self.names, self.groups, strict=True)
 
     def train(self, mode: bool = True) -> "MergedEncoder":
         """Stay in evaluation mode: a position is judged by the model that will be used, without dropout."""
@@ -82,7 +116,15 @@ class MergedEncoder(nn.Module):
 
     def save(self, folder: str) -> None:
         """Write the model at the current position as a folder that ``SentenceTransformer(folder)`` loads."""
-        merged = dict(zip(self.names, self._merge(self.position.coefficients().detach()), strict=True))
-        prefix = "backbone."
-        state = {name: merged.get(prefix + name, weight) for name, weight in self.base.backbone.state_dict().items()}
-        self.base.save(folder, state)
+        c = self.position.coefficients().detach()
+        merged = {name: self._combined(name, c[group]) for name, group in self._with_groups()}
+        self.base.save(folder, self.base.backbone.state_dict() | merged)
+
+
+def _frozen(tensors: Mapping[str, Tensor]) -> nn.ParameterDict:
+    return nn.ParameterDict({_key(name): nn.Parameter(tensor, requires_grad=False) for name, tensor in tensors.items()})
+
+
+def _key(name: str) -> str:
+    """A parameter's name as ParameterDict takes it."""
+    return name.replace(".", "/")

@@ -1,4 +1,4 @@
-"""Task vectors ``V_i = theta_i - theta_0``: taken, checked, measured.
+"""Task vectors ``V_i = theta_i - theta_0`` in memory: taken, checked, prepared for a merge method.
 
 Shapes: N experts.
 """
@@ -11,9 +11,11 @@ from torch import Tensor
 
 from modules.encoder import TextEncoder
 from modules.errors import UserError
+from modules.gram import gram_of, sum_by_group
+from modules.merging.base import MergeMethod, Prepared, Statistics
 
 Vectors = dict[str, Tensor]
-"""Parameter name to ``[N, *shape]``: the same parameter's difference in every expert."""
+"""Parameter of the backbone to ``[N, *shape]``: the same parameter's difference in every expert."""
 
 
 ARCHITECTURE = ("model_type", "num_attention_heads", "num_key_value_heads", "hidden_act")
@@ -33,22 +35,36 @@ def load_task_vectors(base: TextEncoder, experts: Mapping[str, str]) -> Vectors:
     Raises:
         UserError: an expert is missing, or differs from the base in architecture, vocabulary, pooling or prompts.
     """
-    names = [name for name, _ in base.named_parameters()]
-    stacked = {name: torch.zeros(len(experts), *base.get_parameter(name).shape) for name in names}
+    weights = dict(base.backbone.named_parameters())
+    stacked = {name: torch.zeros(len(experts), *weight.shape) for name, weight in weights.items()}
     for i, (expert_name, folder) in enumerate(experts.items()):
         # A plain transformers checkpoint does not say how it pools: it is read as the base is.
         expert = _load_like(base, folder)
         refuse_mismatch(base, expert, f"expert '{expert_name}' ({folder})")
         with torch.no_grad():
-            for name, weight in expert.named_parameters():
-                torch.sub(weight, base.get_parameter(name), out=stacked[name][i])
+            for name, weight in expert.backbone.named_parameters():
+                torch.sub(weight, weights[name], out=stacked[name][i])
     return {name: vectors for name, vectors in stacked.items() if vectors.any()}
 
 
-def gram_matrix(vectors: Vectors) -> Tensor:
-    """``G[i, j] = <V_i, V_j>`` over all parameters: ``[N, N]`` float64."""
-    flat = [v.flatten(1).double() for v in vectors.values()]
-    return torch.stack([v @ v.T for v in flat]).sum(0)
+def prepare_vectors(method: MergeMethod, vectors: Vectors, statistics: Statistics | None = None) -> dict[str, Prepared]:
+    """What a method combines, tensor by tensor; `vectors` may be changed in place."""
+    prepare = method.preparation(lambda: iter(vectors.items()), statistics)
+    return {name: prepare(name, stacked) for name, stacked in vectors.items()}
+
+
+def gram_matrices(vectors: Mapping[str, Tensor], groups: Mapping[str, str]) -> Tensor:
+    """``G[i, j] = <V_i, V_j>`` over the parameters of each group.
+
+    Args:
+        vectors: ``[N, *shape]`` per parameter.
+        groups: parameter to group; see `modules.granularity.groups_of`.
+
+    Returns:
+        ``[G, N, N]`` float64, in the order in which the groups first occur.
+    """
+    grams = {name: gram_of(stacked) for name, stacked in vectors.items()}
+    return sum_by_group(grams, groups, dict.fromkeys(groups.values()))
 
 
 def refuse_mismatch(base: TextEncoder, expert: TextEncoder, who: str) -> None:

@@ -45,7 +45,7 @@ class Project:
             "model": {
                 "base": str(self.base),
                 "experts": {"qa": {"recipe": "qa"}, "sts": {"recipe": "sts"}},
-                "lr": 0.05,
+                "search": {"class_path": "modules.Adam", "init_args": {"lr": 0.05}},
                 "settled": 0.0,
             },
             "recipes": {

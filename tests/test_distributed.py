@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 
 from datamodules import ProbeDataModule, SplitTask, TaskData, TaskDataModule, load_tasks
-from modules import ContrastiveModule, Expert, MergeModule
+from modules import Adam, ContrastiveModule, Expert, MergeModule
 from modules.task_batch import LossConfig, TaskBatch
 from modules.task_loss import task_loss
 from tests.conftest import Project
@@ -216,7 +216,13 @@ def learn_position(rank: int, port: int, folder: str, devices: int) -> None:
     project = Path(folder)
     sources = {"qa": str(project / "qa.jsonl"), "sts": str(project / "sts.jsonl")}
     tasks = load_tasks(sources, probe_size=24, validation_size=16)
-    merge = MergeModule(str(project / "base"), {n: Expert(path=str(project / n)) for n in tasks}, lr=0.05, settled=0.0)
+    merge = MergeModule(
+        str(project / "base"),
+        {n: Expert(path=str(project / n)) for n in tasks},
+        search=Adam(0.05),
+        settled=0.0,
+        allow_suspicious=True,
+    )
     traffic = Traffic()
     options = as_process(rank, port, devices) | ({} if devices == 2 else {"accumulate_grad_batches": 2})
     trainer = Trainer(

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from datamodules import ProbeDataModule, TaskDataModule, load_tasks
 from lightning_app.__main__ import main
-from modules import ContrastiveModule, Expert, MergeModule, Slerp, TextEncoder
+from modules import Adam, ContrastiveModule, Expert, MergeModule, Slerp, TextEncoder
 from tests.conftest import Project
 
 TEXTS = ["a red cat", "the blue dog runs", "query : the sky is blue"]
@@ -121,7 +121,9 @@ def test_the_same_job_in_python(project: Project, tmp_path: Path) -> None:
         expert = ContrastiveModule(base, lr=1e-3)
         Trainer(max_steps=4, **quiet).fit(expert, datamodule=TaskDataModule([task], batch_size=8))
         expert.save(tmp_path / name)
-    merge = MergeModule(base, {name: Expert(path=str(tmp_path / name)) for name in tasks}, method=Slerp(), lr=0.05)
+    merge = MergeModule(
+        base, {name: Expert(path=str(tmp_path / name)) for name in tasks}, method=Slerp(), search=Adam(0.05)
+    )
     probe = ProbeDataModule(list(tasks.values()), size=32, validation_size=24, batch_size=8)
     Trainer(max_epochs=2, **quiet).fit(merge, datamodule=probe)
     merge.save(tmp_path / "merged")

@@ -8,7 +8,22 @@ import torch
 from lightning import Trainer
 
 from datamodules import ProbeDataModule, load_tasks
-from modules import Expert, MergeModule, Slerp, TaskArithmetic, UserError
+from modules import (
+    Adam,
+    Bfgs,
+    CmaEs,
+    Dare,
+    Expert,
+    MergeMethod,
+    MergeModule,
+    MultiSlerp,
+    Search,
+    Slerp,
+    SphericalMean,
+    TaskArithmetic,
+    Ties,
+    UserError,
+)
 from modules.merged_encoder import MergedEncoder
 from tests.conftest import Project
 from tests.tiny_encoder import tiny_encoder
@@ -23,7 +38,9 @@ def experts(project: Project) -> Project:
 
 def module(project: Project, **options: Any) -> MergeModule:
     folders = {name: Expert(path=str(project.folder / name)) for name in ("qa", "sts")}
-    return MergeModule(str(project.base), folders, **{"lr": 0.05, "settled": 0.0} | options)
+    return MergeModule(
+        str(project.base), folders, **{"search": Adam(0.05), "settled": 0.0, "allow_suspicious": True} | options
+    )
 
 
 def fit(project: Project, merge: MergeModule, checkpoint: str | None = None, **options: Any) -> Trainer:
@@ -53,7 +70,7 @@ def test_only_the_position_changes_and_stays_float32(experts: Project, precision
 
 
 def test_the_best_position_is_kept_the_start_included(experts: Project) -> None:
-    ruined = module(experts, lr=50.0)
+    ruined = module(experts, search=Adam(50.0))
     start = ruined.describe_position()
     fit(experts, ruined)
     assert ruined.describe_position() == pytest.approx(start)
@@ -117,7 +134,7 @@ def test_merged_weights_follow_the_coefficients(experts: Project) -> None:
     from modules import TextEncoder
 
     saved = TextEncoder.load(experts.folder / "merged").backbone.state_dict()
-    a = merge.position.a[0].item()
+    a = merge.position.a[0, 0].item()
     for name, weight in saved.items():
         assert torch.allclose(weight, base[name] + a * (expert[name] - base[name]), atol=1e-5), name
 
@@ -161,3 +178,106 @@ def test_the_position_is_described_in_words_of_the_merge(experts: Project) -> No
     s = moved["a/sts"] / (moved["a/qa"] + moved["a/sts"])
     expected_c = moved["scale"] * float(torch.sin(s * alpha) / torch.sin(alpha))
     assert moved["c/sts"] == pytest.approx(expected_c, rel=1e-5)
+
+
+@pytest.mark.parametrize("search", [Bfgs(), CmaEs(population=4)])
+def test_a_search_on_the_whole_probe_improves_the_position(experts: Project, search: Search) -> None:
+    merge = module(experts, search=search, mu=0.0)
+    with torch.no_grad():
+        merge.position.raw_scale.fill_(3.0)
+    starts: list[float] = []
+    merge.on_train_start = lambda: starts.append(merge.best["objective"])  # type: ignore[method-assign]
+    trainer = fit(experts, merge, max_epochs=4)
+    assert trainer.global_step == 4  # a step an epoch
+    assert merge.best["objective"] < starts[0]
+    assert merge.passes["forward"] % 5 == 0  # 43 rows in batches of 8
+    assert merge.passes["backward"] == (0 if isinstance(search, CmaEs) else merge.passes["forward"])
+    assert [point["forward"] for point in merge.history][-1] == merge.passes["forward"]
+
+
+def test_the_gradient_over_the_whole_probe_is_that_of_its_batches(experts: Project) -> None:
+    found: list[torch.Tensor] = []
+
+    class Spy(Bfgs):
+        def optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+            return SpyOptimizer(parameters, {})
+
+    class SpyOptimizer(torch.optim.Optimizer):
+        def step(self, closure: Any) -> None:  # type: ignore[override]
+            value = closure()
+            found.append(torch.cat([value.float()[None], *(p.grad.flatten() for p in self.param_groups[0]["params"])]))
+
+    fit(experts, module(experts, search=Spy(), mu=0.3, pull=0.1), max_epochs=1)
+    slow = module(experts, search=Adam(0.0), mu=0.3, pull=0.1)
+    values: list[torch.Tensor] = []
+    slow.on_train_batch_end = lambda outputs, *_: values.append(outputs["loss"].float())  # type: ignore[method-assign]
+    slow.on_before_optimizer_step = lambda _: values.extend(  # type: ignore[method-assign]
+        p.grad.clone() for p in slow.position.parameters()
+    )
+    fit(experts, slow, max_epochs=1, accumulate_grad_batches=5)
+    gradients = torch.cat([value.flatten() for value in values if value.ndim])
+    losses = [value * 5 for value in values if not value.ndim]  # Lightning divides by the batches accumulated
+    expected = torch.cat([torch.stack(losses).mean()[None], gradients])
+    assert torch.allclose(found[0], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_pull_to_the_start_keeps_the_coefficients_nearer_to_it(experts: Project) -> None:
+    def moved(pull: float) -> float:
+        merge = module(experts, pull=pull, mu=0.0)
+        start = merge.position.coefficients().detach()
+        distances: list[float] = []
+        merge.on_train_end = lambda: distances.append(  # type: ignore[method-assign]
+            float((merge.position.coefficients().detach() - start).abs().sum())
+        )
+        fit(experts, merge, max_epochs=4)
+        return distances[0]
+
+    assert moved(10.0) < 0.5 * moved(0.0)
+
+
+def test_tied_scales_of_layers_are_regularised_like_one(experts: Project) -> None:
+    whole, layers = module(experts, mu=0.7), module(experts, mu=0.7, granularity="layer")
+    assert layers.position.labels == ["embeddings", "layer 0", "layer 1"]
+    for merge in (whole, layers):
+        with torch.no_grad():
+            merge.position.raw_scale.fill_(1.3)
+    assert float(layers._regulariser()) == pytest.approx(float(whole._regulariser()))
+    assert float(whole._regulariser()) == pytest.approx(0.7 * whole.describe_position()["scale"])
+
+
+def test_layers_learn_coefficients_of_their_own(experts: Project) -> None:
+    merge = module(experts, granularity="layer")
+    seen: list[dict[str, float]] = []
+    merge.on_train_end = lambda: seen.append(merge.describe_position())  # type: ignore[method-assign]
+    fit(experts, merge)
+    described = seen[0]
+    assert {"a/qa/layer 0", "c/sts/embeddings", "scale/layer 1"} <= set(described)
+    assert len({described[f"scale/{label}"] for label in merge.position.labels}) == 3
+
+
+def test_a_signed_position_can_subtract(experts: Project) -> None:
+    merge = module(experts, method=TaskArithmetic(), signed=True)
+    with torch.no_grad():
+        merge.position.raw_a.copy_(torch.tensor([[0.5, -0.25]]))
+    assert merge.describe_position()["c/sts"] == pytest.approx(-0.25)
+    fit(experts, merge, max_epochs=1)
+
+
+@pytest.mark.parametrize("method", [Ties(), Dare(density=0.5), MultiSlerp(), SphericalMean()])
+def test_every_method_can_be_learned(experts: Project, method: MergeMethod) -> None:
+    merge = module(experts, method=method)
+    start = merge.describe_position()
+    seen: list[dict[str, float]] = []
+    merge.on_train_end = lambda: seen.append(merge.describe_position())  # type: ignore[method-assign]
+    fit(experts, merge, max_epochs=1)
+    assert all(seen[0][key] != pytest.approx(start[key], abs=1e-6) for key in start)
+
+
+def test_experts_of_another_base_are_refused(experts: Project) -> None:
+    stranger = tiny_encoder()
+    with torch.no_grad():
+        for weight in stranger.parameters():
+            weight.copy_(torch.randn(weight.shape))
+    stranger.save(experts.folder / "qa")
+    with pytest.raises(UserError, match=r"'qa' does not come from this base: its task vector has norm"):
+        module(experts, allow_suspicious=False)

@@ -15,9 +15,11 @@ from modules import Slerp, TextEncoder
 from modules.merged_encoder import MergedEncoder
 from modules.position import Position
 from modules.st_folder import EncoderConfig
-from modules.task_vectors import gram_matrix, load_task_vectors
+from modules.granularity import groups_of
+from modules.merging.base import Prepared
+from modules.task_vectors import gram_matrices, load_task_vectors
 from tests.test_encoder import tiny_decoder
-from tests.test_merging import METHODS, obvious_slerp
+from tests.test_merging import SPAN, obvious_slerp
 from tests.tiny_encoder import tiny_encoder
 
 TEXTS = ["a red cat", "the dog runs", "query : the sky is blue a red ball runs the dog sits", "ball"]
@@ -42,7 +44,8 @@ def merged(
         shifted(make(), seed).save(folders[str(seed)])
     base = make()
     vectors = load_task_vectors(base, folders)
-    return MergedEncoder(base, vectors, Position(METHODS[name][0], gram_matrix(vectors)))
+    position = Position(SPAN[name][0], gram_matrices(vectors, groups_of(vectors, "model")))
+    return MergedEncoder(base, {name: Prepared(v) for name, v in vectors.items()}, position)
 
 
 def flat(state: Mapping[str, Tensor], names: list[str]) -> np.ndarray:
@@ -51,12 +54,12 @@ def flat(state: Mapping[str, Tensor], names: list[str]) -> np.ndarray:
 
 def set_position(encoder: MergedEncoder, a: list[float], scale: float) -> None:
     with torch.no_grad():
-        encoder.position.raw_a.copy_(torch.tensor(a).expm1().log())
+        encoder.position.raw_a.copy_(torch.tensor([a]).expm1().log())
         encoder.position.raw_scale.copy_(torch.tensor([scale]).expm1().log())
 
 
 @pytest.mark.parametrize("experts", [2, 3, 5])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SPAN)
 def test_saved_weights_are_the_flat_formula(tmp_path: Path, name: str, experts: int) -> None:
     encoder = merged(tmp_path, experts=experts, name=name)
     a, scale = [0.4 + 0.5 * i for i in range(experts)], 0.8
@@ -68,7 +71,7 @@ def test_saved_weights_are_the_flat_formula(tmp_path: Path, name: str, experts: 
     )
     names = list(base)
     theta_0, *theta, found = (flat(state, names) for state in (base, *theirs))
-    method, obvious = METHODS[name]
+    method, obvious = SPAN[name]
     vectors = np.stack(theta) - theta_0
     expected = theta_0 + (scale if method.has_scale else 1.0) * obvious(vectors, a)
     assert np.abs(found - expected).max() < 1e-6 * np.abs(expected).max()
@@ -100,10 +103,11 @@ def test_the_gradient_is_that_of_the_whole_formula(tmp_path: Path) -> None:
     (encoder(features) * direction).sum().backward()
     ours = encoder.position.raw_a.grad, encoder.position.raw_scale.grad
     encoder.zero_grad()
-    c = encoder.position.coefficients()
+    (c,) = encoder.position.coefficients()
     weights = {
-        name: encoder.base.get_parameter(name) + torch.tensordot(c, v, 1)
-        for name, v in zip(encoder.names, encoder.vectors, strict=True)
+        f"backbone.{name}": encoder.base.backbone.get_parameter(name)
+        + torch.tensordot(c, encoder._prepared(name).vectors, 1)
+        for name in encoder.names
     }
     (functional_call(encoder.base, weights, (features,)) * direction).sum().backward()
     for gradient, p in zip(ours, (encoder.position.raw_a, encoder.position.raw_scale), strict=True):
@@ -120,7 +124,7 @@ def test_the_position_stays_float32(tmp_path: Path, lower: Callable[[MergedEncod
     lower(encoder)
     assert {p.dtype for p in encoder.position.parameters()} == {torch.float32}
     assert torch.equal(encoder.position.coefficients(), before)
-    assert encoder.vectors[0].dtype in (torch.bfloat16, torch.float16)
+    assert next(encoder.vectors.parameters()).dtype in (torch.bfloat16, torch.float16)
 
 
 def test_merged_weights_follow_the_coefficients_and_the_precision(tmp_path: Path) -> None:
@@ -140,8 +144,8 @@ def test_merged_weights_follow_the_coefficients_and_the_precision(tmp_path: Path
 def test_weights_are_merged_once_a_position(tmp_path: Path) -> None:
     encoder = merged(tmp_path)
     c = encoder.position.coefficients().detach()
-    assert encoder._merge(c)[0] is encoder._merge(c.clone())[0]
-    assert encoder._merge(c)[0] is not encoder._merge(c + 1)[0]
+    assert encoder._merge(c) is encoder._merge(c.clone())
+    assert encoder._merge(c) is not encoder._merge(c + 1)
 
 
 def test_training_goes_on_after_encoding_in_inference_mode(tmp_path: Path) -> None:
@@ -197,7 +201,7 @@ def test_an_untouched_pooler_is_carried(tmp_path: Path) -> None:
 
 def test_the_angle_is_taken_over_all_weights_at_once(tmp_path: Path) -> None:
     encoder = merged(tmp_path)
-    vectors = np.concatenate([v.detach().double().flatten(1).numpy() for v in encoder.vectors], axis=1)
-    c = encoder.position.coefficients().detach().numpy()
+    vectors = np.concatenate([v.detach().double().flatten(1).numpy() for v in encoder.vectors.parameters()], axis=1)
+    (c,) = encoder.position.coefficients().detach().numpy()
     assert isinstance(encoder.position.method, Slerp)
     assert np.allclose(c @ vectors, obvious_slerp(vectors, [1.0, 1.0]), atol=1e-7)

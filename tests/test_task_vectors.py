@@ -11,7 +11,7 @@ from transformers import BertConfig, BertModel
 
 from modules import TextEncoder, UserError
 from modules.st_folder import EncoderConfig
-from modules.task_vectors import gram_matrix, load_task_vectors
+from modules.task_vectors import gram_matrices, load_task_vectors
 from tests.tiny_encoder import tiny_encoder
 
 
@@ -33,15 +33,17 @@ def test_vectors_and_gram_are_those_of_the_concatenated_weights(tmp_path: Path) 
     expected = np.stack([flat(expert) - before for expert in experts])
     found = torch.cat([v.flatten(1) for v in vectors.values()], dim=1).double().numpy()
     assert np.allclose(found[:, found.any(0)], expected[:, expected.any(0)], atol=1e-7)
-    assert np.allclose(gram_matrix(vectors).numpy(), expected @ expected.T, rtol=1e-6, atol=1e-6)
+    assert np.allclose(
+        gram_matrices(vectors, dict.fromkeys(vectors, "model"))[0].numpy(), expected @ expected.T, rtol=1e-6, atol=1e-6
+    )
     assert np.array_equal(flat(base), before)
 
 
 def test_parameters_that_no_expert_changed_are_left_out(tmp_path: Path) -> None:
     expert = tiny_encoder()
-    name = "backbone.encoder.layer.0.output.dense.weight"
+    name = "encoder.layer.0.output.dense.weight"
     with torch.no_grad():
-        expert.get_parameter(name)[0, 0] += 1
+        expert.backbone.get_parameter(name)[0, 0] += 1
     vectors = load_task_vectors(
         tiny_encoder(), {"one": saved(expert, tmp_path / "e"), "base": saved(tiny_encoder(), tmp_path / "b")}
     )

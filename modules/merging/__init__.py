@@ -2,7 +2,24 @@
 
 from modules.merging.average import Average
 from modules.merging.base import MergeMethod
+from modules.merging.dare import Dare
+from modules.merging.fisher import Fisher
+from modules.merging.multi_slerp import MultiSlerp
+from modules.merging.reg_mean import RegMean
 from modules.merging.slerp import Slerp
+from modules.merging.spherical_mean import SphericalMean
 from modules.merging.task_arithmetic import TaskArithmetic
+from modules.merging.ties import Ties
 
-__all__ = ["Average", "MergeMethod", "Slerp", "TaskArithmetic"]
+__all__ = [
+    "Average",
+    "Dare",
+    "Fisher",
+    "MergeMethod",
+    "MultiSlerp",
+    "RegMean",
+    "Slerp",
+    "SphericalMean",
+    "TaskArithmetic",
+    "Ties",
+]

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from modules.merging.base import MergeMethod
+from modules.merging.base import MergeMethod, normalised
 
 
 class Average(MergeMethod):
@@ -10,4 +10,4 @@ class Average(MergeMethod):
 
     def coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
         """``a / sum(a)``: ``[N]``."""
-        return a / a.sum()
+        return normalised(a)

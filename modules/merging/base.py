@@ -1,20 +1,60 @@
-"""What a merge method is."""
+"""What a merge method is.
+
+Shapes: N experts.
+"""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from modules.errors import UserError
+
+Stream = Callable[[], Iterator[tuple[str, Tensor]]]
+"""Starts a pass over all tensors: name and task vectors ``[N, *shape]``, whether they are in memory or on disk."""
+
+Statistics = Callable[[str], Tensor | None]
+"""Name of a tensor to what was collected for it on each expert's data, stacked: ``[N, ...]``; None: nothing was."""
+
+
+class Prepared(NamedTuple):
+    """The task vectors of one tensor as a method combines them.
+
+    Args:
+        vectors: ``[N, *shape]``.
+        importance: ``[N, *shape]``, not negative: how much each entry of an expert counts in the weighted mean of that
+            entry over the experts; None: the vectors are added up.
+    """
+
+    vectors: Tensor
+    importance: Tensor | None = None
+
+
+Preparation = Callable[[str, Tensor], Prepared]
+"""Name and task vectors ``[N, *shape]`` of a tensor to what is combined; it may work in place."""
+
 
 class MergeMethod(ABC):
-    """A merge whose result is a linear combination of the task vectors, ``V = sum_i c_i V_i``.
+    """A merge of task vectors in two parts: what is combined, tensor by tensor, and with which coefficients.
 
-    A method maps its free numbers ``a`` to the coefficients ``c``; the map may look at the Gram matrix
-    ``G[i, j] = <V_i, V_j>`` and is differentiable in ``a``, which is all that Self Positioning needs.
+    The second maps the free numbers ``a`` to the coefficients ``c`` and is differentiable in ``a``, which is all that
+    Self Positioning needs. The merged task vector is ``sum_i c_i V_i``, or entry by entry a weighted mean
+    (see `modules.combine`).
     """
 
     has_scale: bool = True
     """Whether the direction leaves the length free, so that a scale ``lambda`` is learned beside it."""
+
+    uses_angles: bool = False
+    """Whether the coefficients depend on the Gram matrix, which takes a pass over the task vectors before merging."""
+
+    statistics: str | None = None
+    """What it needs of every expert's data: ``fisher``, ``input_gram`` or nothing; see `modules.statistics`."""
+
+    rows: int = 0
+    """How many rows of every expert's data that is collected from."""
 
     order: list[str] | None = None
     """The experts' names in the order of a merge that depends on it; None: as they come."""
@@ -34,3 +74,27 @@ class MergeMethod(ABC):
     def initial(self, experts: int) -> Tensor:
         """The ``a`` to start from: ``[N]``, all ones unless a method says otherwise."""
         return torch.ones(experts, dtype=torch.float64)
+
+    def preparation(self, stream: Stream, statistics: Statistics | None = None) -> Preparation:
+        """How task vectors are changed before they are combined; as they are unless a method says otherwise.
+
+        Args:
+            stream: the task vectors of all tensors, for what has to be known of all before the first is merged.
+            statistics: for a method that needs them.
+        """
+        return lambda name, vectors: Prepared(vectors)
+
+
+def normalised(a: Tensor) -> Tensor:
+    """``a_i / sum(a)``: ``[N]``."""
+    return a / a.sum()
+
+
+def check_fraction(value: float, key: str) -> None:
+    """Refuse what is no fraction in (0, 1].
+
+    Raises:
+        UserError: it is not.
+    """
+    if not 0 < value <= 1:
+        raise UserError(f"{key} is {value}; it is a fraction above 0, at most 1")

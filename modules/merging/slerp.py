@@ -23,6 +23,8 @@ class Slerp(MergeMethod):
         order: the experts' names, first merged first; left out, the order in which they are given.
     """
 
+    uses_angles = True
+
     def __init__(self, order: list[str] | None = None) -> None:
         self.order = order
 
@@ -31,7 +33,8 @@ class Slerp(MergeMethod):
         unit = torch.eye(len(a), dtype=gram.dtype, device=gram.device)
         c = unit[0]
         for k in range(1, len(a)):
-            s = a[k] / (a[:k].mean() + a[k])
+            total = a[:k].mean() + a[k]
+            s = torch.where(total > 0, a[k] / total.where(total > 0, 1.0), 0.5)  # of two that are dropped, either
             keep, take = slerp_weights(s, cosine(c, unit[k], gram))
             c = keep * c + take * unit[k]
         return c

@@ -1,0 +1,197 @@
+"""``python -m lightning_app merge``: merge models on disk; needs neither transformers nor Lightning."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import yaml
+
+from modules.errors import UserError
+
+if TYPE_CHECKING:
+    from modules.merging import MergeMethod
+
+METHODS = {
+    "average": "Average",
+    "task_arithmetic": "TaskArithmetic",
+    "slerp": "Slerp",
+    "spherical_mean": "SphericalMean",
+    "multi_slerp": "MultiSlerp",
+    "ties": "Ties",
+    "fisher": "Fisher",
+    "reg_mean": "RegMean",
+}
+"""Name on the command line to class in `modules.merging`."""
+
+METHOD_OPTIONS = ("order", "density", "per_tensor", "off_diagonal")
+"""Arguments of the classes that can be given on the command line."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises `UserError` with the nearest name instead of printing usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse has to say, in one line."""
+        if message.startswith("unrecognized arguments: "):
+            key = message.split()[2].partition("=")[0]
+            message = f"unknown key '{key}'" + self.near(key.lstrip("-"))
+        raise UserError(message)
+
+    def near(self, key: str) -> str:
+        """A hint at the option that a key may have meant."""
+        known = [action.dest for action in self._actions]
+        return next((f"; did you mean '{name}'?" for name in difflib.get_close_matches(key, known, n=1)), "")
+
+
+def make_parser() -> Parser:
+    """The verb's options."""
+    parser = Parser(
+        prog="python -m lightning_app merge",
+        allow_abbrev=False,
+        description="Merge experts on disk, tensor by tensor, without building a model.",
+    )
+    add = parser.add_argument
+    add("--config", metavar="FILE", help="a YAML file with the same keys; the command line wins")
+    add("--method", help=", ".join(METHODS))
+    add("--base", metavar="MODEL", help="folder or hub name of the model that the experts were trained from")
+    add("--experts", nargs="+", metavar="MODEL", help="folders or hub names of models, or folders of LoRA adapters")
+    add("--coefficients", nargs="+", type=float, metavar="A", help="one an expert; by default the method's equal ones")
+    add("--scale", type=float, default=1.0, help="what the merged task vector is multiplied with (1)")
+    add(
+        "--granularity",
+        default="model",
+        help="one angle for the model, a layer, a tensor, or a number of groups (model)",
+    )
+    add("--dtype", choices=["float32", "bfloat16", "float16"], help="of the merged weights (each as in the base)")
+    add("--max_shard_size", default="5GB", help="of an output file (5GB)")
+    add("--adapter_rank", type=int, metavar="R", help="write one LoRA adapter of this rank instead of a model")
+    add("--allow_suspicious", **_flag("merge duplicates, and experts of another base, all the same"))
+    add("--out", metavar="DIR", help="the new folder")
+    of_method = parser.add_argument_group("options of a method")
+    add = of_method.add_argument
+    add("--order", nargs="+", metavar="NAME", help="slerp: folder names of the experts, first merged first (as given)")
+    add("--density", type=float, help="ties: fraction of the entries of the task vectors that are kept (0.2)")
+    add("--per_tensor", **_flag("ties: keep that fraction in every tensor, not of all tensors together"))
+    add("--off_diagonal", type=float, help="reg_mean: what off-diagonal entries are multiplied with (0.9)")
+    add("--dare", type=float, metavar="DENSITY", help="any: drop all but this fraction of the entries first, at random")
+    add("--seed", type=int, help="of --dare (0)")
+    return parser
+
+
+def _flag(text: str) -> dict[str, Any]:
+    return {"action": argparse.BooleanOptionalAction, "help": text}
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Parse the verb's arguments, those of its YAML file first.
+
+    Raises:
+        UserError: a key is unknown, missing or has a wrong value.
+    """
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    if options.config:
+        options = parser.parse_args([*_as_arguments(Path(options.config), parser), *arguments])
+    missing = [key for key in ("method", "base", "experts", "out") if not getattr(options, key)]
+    if missing:
+        raise UserError(f"--{missing[0]} is missing; python -m lightning_app merge --help")
+    if options.granularity.isdecimal():
+        options.granularity = int(options.granularity)
+    if options.adapter_rank is not None and options.adapter_rank < 1:
+        raise UserError(f"adapter_rank is {options.adapter_rank}; it is at least 1")
+    return options
+
+
+def _as_arguments(file: Path, parser: Parser) -> list[str]:
+    """The keys of a YAML file as they would stand on the command line."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise UserError(f"--config {file} cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: not a mapping of keys to values")
+    known = {action.dest for action in parser._actions} - {"help", "config"}
+    arguments = []
+    for key, value in content.items():
+        if key not in known:
+            raise UserError(f"{file}: unknown key '{key}'{parser.near(str(key))}")
+        if isinstance(value, bool):
+            arguments.append(f"--{key}" if value else f"--no-{key}")
+        elif value is not None:
+            arguments += [f"--{key}", *map(str, value)] if isinstance(value, list) else [f"--{key}={value}"]
+    return arguments
+
+
+def make_method(options: argparse.Namespace) -> MergeMethod:
+    """The merge method that the options name.
+
+    Raises:
+        UserError: there is no such method, or an option does not belong to it.
+    """
+    from modules import merging
+
+    if options.method not in METHODS:
+        near = difflib.get_close_matches(options.method, METHODS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"use {', '.join(METHODS)}"
+        raise UserError(f"unknown method '{options.method}'; {hint}")
+    classes = {name: getattr(merging, kind) for name, kind in METHODS.items()}
+    given = {key: getattr(options, key) for key in METHOD_OPTIONS if getattr(options, key) is not None}
+    for key in given:
+        takers = [name for name, kind in classes.items() if key in inspect.signature(kind).parameters]
+        if options.method not in takers:
+            raise UserError(f"--{key} is no option of {options.method}; it is one of {', '.join(takers)}")
+    method = classes[options.method](**given)
+    if options.dare is not None:
+        return merging.Dare(method, options.dare, options.seed or 0)
+    if options.seed is not None:
+        raise UserError("--seed is that of --dare, which is not given")
+    return method
+
+
+def unique_names(models: list[str]) -> list[str]:
+    """The folders' names; of equal ones, all but the first get a number."""
+    names: list[str] = []
+    for model in models:
+        name = stem = Path(model).expanduser().resolve().name
+        number = 1
+        while name in names:
+            number += 1
+            name = f"{stem}-{number}"
+        names.append(name)
+    return names
+
+
+def main(arguments: list[str]) -> None:
+    """Run the verb.
+
+    Raises:
+        UserError: a mistake of the user's.
+    """
+    options = parse(arguments)
+
+    import torch
+
+    from modules.checkpoint_io import parse_size
+    from modules.merge_files import Plan, merge_files
+
+    plan = Plan(
+        base=options.base,
+        experts=dict(zip(unique_names(options.experts), options.experts, strict=True)),
+        method=make_method(options),
+        a=options.coefficients,
+        scale=options.scale,
+        granularity=options.granularity,
+        dtype=getattr(torch, options.dtype) if options.dtype else None,
+        max_shard_bytes=parse_size(options.max_shard_size),
+        allow_suspicious=bool(options.allow_suspicious),
+        adapter_rank=options.adapter_rank,
+    )
+    record = merge_files(plan, options.out)
+    for group, coefficients in list(record["coefficients"].items())[:20]:
+        print(f"{group}: " + ", ".join(f"{name} {c:.4f}" for name, c in coefficients.items()))

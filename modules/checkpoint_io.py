@@ -1,0 +1,280 @@
+"""Streamed safetensors: one tensor at a time, from any shard into memory and from memory to any shard.
+
+Files are read with ``readinto``, not mapped, because mapped pages count as the memory of a process. What is read in the
+order of the file is hashed on the way, so that the sha256 of a model costs no second read.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from modules.errors import UserError
+
+CHUNK = 1 << 20
+"""Entries that are converted, checked and hashed at a time: what is held beside a tensor."""
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""The dtypes of safetensors that a merge can carry."""
+
+CODES = {dtype: code for code, dtype in DTYPES.items()}
+
+
+class TensorInfo(NamedTuple):
+    """What a header says of a tensor.
+
+    Args:
+        dtype: of its entries.
+        shape: of the tensor.
+        start: its first byte in the file.
+        end: the byte after its last.
+    """
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """How many entries it has."""
+        return torch.Size(self.shape).numel()
+
+
+class TensorFile:
+    """A safetensors file.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        UserError: it is none, is cut short, or has a dtype that cannot be merged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = path.open("rb", buffering=0)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        self.tensors: dict[str, TensorInfo] = self._read_header()
+        """By key, in the order of the file."""
+        self._hash = hashlib.sha256()
+        self._hashed = 0  # bytes, from the start of the file
+
+    def _read_header(self) -> dict[str, TensorInfo]:
+        size = self.path.stat().st_size
+        length = int.from_bytes(self._file.read(8), "little")
+        try:
+            if 8 + length > size:
+                raise ValueError
+            header: dict[str, Any] = json.loads(self._file.read(length))
+            header.pop("__metadata__", None)
+            entries = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{self.path} is no safetensors file; fetch or save it again") from error
+        tensors = {}
+        for key, entry in entries:
+            if entry["dtype"] not in DTYPES:
+                raise UserError(f"{self.path}: {key} is {entry['dtype']}: quantised weights cannot be merged")
+            start, end = (8 + length + offset for offset in entry["data_offsets"])
+            tensors[key] = TensorInfo(DTYPES[entry["dtype"]], tuple(entry["shape"]), start, end)
+        last = max((info.end for info in tensors.values()), default=8 + length)
+        if last > size:
+            raise UserError(f"{self.path} is cut short: it has {size} bytes of {last}; fetch or save it again")
+        return tensors
+
+    def read(self, key: str, out: Tensor | None = None) -> Tensor:
+        """Read one tensor.
+
+        Args:
+            key: its name in the file.
+            out: contiguous, of its shape and any float dtype, to read into; None: a new one in the file's dtype.
+
+        Returns:
+            `out`.
+
+        Raises:
+            UserError: an entry is NaN or infinite.
+        """
+        info = self.tensors[key]
+        out = torch.empty(info.shape, dtype=info.dtype) if out is None else out
+        if info.start >= self._hashed:
+            self._hash_until(info.start)
+        self._file.seek(info.start)
+        spare = torch.empty(0 if out.dtype == info.dtype else min(CHUNK, info.size), dtype=info.dtype)
+        for part in out.view(-1).split(CHUNK):
+            taken = part if out.dtype == info.dtype else spare[: len(part)]
+            self._fill(taken)
+            if info.dtype.is_floating_point and not torch.isfinite(taken).all():
+                raise UserError(f"{self.path}: {key} has NaN or infinite entries; this model is broken, leave it out")
+            if taken is not part:
+                part.copy_(taken)
+        return out
+
+    def _fill(self, part: Tensor) -> None:
+        """Read the next bytes of the file, and hash them if they are the next to be hashed."""
+        start, view = self._file.tell(), part.view(torch.uint8).numpy().data
+        filled = 0
+        while filled < len(view):  # a raw file may give less than it was asked for
+            count = self._file.readinto(view[filled:])
+            if not count:
+                raise UserError(f"{self.path} ended while it was read; it was changed meanwhile")
+            filled += count
+        if start == self._hashed:
+            self._hash.update(view)
+            self._hashed += len(view)
+
+    def _hash_until(self, end: int) -> None:
+        """Hash what lies before a byte and was not hashed yet: the header, gaps, tensors nobody asked for."""
+        self._file.seek(self._hashed)
+        while self._hashed < end:
+            self._fill(torch.empty(min(4 * CHUNK, end - self._hashed), dtype=torch.uint8))
+
+    def sha256(self) -> str:
+        """The sha256 of the whole file, in hexadecimal; what was not read in order is read now."""
+        self._hash_until(self.path.stat().st_size)
+        return self._hash.hexdigest()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def open_weights(folder: Path) -> list[TensorFile]:
+    """Open a folder's weights, a single file or shards with an index, in the order of their names.
+
+    Raises:
+        UserError: there are none, or a shard is missing.
+    """
+    if (folder / SINGLE).is_file():
+        return [TensorFile(folder / SINGLE)]
+    if (folder / INDEX).is_file():
+        try:
+            names = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, AttributeError) as error:
+            raise UserError(f"{folder / INDEX} is no index of shards; fetch or save the model again") from error
+        return [TensorFile(folder / name) for name in sorted(names)]
+    raise UserError(
+        f"{folder} has no weights as {SINGLE} or shards; save the model as safetensors (no pickles are read)"
+    )
+
+
+def parse_size(text: str) -> int:
+    """Bytes from ``5GB``, ``300MB``, ``2GiB`` or a plain number.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "B": 1, "": 1}
+    number = text.rstrip("BKMGi ")
+    try:
+        size = int(float(number) * units[text[len(number) :].strip()])
+    except (ValueError, KeyError) as error:
+        raise UserError(f"max_shard_size is {text!r}; write a size as 5GB or 300MB") from error
+    if size <= 0:
+        raise UserError(f"max_shard_size is {text!r}; it is above 0")
+    return size
+
+
+Specs = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+"""Key to dtype and shape of the tensors to write."""
+
+
+def plan_shards(specs: Specs, max_bytes: int) -> list[list[str]]:
+    """Spread tensors over files of at most so many bytes, in their order; a larger tensor has a file to itself."""
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for key, spec in specs.items():
+        if shards[-1] and filled + _bytes(spec) > max_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(key)
+        filled += _bytes(spec)
+    return shards
+
+
+class CheckpointWriter:
+    """Writes a folder's weights tensor by tensor, in any order; a context manager.
+
+    Args:
+        folder: made if absent.
+        specs: all tensors that will be written.
+        max_bytes: size of a shard.
+    """
+
+    def __init__(self, folder: Path, specs: Specs, max_bytes: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        shards = plan_shards(specs, max_bytes)
+        total = len(shards)
+        names = [f"model-{i + 1:05d}-of-{total:05d}.safetensors" for i in range(total)] if total > 1 else [SINGLE]
+        self._specs = specs
+        self._places: dict[str, tuple[BinaryIO, int]] = {}
+        self._files = ExitStack()
+        for name, keys in zip(names, shards, strict=True):
+            self._start_shard(self._files.enter_context((folder / name).open("wb")), {key: specs[key] for key in keys})
+        if total > 1:
+            weight_map = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
+            index = {"metadata": {"total_size": sum(map(_bytes, specs.values()))}, "weight_map": weight_map}
+            (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+    def _start_shard(self, file: BinaryIO, specs: Specs) -> None:
+        """Write the header. Wide dtypes come first, so that every tensor is aligned, as loaders require."""
+        keys = sorted(specs, key=lambda key: -specs[key][0].itemsize)
+        ends = list(itertools.accumulate(_bytes(specs[key]) for key in keys))
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        for key, start, end in zip(keys, [0, *ends], ends, strict=False):
+            dtype, shape = specs[key]
+            header[key] = {"dtype": CODES[dtype], "shape": shape, "data_offsets": [start, end]}
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        file.write(len(text).to_bytes(8, "little") + text)
+        for key, start in zip(keys, [0, *ends], strict=False):
+            self._places[key] = file, 8 + len(text) + start
+
+    def write(self, key: str, tensor: Tensor) -> None:
+        """Write one tensor, cast to its dtype.
+
+        Raises:
+            UserError: an entry is beyond what the dtype can hold.
+        """
+        (dtype, shape), (file, place) = self._specs[key], self._places.pop(key)
+        assert tensor.shape == shape, f"{key} is {tuple(tensor.shape)}, not {shape}"
+        file.seek(place)
+        for part in tensor.contiguous().view(-1).split(CHUNK):
+            cast = part.to(dtype)
+            if dtype.is_floating_point and not torch.isfinite(cast).all():
+                raise UserError(f"{key} has merged entries that {str(dtype)[6:]} cannot hold; use a wider --dtype")
+            file.write(cast.view(torch.uint8).numpy())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._files.close()
+        assert kind is not None or not self._places, f"not written: {', '.join(self._places)}"
+
+
+def _bytes(spec: tuple[torch.dtype, tuple[int, ...]]) -> int:
+    return spec[0].itemsize * torch.Size(spec[1]).numel()

@@ -1,0 +1,108 @@
+"""From expert folders to an encoder that stands between them: loaded, checked, prepared for a merge method."""
+
+import math
+from dataclasses import dataclass
+
+from modules.base_model import find_base_model
+from modules.encoder import TextEncoder
+from modules.errors import UserError
+from modules.gram import gram_of
+from modules.granularity import groups_of
+from modules.lineage import read_lineage
+from modules.merged_encoder import MergedEncoder
+from modules.merging import MergeMethod
+from modules.position import Position
+from modules.safety import refuse_other_ancestors, refuse_suspicious
+from modules.statistics import read_statistics
+from modules.task_vectors import Vectors, gram_matrices, prepare_vectors
+
+
+@dataclass(frozen=True)
+class Expert:
+    """Where an expert comes from; one of the two.
+
+    Args:
+        path: a trained model's folder or hub name.
+        recipe: the name of a recipe under ``recipes``, trained first where its result is not there yet.
+    """
+
+    path: str | None = None
+    recipe: str | None = None
+
+
+def expert_folders(experts: dict[str, Expert]) -> dict[str, str]:
+    """The folder or hub name of every expert.
+
+    Raises:
+        UserError: there is no expert, or one of them has no path yet.
+    """
+    folders = {}
+    for name, expert in experts.items():
+        path = expert.path if isinstance(expert, Expert) else expert
+        if path is None:
+            raise UserError(f"expert '{name}' has no path; a recipe is trained by `python -m lightning_app fit`")
+        folders[name] = path
+    if not folders:
+        raise UserError("a merge needs at least one expert")
+    return folders
+
+
+def refuse_wrong_experts(base: TextEncoder, base_sha256: str, experts: dict[str, str], vectors: Vectors) -> None:
+    """Refuse experts that equal the base or each other, or come from another base; see `modules.safety`.
+
+    Args:
+        base: theta_0.
+        base_sha256: of its weights.
+        experts: name to folder.
+        vectors: their task vectors.
+    """
+    refuse_other_ancestors(base_sha256, {name: read_lineage(find_base_model(path)) for name, path in experts.items()})
+    if not vectors:
+        return  # `merged_encoder` says so, insisted or not
+    gram = gram_matrices(vectors, dict.fromkeys(vectors, "model"))[0]
+    norm = math.sqrt(sum(float(gram_of(weight[None])) for weight in base.backbone.parameters()))
+    refuse_suspicious(gram, norm, list(experts))
+
+
+def merged_encoder(
+    base: TextEncoder,
+    vectors: Vectors,
+    experts: dict[str, str],
+    method: MergeMethod,
+    granularity: int | str = "model",
+    signed: bool = False,
+) -> MergedEncoder:
+    """An encoder at the start of a method's position.
+
+    Args:
+        base: theta_0.
+        vectors: the task vectors, which a method may change in place.
+        experts: name to folder; the folders have the statistics that a method needs.
+        method: how task vectors are combined.
+        granularity: see `groups_of`.
+        signed: whether coefficients may be zero or negative.
+
+    Raises:
+        UserError: there is nothing to merge, or the method's order, statistics or granularity do not fit.
+    """
+    if not vectors:
+        raise UserError("every expert equals the base: there is nothing to merge")
+    statistics = read_statistics(method.statistics, list(experts.values())) if method.statistics else None
+    prepared = prepare_vectors(method, vectors, statistics)
+    groups = groups_of(vectors, granularity)
+    grams = gram_matrices({name: of.vectors for name, of in prepared.items()}, groups)
+    labels = list(dict.fromkeys(groups.values()))
+    position = Position(method, grams, merge_order(method, list(experts)), signed=signed, labels=labels)
+    return MergedEncoder(base, prepared, position, {name: labels.index(group) for name, group in groups.items()})
+
+
+def merge_order(method: MergeMethod, experts: list[str]) -> list[int]:
+    """Indices of the experts in the order in which a method takes them.
+
+    Raises:
+        UserError: the method's order does not name each expert once.
+    """
+    order = method.order or experts
+    if sorted(order) != sorted(experts):
+        raise UserError(f"the order {order} of {type(method).__name__} does not name the experts {experts}")
+    return [experts.index(name) for name in order]

@@ -1,0 +1,47 @@
+"""Gram matrices of task vectors, tensor by tensor.
+
+Shapes: N experts, G groups of tensors.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+CHUNK = 1 << 20
+"""Entries an expert that are held in float64 at a time."""
+
+
+def gram_of(vectors: Tensor) -> Tensor:
+    """``G[i, j] = <V_i, V_j>`` over one tensor, accumulated in float64.
+
+    Args:
+        vectors: ``[N, *shape]``.
+
+    Returns:
+        ``[N, N]`` float64, on the CPU.
+    """
+    gram = torch.zeros(len(vectors), len(vectors), dtype=torch.float64, device=vectors.device)
+    for part in vectors.detach().flatten(1).split(CHUNK, dim=1):
+        exact = part.double()
+        gram += exact @ exact.T
+    return gram.cpu()
+
+
+def sum_by_group(grams: Mapping[str, Tensor], groups: Mapping[str, str], labels: Iterable[str]) -> Tensor:
+    """Add up the Gram matrices of the tensors of each group.
+
+    Tensors are taken in the order of their names, so that every route adds up in the same order, to the last bit.
+
+    Args:
+        grams: tensor name to ``[N, N]``.
+        groups: tensor name to group.
+        labels: the groups, in the order of the result.
+
+    Returns:
+        ``[G, N, N]`` float64.
+    """
+    sums = {label: torch.zeros_like(next(iter(grams.values()))) for label in labels}
+    for name in sorted(grams):
+        sums[groups[name]] += grams[name]
+    return torch.stack(list(sums.values()))

@@ -1,0 +1,335 @@
+"""Merging models on disk: from safetensors to safetensors, tensor by tensor, without building a model.
+
+Memory is a few tensors whatever the size of the models: N task vectors, the base's tensor and the merged one.
+
+Shapes: N experts.
+"""
+
+import inspect
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modules.base_model import file_sha256, find_base_model
+from modules.checkpoint_io import CheckpointWriter, Specs, TensorFile
+from modules.checkpoint_layout import Weight, match_layout, read_json, read_layout, refuse_keys
+from modules.combine import combine
+from modules.errors import UserError
+from modules.gram import sum_by_group
+from modules.gram_files import FOLDER, Grams, kept_grams, measure
+from modules.granularity import groups_of
+from modules.lineage import read_lineage
+from modules.lora import Adapter, AdapterWriter, is_adapter
+from modules.merge_record import write_records
+from modules.merging.base import MergeMethod, Preparation, Statistics
+from modules.model_settings import copy_settings, refuse_other_model
+from modules.position import merge_coefficients
+from modules.safety import refuse_other_ancestors, refuse_suspicious
+from modules.task_vector_files import ExpertFiles, TaskVectorFiles, WholeModel, progress
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to merge, and how.
+
+    Args:
+        base: folder or hub name of theta_0.
+        experts: name to folder or hub name of models, or to folders of LoRA adapters.
+        method: of merging.
+        a: the free numbers of the method, one an expert; None: those it starts from.
+        scale: what the merged task vector is multiplied with.
+        granularity: ``model``, ``layer``, ``tensor`` or a number of groups of layers, each with its own angles.
+        dtype: of the merged weights; None: each as in the base.
+        max_shard_bytes: size of an output file.
+        allow_suspicious: merge experts that equal the base or each other, or come from another base.
+        adapter_rank: write one adapter of this rank instead of a whole model.
+    """
+
+    base: str
+    experts: Mapping[str, str]
+    method: MergeMethod
+    a: Sequence[float] | None = None
+    scale: float = 1.0
+    granularity: str | int = "model"
+    dtype: torch.dtype | None = None
+    max_shard_bytes: int = 5 * 10**9
+    allow_suspicious: bool = False
+    adapter_rank: int | None = None
+
+    def coefficients(self, gram: Tensor) -> Tensor:
+        """The coefficients of the task vectors in one group, scale included: ``[N]`` float64.
+
+        Raises:
+            UserError: the method's order, or `a`, does not fit the experts.
+        """
+        names = list(self.experts)
+        order = self.method.order or names
+        if sorted(order) != sorted(names):
+            raise UserError(f"the order {order} does not name the experts {names}, each once")
+        if self.a is not None and len(self.a) != len(names):
+            raise UserError(f"{len(self.a)} coefficients are given for {len(names)} experts; give one each")
+        a = self.method.initial(len(names)) if self.a is None else torch.tensor(self.a, dtype=torch.float64)
+        c = self.scale * merge_coefficients(self.method, a, gram, [names.index(name) for name in order])
+        if not torch.isfinite(c).all():
+            raise UserError(f"the coefficients {a.tolist()} with scale {self.scale} say nothing; give some above 0")
+        return c
+
+
+def merge_files(plan: Plan, out: str | Path, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Merge models on disk into a new folder.
+
+    The folder is written aside and takes its name last, so that what has the name is complete.
+
+    Args:
+        plan: what to merge, and how.
+        out: the new folder.
+        say: prints a line.
+
+    Returns:
+        What ``merge.json`` says.
+
+    Raises:
+        UserError: `out` is taken, a model is missing or broken, models do not go together or are suspicious, or a
+            method lacks statistics.
+    """
+    out = Path(out).expanduser()
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out} exists already; remove it or choose another --out")
+    zero = torch.zeros(len(plan.experts), len(plan.experts), dtype=torch.float64)
+    plan.coefficients(zero)  # a mistake in them shows before anything is read
+    with _written_aside(out) as folder:
+        merge = _Merge(plan, say)
+        record = merge.write(folder)
+        merge.files.close()
+    say(f"wrote {out}")
+    return record
+
+
+@contextmanager
+def _written_aside(out: Path) -> Iterator[Path]:
+    """A hidden folder that gets the name `out` if all goes well, and is removed if not."""
+    out = out.absolute()
+    aside = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        aside.rename(out)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+class _Merge:
+    """One merge: opened, checked, written."""
+
+    def __init__(self, plan: Plan, say: Callable[[str], None]) -> None:
+        self.plan, self.say = plan, say
+        self.base = find_base_model(plan.base)
+        self.folders = {name: _find_expert(model) for name, model in plan.experts.items()}
+        st_folders = [folder for folder in (self.base, *self.folders.values()) if (folder / "modules.json").is_file()]
+        # A plain transformers base does not say how it pools; the experts made from it do.
+        self.layout = next(iter(st_folders), self.base)
+        self.files = self._open()
+        groups_of(self.files.names, plan.granularity)  # a mistake in it shows before the long part
+        self.grams = Grams()
+        self.groups: dict[str, str] = {}
+        self.coefficients: dict[str, Tensor] = {}
+
+    def _open(self) -> TaskVectorFiles:
+        base = read_layout(self.base)
+        experts: dict[str, ExpertFiles] = {}
+        if self.layout != self.base:
+            self.say(f"modules, pooling and prompts are those of {self.layout}; the base says nothing of them")
+        for name, folder in self.folders.items():
+            who = f"expert '{name}' ({folder})"
+            refuse_other_model(self.base, self.layout, folder, who)
+            if is_adapter(folder):
+                experts[name] = Adapter(folder, base.weights, who)
+                continue
+            layout = read_layout(folder)
+            for line in match_layout(base, layout, who):
+                self.say(line)
+            experts[name] = WholeModel(layout)
+        for key in base.tied:
+            self.say(f"{key} of the base is tied to another weight: left out")
+        return TaskVectorFiles(base, experts)
+
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Merge into an empty folder; what is known only after all was read is checked last."""
+        method = self.plan.method
+        prepare = method.preparation(self.files.stream, self._statistics())
+        if method.uses_angles:
+            self.grams = self._measured(prepare)
+            self._refuse_suspicious()
+        self._set_coefficients(self.grams.prepared)
+        adapter = self._write_adapter(folder, prepare) if self.plan.adapter_rank else self._write_model(folder, prepare)
+        if not method.uses_angles:
+            self._refuse_suspicious()
+        base_sha256 = _sha256(self.base, self.files.base.files)
+        if not self.plan.allow_suspicious:
+            known = {name: read_lineage(expert) for name, expert in self.folders.items()}
+            refuse_other_ancestors(base_sha256, known)
+        return write_records(folder, self._record(base_sha256) | adapter, read_lineage(self.base) or [])
+
+    def _statistics(self) -> Statistics | None:
+        kind = self.plan.method.statistics
+        if kind is None:
+            return None
+        files = []
+        for name, folder in self.folders.items():
+            path = folder / FOLDER / f"{kind}.safetensors"
+            if not path.is_file():
+                raise UserError(
+                    f"expert '{name}' has no {path}, which {type(self.plan.method).__name__} needs; "
+                    f"run fit with baselines: [{kind.replace('input_gram', 'reg_mean')}]"
+                )
+            files.append(TensorFile(path))
+
+        def read(name: str) -> Tensor | None:
+            having = [file for file in files if name in file.tensors]
+            if len(having) not in (0, len(files)):
+                raise UserError(f"{next(f.path for f in files if f not in having)} lacks {name}; collect it again")
+            return torch.stack([file.read(name).float() for file in having]) if having else None
+
+        return read
+
+    def _measured(self, prepare: Preparation) -> Grams:
+        method = self.plan.method
+        changes = type(method).preparation is not MergeMethod.preparation
+        return kept_grams(
+            [self.base, *self.folders.values()],
+            describe(method) if changes else None,
+            lambda: measure(self.files, prepare if changes else None),
+            self.say,
+        )
+
+    def _set_coefficients(self, grams: Mapping[str, Tensor]) -> None:
+        """Coefficients of each group; without angles they are the same for all."""
+        self.groups = groups_of(grams or self.files.names, self.plan.granularity)
+        labels = list(dict.fromkeys(self.groups.values()))
+        experts = len(self.folders)
+        sums = (
+            sum_by_group(grams, self.groups, labels) if grams else torch.zeros(len(labels), experts, experts).double()
+        )
+        self.coefficients = {label: self.plan.coefficients(gram) for label, gram in zip(labels, sums, strict=True)}
+
+    def _refuse_suspicious(self) -> None:
+        if self.plan.allow_suspicious:
+            return
+        experts = len(self.folders)
+        total = sum(self.grams.raw.values(), torch.zeros(experts, experts, dtype=torch.float64))
+        refuse_suspicious(total, self.grams.base_square**0.5, list(self.folders))
+
+    def _merged(self, name: str, start: Callable[[Tensor], Tensor], prepare: Preparation) -> Tensor | None:
+        """`start` of the base's tensor plus the merged task vector; None where no expert changed it."""
+        base, vectors = self.files.load(name)
+        if not self.plan.method.uses_angles:
+            self.grams.add(name, base, vectors)
+        if not vectors.any():
+            return None
+        prepared = prepare(name, vectors)
+        c = self.coefficients[self.groups[name]]
+        return combine(start(base), prepared.vectors, c, prepared.importance)
+
+    def _write_model(self, folder: Path, prepare: Preparation) -> dict[str, Any]:
+        entries = self.files.entries()
+        with ExitStack() as stack:
+            writers = {
+                part: stack.enter_context(
+                    CheckpointWriter(folder / part, self._specs(part, entries), self.plan.max_shard_bytes)
+                )
+                for part in dict.fromkeys(weight.folder for _, weight in entries)
+            }
+            for name, weight in progress(entries, "merging"):
+                merged = self._merged(name, _same, prepare) if name in self.files.names else None
+                if merged is None:
+                    merged = self.files.load_base(weight)
+                writers[weight.folder].write(weight.key, merged)
+        copy_settings(self.base, self.layout, folder, _short(self.plan.dtype))
+        return {}
+
+    def _specs(self, part: str, entries: list[tuple[str, Weight]]) -> Specs:
+        infos = {weight.key: weight.info for _, weight in entries if weight.folder == part}
+        dtype = self.plan.dtype
+        return {
+            key: (dtype if dtype and info.dtype.is_floating_point else info.dtype, info.shape)
+            for key, info in infos.items()
+        }
+
+    def _write_adapter(self, folder: Path, prepare: Preparation) -> dict[str, Any]:
+        assert self.plan.adapter_rank is not None
+        if read_json(self.base / "config.json").get("model_type") == "gpt2":
+            raise UserError("adapters of gpt2, whose weights are transposed, are not written; leave --adapter_rank out")
+        writer, others = AdapterWriter(self.plan.adapter_rank), []
+        for name in progress(self.files.names, "merging"):
+            vector = self._merged(name, torch.zeros_like, prepare)
+            if vector is not None and (vector.ndim != 2 or "/" in name or not name.endswith(".weight")):
+                others.append(name)
+            elif vector is not None:
+                writer.add(name, vector)
+        todo = "an adapter holds matrices of the backbone only; leave --adapter_rank out"
+        refuse_keys("experts changed what no adapter can hold", others, todo)
+        copy_settings(self.base, self.layout, folder, None)
+        (folder / "config.json").unlink()  # an adapter's folder has none
+        summary = writer.write(folder, self.plan.base, self.plan.dtype or torch.float32)
+        self.say(
+            f"adapter of rank {summary['rank']}: relative error {summary['error']:.3g}, "
+            f"worst {summary['worst_error']:.3g} in {summary['worst']}"
+        )
+        return {"adapter": summary}
+
+    def _record(self, base_sha256: str) -> dict[str, Any]:
+        """What was merged, and how."""
+        plan, names = self.plan, list(self.folders)
+        a = plan.method.initial(len(names)).tolist() if plan.a is None else list(plan.a)
+        experts = {
+            name: {"path": plan.experts[name], "sha256": _sha256(folder, self.files.experts[name].files)}
+            for name, folder in self.folders.items()
+        }
+        coefficients = {k: dict(zip(names, c.tolist(), strict=True)) for k, c in self.coefficients.items()}
+        return {
+            "base": {"path": plan.base, "sha256": base_sha256},
+            "experts": experts,
+            "method": describe(plan.method),
+            "a": dict(zip(names, a, strict=True)),
+            "scale": plan.scale,
+            "granularity": plan.granularity,
+            "coefficients": coefficients,
+            "dtype": _short(plan.dtype) or "as in the base",
+        }
+
+
+def describe(method: MergeMethod) -> dict[str, Any]:
+    """A method's class and arguments, in a form for JSON; every method keeps its arguments under their names."""
+    names = [name for name in inspect.signature(type(method)).parameters if hasattr(method, name)]
+    values = {name: getattr(method, name) for name in names}
+    arguments = {k: describe(v) if isinstance(v, MergeMethod) else v for k, v in values.items()}
+    return {"class": f"modules.merging.{type(method).__name__}", "arguments": arguments}
+
+
+def _find_expert(model: str) -> Path:
+    folder = Path(model).expanduser()
+    return folder if is_adapter(folder) else find_base_model(model)
+
+
+def _sha256(folder: Path, opened: list[TensorFile]) -> str:
+    """As `modules.base_model.weights_sha256`, without reading again what was read in order."""
+    known = {file.path: file for file in opened}
+    paths = sorted(folder.glob("*.safetensors"))
+    return ":".join(known[path].sha256() if path in known else file_sha256(path) for path in paths)
+
+
+def _same(base: Tensor) -> Tensor:
+    return base
+
+
+def _short(dtype: torch.dtype | None) -> str | None:
+    return str(dtype).removeprefix("torch.") if dtype else None

@@ -1,0 +1,92 @@
+"""What a merged folder says of itself: ``merge.json``, its lineage and a model card."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from modules.lineage import write_lineage
+
+CARD = """---
+{header}---
+
+# {title}
+
+Merged from {count} experts by {method}: theta_0 + sum_i c_i V_i, with V_i the difference of expert i and the base.
+
+- base: `{base}`
+- method: {method}, arguments {arguments}, scale {scale}, granularity {granularity}
+
+{table}
+
+`merge.json` has the sha256 of every model and all coefficients.
+
+## Usage
+
+```python
+{usage}
+```
+"""
+
+USAGE = """from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/to/this/folder")
+embeddings = model.encode(["A text.", "Another text."])"""
+
+ADAPTER_USAGE = """from peft import PeftModel
+from transformers import AutoModel
+
+model = PeftModel.from_pretrained(AutoModel.from_pretrained({base!r}), "path/to/this/folder")"""
+
+
+def write_records(folder: Path, record: dict[str, Any], ancestors: list[str]) -> dict[str, Any]:
+    """Write them.
+
+    Args:
+        folder: the merged model's.
+        record: what was merged, and how.
+        ancestors: of the base.
+
+    Returns:
+        `record`.
+    """
+    (folder / "merge.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_lineage(folder, [*ancestors, record["base"]["sha256"]])
+    (folder / "README.md").write_text(_card(record), encoding="utf-8")
+    return record
+
+
+def _card(record: dict[str, Any]) -> str:
+    adapter = "adapter" in record
+    tags = ["sentence-transformers", "feature-extraction", "sentence-similarity", "merge", *["peft"] * adapter]
+    header = {
+        "library_name": "peft" if adapter else "sentence-transformers",
+        "pipeline_tag": "sentence-similarity",
+        "tags": tags,
+    }
+    base = record["base"]["path"]
+    return CARD.format(
+        header=yaml.safe_dump(header, sort_keys=False),
+        title="Merged text-embedding adapter" if adapter else "Merged text-embedding model",
+        count=len(record["experts"]),
+        method=record["method"]["class"].rsplit(".", 1)[-1],
+        base=base,
+        arguments=json.dumps(record["method"]["arguments"]),
+        scale=record["scale"],
+        granularity=record["granularity"],
+        table=_table(record),
+        usage=ADAPTER_USAGE.format(base=base) if adapter else USAGE,
+    )
+
+
+def _table(record: dict[str, Any]) -> str:
+    """Experts and their coefficients; of several groups the range."""
+    rows = ["| expert | a | c |", "|---|---:|---:|"]
+    for name, expert in record["experts"].items():
+        values = [group[name] for group in record["coefficients"].values()]
+        low, high = f"{min(values):.4f}", f"{max(values):.4f}"
+        rows.append(
+            f"| {name} (`{expert['path']}`) | {record['a'][name]:g} | {low if low == high else f'{low} to {high}'} |"
+        )
+    return "\n".join(rows)

@@ -1,0 +1,36 @@
+"""Fisher-weighted averaging."""
+
+from torch import Tensor
+
+from modules.errors import UserError
+from modules.merging.base import MergeMethod, Preparation, Prepared, Statistics, Stream, normalised
+
+
+class Fisher(MergeMethod):
+    """``V^(k) = sum_i a_i F_i^(k) V_i^(k) / sum_i a_i F_i^(k)``, entry by entry.
+
+    Matena & Raffel 2021, arXiv 2111.09832. ``F_i`` is the diagonal empirical Fisher information of expert i on its own
+    data (`modules.statistics`). Where it is zero for all experts, the average stands.
+
+    Args:
+        rows: of each expert's training data from which it is estimated.
+    """
+
+    statistics = "fisher"
+
+    def __init__(self, rows: int = 512) -> None:
+        self.rows = rows
+
+    def coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
+        """``a / sum(a)``: ``[N]``."""
+        return normalised(a)
+
+    def preparation(self, stream: Stream, statistics: Statistics | None = None) -> Preparation:
+        """The importance of an entry is its Fisher information."""
+        if statistics is None:
+            raise UserError("Fisher needs the Fisher information of every expert; none was collected")
+
+        def prepare(name: str, vectors: Tensor) -> Prepared:
+            return Prepared(vectors, statistics(name))
+
+        return prepare

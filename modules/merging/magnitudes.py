@@ -1,0 +1,72 @@
+"""The k-th largest magnitude of a task vector that is seen one tensor at a time."""
+
+import torch
+from torch import Tensor
+
+from modules.merging.base import Stream
+
+HALF = 16
+"""Bits of a float32 that each of the two passes looks at."""
+
+
+def tensor_thresholds(vectors: Tensor, density: float) -> Tensor:
+    """The smallest magnitude that is among the largest ``density`` of the entries of one tensor.
+
+    Args:
+        vectors: ``[N, *shape]``.
+        density: fraction in (0, 1].
+
+    Returns:
+        ``[N]``.
+    """
+    size = vectors[0].numel()
+    smallest = size - _kept(size, density) + 1
+    return torch.stack([vector.abs().flatten().kthvalue(smallest).values for vector in vectors])
+
+
+def global_thresholds(stream: Stream, density: float) -> Tensor:
+    """The same over all entries of all tensors: exact, in two passes, with 65,536 counters an expert.
+
+    The bits of a float that is not negative, read as an integer, are in the order of the floats. The first pass counts
+    their upper half and finds in which value of it the threshold lies, the second counts the lower half within it.
+
+    Args:
+        stream: gives the task vectors.
+        density: fraction in (0, 1].
+
+    Returns:
+        ``[N]`` float32.
+    """
+    counts = _histogram(stream, None)
+    kept = _kept(int(counts[0].sum()), density)
+    upper, left = zip(*(_find(row, kept) for row in counts), strict=True)
+    lower = [_find(row, rest)[0] for row, rest in zip(_histogram(stream, list(upper)), left, strict=True)]
+    bits = [(high << HALF) + low for high, low in zip(upper, lower, strict=True)]
+    return torch.tensor(bits, dtype=torch.int32).view(torch.float32)
+
+
+def _kept(size: int, density: float) -> int:
+    return max(1, int(density * size))
+
+
+def _histogram(stream: Stream, upper: list[int] | None) -> Tensor:
+    """How often each value of the upper half of the bits occurs, or of the lower where the upper is given."""
+    counts: Tensor | None = None
+    for _, vectors in stream():
+        if counts is None:
+            counts = torch.zeros(len(vectors), 1 << HALF, dtype=torch.int64)
+        for i, vector in enumerate(vectors):
+            for part in vector.detach().flatten().split(1 << 22):  # bounds what is held beside the tensor
+                bits = part.float().abs().contiguous().view(torch.int32)
+                values = bits >> HALF if upper is None else bits[bits >> HALF == upper[i]] & ((1 << HALF) - 1)
+                counts[i] += torch.bincount(values.cpu(), minlength=1 << HALF)
+    assert counts is not None, "there are no task vectors"
+    return counts
+
+
+def _find(counts: Tensor, kept: int) -> tuple[int, int]:
+    """The value at which the counts from above reach `kept`, and how many of that value are still kept."""
+    from_above = counts.flip(0).cumsum(0)
+    place = int((from_above >= kept).int().argmax())
+    before = int(from_above[place - 1]) if place else 0
+    return len(counts) - 1 - place, kept - before

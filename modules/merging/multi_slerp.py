@@ -1,0 +1,28 @@
+"""Multi-SLERP: a closed form for N directions."""
+
+import torch
+from torch import Tensor
+
+from modules.merging.base import MergeMethod, normalised
+
+
+class MultiSlerp(MergeMethod):
+    """mergekit's Multi-SLERP, taken at the base.
+
+    ``c_i = (w_i / |V_i|) * sum_j w_j |V_j| / |sum_j w_j V_j / |V_j||`` with ``w = a / sum(a)``: the normalised weighted
+    sum of the directions, with the weighted mean of the norms (Goddard et al. 2024, arXiv 2403.13257; mergekit's
+    ``multislerp``). Zero vectors take no part; directions that cancel out are averaged.
+    """
+
+    uses_angles = True
+
+    def coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
+        """The closed form: ``[N]``."""
+        norms = gram.diagonal().sqrt()
+        some = norms > 0
+        weights = normalised(torch.where(some, a, 0.0) if some.any() else a)
+        direction = weights / norms.where(some, 1.0)
+        square = direction @ gram @ direction
+        cancelled = square < 1e-12
+        length = square.where(~cancelled, 1.0).sqrt()
+        return torch.where(cancelled, weights, direction * (weights * norms).sum() / length)

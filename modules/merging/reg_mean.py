@@ -1,0 +1,54 @@
+"""RegMean: the linear layer whose outputs are nearest to all experts' outputs."""
+
+import torch
+from torch import Tensor
+
+from modules.errors import UserError
+from modules.merging.base import MergeMethod, Preparation, Prepared, Statistics, Stream, check_fraction, normalised
+
+
+class RegMean(MergeMethod):
+    """``W = (sum_i G_i)^-1 sum_i G_i W_i`` for linear layers, with ``G_i = X_i^T X_i``; the average elsewhere.
+
+    Jin et al. 2022, arXiv 2212.09849. ``X_i`` are the layer's inputs on expert i's own data (`modules.statistics`),
+    ``G_i`` is the mean over its tokens, so that a large data set does not outweigh a small one, and its off-diagonal
+    entries are multiplied with ``off_diagonal``. What an expert contributes is linear in its weights; ``a`` weighs the
+    contributions, and equal ``a`` give the formula.
+
+    Args:
+        off_diagonal: below 1, keeps the sum of the Gram matrices well-conditioned.
+        rows: of each expert's training data whose tokens are counted.
+    """
+
+    statistics = "input_gram"
+
+    def __init__(self, off_diagonal: float = 0.9, rows: int = 512) -> None:
+        check_fraction(off_diagonal, "off_diagonal of RegMean")
+        self.off_diagonal = off_diagonal
+        self.rows = rows
+
+    def coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
+        """``a / sum(a)``: ``[N]``."""
+        return normalised(a)
+
+    def preparation(self, stream: Stream, statistics: Statistics | None = None) -> Preparation:
+        """Turn each task vector of a linear layer into N times what it contributes."""
+        if statistics is None:
+            raise UserError("RegMean needs the layer inputs of every expert; none were collected")
+
+        def prepare(name: str, vectors: Tensor) -> Prepared:
+            grams = statistics(name)
+            return Prepared(vectors if grams is None else self._contributions(vectors, grams.double()))
+
+        return prepare
+
+    def _contributions(self, vectors: Tensor, grams: Tensor) -> Tensor:
+        """``[N, out, in]`` from task vectors of that shape and Gram matrices ``[N, in, in]``."""
+        diagonal = torch.diag_embed(grams.diagonal(dim1=1, dim2=2))
+        scaled = self.off_diagonal * grams + (1 - self.off_diagonal) * diagonal
+        total = scaled.sum(0)
+        # Inputs that are always zero leave a row of zeros; any weight there is as good as another.
+        total += torch.eye(len(total), dtype=total.dtype) * (1e-10 * total.diagonal().mean().clamp(min=1e-30))
+        factor = torch.cholesky_solve(scaled.transpose(0, 1).reshape(len(total), -1), torch.linalg.cholesky(total))
+        factors = factor.reshape(len(total), len(vectors), -1).transpose(0, 1)  # [N, in, in]
+        return (len(vectors) * vectors.double() @ factors.transpose(1, 2)).to(vectors.dtype)

@@ -1,0 +1,42 @@
+"""TIES: trim, elect a sign, average what agrees."""
+
+import torch
+from torch import Tensor
+
+from modules.merging.base import MergeMethod, Preparation, Prepared, Statistics, Stream, check_fraction, normalised
+from modules.merging.magnitudes import global_thresholds, tensor_thresholds
+
+
+class Ties(MergeMethod):
+    """Entry by entry, ``V`` is the ``a``-weighted mean of the trimmed task vectors that have the elected sign.
+
+    Yadav et al. 2023, arXiv 2306.01708: every task vector keeps its largest entries by magnitude; the sign of an entry
+    is that of the sum over the experts; entries of the other sign do not take part. The election does not look at
+    ``a``, so what is learned is a smooth function of it.
+
+    Args:
+        density: fraction of the entries that are kept.
+        per_tensor: trim every tensor to this fraction, instead of all of them together.
+    """
+
+    def __init__(self, density: float = 0.2, per_tensor: bool = False) -> None:
+        check_fraction(density, "density of Ties")
+        self.density = density
+        self.per_tensor = per_tensor
+
+    def coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
+        """``a / sum(a)``: ``[N]``."""
+        return normalised(a)
+
+    def preparation(self, stream: Stream, statistics: Statistics | None = None) -> Preparation:
+        """Trim and elect; the importance of an entry is 1 if it has the elected sign, else 0."""
+        thresholds = None if self.per_tensor else global_thresholds(stream, self.density)
+
+        def prepare(name: str, vectors: Tensor) -> Prepared:
+            limits = tensor_thresholds(vectors, self.density) if thresholds is None else thresholds
+            for vector, limit in zip(vectors, limits, strict=True):
+                vector.masked_fill_(vector.abs() < limit, 0.0)
+            elected = torch.where(vectors.sum(0) >= 0, 1.0, -1.0)
+            return Prepared(vectors, (vectors * elected > 0).to(vectors.dtype))
+
+        return prepare

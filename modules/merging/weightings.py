@@ -1,0 +1,84 @@
+"""Fixed weightings: coefficients of the task vectors from what is known of the experts, with nothing learned.
+
+They are the baselines that a learned position is measured against. Each gives `c` for
+``theta_0 + sum_i c_i V_i``, see `modules.combine`.
+
+Shapes: N experts.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def size_weighted(sizes: Sequence[float] | Tensor) -> Tensor:
+    """``c_i = n_i / sum_j n_j``: more data, more weight.
+
+    Args:
+        sizes: ``[N]``, examples each expert was trained on.
+
+    Returns:
+        ``[N]`` float64.
+    """
+    n = torch.as_tensor(sizes, dtype=torch.float64)
+    return n / n.sum()
+
+
+def inverse_norm(gram: Tensor, scale: float = 1.0) -> Tensor:
+    """``c_i = s * (1 / |V_i|) / sum_j (1 / |V_j|)``: every expert moves the base equally far.
+
+    Zero vectors take no part; if all are zero, all count alike.
+
+    Args:
+        gram: ``[N, N]``, ``<V_i, V_j>``.
+        scale: ``s``, the sum of the coefficients.
+
+    Returns:
+        ``[N]`` float64.
+    """
+    norms = gram.double().diagonal().sqrt()
+    some = norms > 0
+    inverse = torch.where(some, 1 / norms.where(some, 1.0), 0.0) if some.any() else torch.ones_like(norms)
+    return scale * inverse / inverse.sum()
+
+
+def lm_cocktail(losses: Sequence[float] | Tensor, temperature: float, base_loss: float | None = None) -> Tensor:
+    """``c = softmax(-L / T)``: a lower loss, more weight (LM-Cocktail, Xiao et al. 2023, arXiv 2311.13534).
+
+    Args:
+        losses: ``[N]``, each expert's loss on a few rows of the target tasks.
+        temperature: ``T``, positive; a small one gives nearly all to the best expert.
+        base_loss: that of the base; given, the base is a member too. Its share moves nothing, so the coefficients of
+            the experts then sum to less than 1.
+
+    Returns:
+        ``[N]`` float64.
+    """
+    members = torch.as_tensor(losses, dtype=torch.float64)
+    experts = len(members)
+    if base_loss is not None:
+        members = torch.cat([members, members.new_tensor([base_loss])])
+    return torch.softmax(-members / temperature, 0)[:experts]
+
+
+def greedy_soup(losses: Sequence[float] | Tensor, evaluate: Callable[[Tensor], float]) -> Tensor:
+    """The mean of the experts that help, tried from the best (Wortsman et al. 2022, arXiv 2203.05482, recipe 1).
+
+    Args:
+        losses: ``[N]``, each expert's probe loss; says in which order they are tried.
+        evaluate: loss of the model at the coefficients ``[N]`` float64; called once an expert.
+
+    Returns:
+        ``[N]`` float64: ``1/k`` for the k experts that were kept, 0 for the others.
+    """
+    order = torch.as_tensor(losses, dtype=torch.float64).argsort(stable=True).tolist()
+    kept = torch.zeros(len(order), dtype=torch.float64)
+    lowest = float("inf")
+    for expert in order:
+        candidate = kept.clone()
+        candidate[expert] = 1.0
+        loss = evaluate(candidate / candidate.sum())
+        if loss < lowest:
+            kept, lowest = candidate, loss
+    return kept / kept.sum()

@@ -1,0 +1,76 @@
+"""A search that needs no gradient."""
+
+import torch
+from cmaes import CMA
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from modules.search.base import Closure, NumberOptimizer, Search
+
+
+class CmaEs(Search):
+    """CMA-ES (Hansen 2016, arXiv 1604.00772; library ``cmaes``): a step is one generation.
+
+    For objectives without a gradient, and the rival of the gradient searches at the same number of forward passes.
+    After each generation the position stands at the mean of the search distribution.
+
+    Args:
+        sigma: its first standard deviation, in the units of the raw numbers.
+        population: evaluations a generation; None: ``4 + 3 ln(numbers)``.
+        seed: of its random numbers, the same in every process.
+    """
+
+    full_probe = True
+
+    def __init__(self, sigma: float = 0.3, population: int | None = None, seed: int = 0) -> None:
+        self.sigma = sigma
+        self.population = population
+        self.seed = seed
+
+    def optimizer(self, parameters: list[nn.Parameter]) -> Optimizer:
+        """A `CmaEsOptimizer`."""
+        return CmaEsOptimizer(parameters, self)
+
+
+class CmaEsOptimizer(NumberOptimizer):
+    """See `CmaEs`.
+
+    Args:
+        parameters: the numbers, at least 2.
+        settings: of the search.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], settings: CmaEs) -> None:
+        super().__init__(parameters)
+        self.settings = settings
+        self._cma: CMA | None = None
+
+    @torch.no_grad()
+    def step(self, closure: Closure) -> Tensor:  # type: ignore[override]
+        """Evaluate one generation and move to the new mean; returns the best value in it."""
+        cma = self._cma or self._restored()
+        points = [torch.from_numpy(cma.ask()) for _ in range(cma.population_size)]
+        values = []
+        for point in points:
+            self.move_to(point)
+            values.append(closure().detach().cpu().double())
+        cma.tell([(point.numpy(), float(value)) for point, value in zip(points, values, strict=True)])
+        self.move_to(torch.from_numpy(cma.mean))
+        self.memory["values"] = torch.cat([self.memory["values"], torch.stack(values)])
+        return torch.stack(values).min()
+
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        """Go on where the state was saved."""
+        super().load_state_dict(state_dict)
+        self._cma = None
+
+    def _restored(self) -> CMA:
+        """The search as it was: it is a function of the start, the seed and all values so far."""
+        memory = self.memory
+        memory.setdefault("start", self.numbers())
+        memory.setdefault("values", torch.empty(0, dtype=torch.float64))
+        start, settings = memory["start"], self.settings
+        self._cma = cma = CMA(start.numpy(), settings.sigma, population_size=settings.population, seed=settings.seed)
+        for generation in memory["values"].view(-1, cma.population_size):
+            cma.tell([(cma.ask(), float(value)) for value in generation])
+        return cma
