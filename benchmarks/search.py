@@ -13,28 +13,30 @@ import sys
 from pathlib import Path
 
 RUN = Path("runs/search")
-SEARCHES = {
-    # name: search, epochs (of 12 batches each for Adam, of one step on the whole probe for the others), validations
-    "Adam, lr 5e-3 (the paper's)": ("modules.Adam", {"lr": 5e-3}, 40, 5),
-    "Adam, lr 2e-2": ("modules.Adam", {"lr": 2e-2}, 40, 5),
-    "BFGS": ("modules.Bfgs", {}, 30, 1),
-    "CMA-ES": ("modules.CmaEs", {}, 7, 1),
+SEARCHES: dict[str, tuple[str, dict[str, float], float]] = {
+    # name: class, its arguments, and how many times an epoch embeds the probe (for CMA-ES: its population)
+    "Adam, lr 5e-3 (the paper's)": ("modules.Adam", {"lr": 5e-3}, 1),
+    "Adam, lr 2e-2": ("modules.Adam", {"lr": 2e-2}, 1),
+    "BFGS": ("modules.Bfgs", {}, 1.25),
+    "CMA-ES": ("modules.CmaEs", {"population": 7}, 7),
 }
 EXPERTS = {2: ["sts", "retrieval"], 4: ["sts", "retrieval", "intents", "emotions"]}
-BUDGETS = (120, 240, 480)
+ROWS, BATCH = 128, 32
+"""Probe rows of an expert, and rows of a batch."""
+BUDGETS = (128, 256, 512)
 
 
-def run(search: str, options: dict[str, float], epochs: int, every: int, experts: list[str]) -> tuple[dict, float]:
-    """Learn a position; what was found and the seconds it took."""
-    rows = 192 * len(experts)
+def run(search: str, options: dict[str, float], passes: float, experts: list[str]) -> tuple[dict, float]:
+    """Learn a position within the largest budget; what was found and the seconds it took."""
+    epochs = round(BUDGETS[-1] / (passes * len(experts) * ROWS / BATCH))
     arguments = {
         "model.experts": json.dumps({name: {"recipe": name} for name in experts}),
         "model.search": json.dumps({"class_path": search, "init_args": options}),
-        "data.size": 96 * len(experts),
+        "data.size": ROWS * len(experts),
         "data.reserve": 384 * len(experts),
-        "data.validation_size": rows,
+        "data.validation_size": 192 * len(experts),
         "trainer.max_epochs": epochs,
-        "trainer.check_val_every_n_epoch": every,
+        "trainer.check_val_every_n_epoch": max(1, epochs // 8),
     }
     command = [sys.executable, "-m", "lightning_app", "fit", "--config", "benchmarks/search.yaml"]
     subprocess.run([*command, *(f"--{key}={value}" for key, value in arguments.items())], check=True)

@@ -178,7 +178,8 @@ def main(arguments: list[str]) -> None:
     import torch
 
     from modules.checkpoint_io import parse_size
-    from modules.merge_files import Plan, merge_files
+    from modules.merge_files import merge_files
+    from modules.merge_plan import Plan
 
     plan = Plan(
         base=options.base,

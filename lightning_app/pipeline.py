@@ -9,7 +9,6 @@ from typing import Any
 
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from modules.statistics import collect_statistics
 
 from callbacks import CoefficientTrace, ResumableRun
 from datamodules import DataSource, ProbeDataModule, SplitTask, TaskData, TaskDataModule, load_tasks
@@ -36,6 +35,7 @@ from modules import (
     UserError,
 )
 from modules.gather import barrier
+from modules.statistics import collect_statistics
 
 FIXED_MERGES: dict[str, type[MergeMethod]] = {
     "average": Average,
@@ -342,7 +342,8 @@ class Pipeline:
                     recipe.batch_size,
                     partial(encoder.tokenize, max_length=recipe.max_length),
                 )
-                fingerprint = "-".join([str(method.rows), *(part.fingerprint() for part in parts)])
+                cut = (method.rows, recipe.batch_size, recipe.max_length)
+                fingerprint = "-".join([*map(str, cut), *(part.fingerprint() for part in parts)])
                 collect_statistics(method.statistics, encoder, folder, batches, fingerprint=fingerprint)
             barrier()
 
@@ -365,6 +366,7 @@ class Pipeline:
                 "passes": module.passes,
                 "history": module.history,
                 "position": module.describe_position(),
+                "mean_position": module.mean_position(),
             }
             (folder / "position.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 

@@ -28,8 +28,8 @@ def report(
     learned = {m.name: _read_position(m.stage, graph) for m in models if m.stage and m.stage.kind == "position"}
     if learned:
         explanation = (
-            "Positions learned: `a` the free numbers, `c` the factor of each task vector, `objective` the mean loss on "
-            "the probe-validation rows relative to the base's."
+            "Positions learned: `a` the free numbers, `c` the factor of each task vector (means over the groups of a "
+            "position that has several), `objective` the mean loss on the probe-validation rows relative to the base's."
         )
         parts += [explanation, markdown_table(["model", *next(iter(learned.values()))], _formatted(learned, 3))]
     parts += ["Seconds, all attempts included:", time_table(models, scores, graph)]
@@ -84,4 +84,4 @@ def _formatted(rows: Mapping[str, Mapping[str, float]], digits: int) -> list[lis
 
 def _read_position(stage: Stage, graph: StageGraph) -> dict[str, float]:
     found = json.loads((graph.folder(stage) / "position.json").read_text(encoding="utf-8"))
-    return {**found["position"], "objective": found["objective"]}
+    return {**found["mean_position"], "objective": found["objective"]}

@@ -201,7 +201,12 @@ class AdapterWriter:
 
         Returns:
             The relative Frobenius error of the truncation, over all and in the worst tensor.
+
+        Raises:
+            UserError: no tensor was added.
         """
+        if not self._tensors:
+            raise UserError("every expert equals the base: there is nothing to merge")
         save_file({k: t.to(dtype) for k, t in self._tensors.items()}, folder / WEIGHTS, metadata={"format": "pt"})
         config = {
             "peft_type": "LORA",

@@ -5,12 +5,10 @@ Memory is a few tensors whatever the size of the models: N task vectors, the bas
 Shapes: N experts.
 """
 
-import inspect
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,63 +21,16 @@ from modules.checkpoint_layout import Weight, match_layout, read_json, read_layo
 from modules.combine import combine
 from modules.errors import UserError
 from modules.gram import sum_by_group
-from modules.gram_files import FOLDER, Grams, kept_grams, measure
+from modules.gram_files import Grams, kept_grams, measure
 from modules.granularity import groups_of
 from modules.lineage import read_lineage
 from modules.lora import Adapter, AdapterWriter, is_adapter
+from modules.merge_plan import Plan, describe
 from modules.merge_record import write_records
 from modules.merging.base import MergeMethod, Preparation, Statistics
 from modules.model_settings import copy_settings, refuse_other_model
-from modules.position import merge_coefficients
 from modules.safety import refuse_other_ancestors, refuse_suspicious
 from modules.task_vector_files import ExpertFiles, TaskVectorFiles, WholeModel, progress
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to merge, and how.
-
-    Args:
-        base: folder or hub name of theta_0.
-        experts: name to folder or hub name of models, or to folders of LoRA adapters.
-        method: of merging.
-        a: the free numbers of the method, one an expert; None: those it starts from.
-        scale: what the merged task vector is multiplied with.
-        granularity: ``model``, ``layer``, ``tensor`` or a number of groups of layers, each with its own angles.
-        dtype: of the merged weights; None: each as in the base.
-        max_shard_bytes: size of an output file.
-        allow_suspicious: merge experts that equal the base or each other, or come from another base.
-        adapter_rank: write one adapter of this rank instead of a whole model.
-    """
-
-    base: str
-    experts: Mapping[str, str]
-    method: MergeMethod
-    a: Sequence[float] | None = None
-    scale: float = 1.0
-    granularity: str | int = "model"
-    dtype: torch.dtype | None = None
-    max_shard_bytes: int = 5 * 10**9
-    allow_suspicious: bool = False
-    adapter_rank: int | None = None
-
-    def coefficients(self, gram: Tensor) -> Tensor:
-        """The coefficients of the task vectors in one group, scale included: ``[N]`` float64.
-
-        Raises:
-            UserError: the method's order, or `a`, does not fit the experts.
-        """
-        names = list(self.experts)
-        order = self.method.order or names
-        if sorted(order) != sorted(names):
-            raise UserError(f"the order {order} does not name the experts {names}, each once")
-        if self.a is not None and len(self.a) != len(names):
-            raise UserError(f"{len(self.a)} coefficients are given for {len(names)} experts; give one each")
-        a = self.method.initial(len(names)) if self.a is None else torch.tensor(self.a, dtype=torch.float64)
-        c = self.scale * merge_coefficients(self.method, a, gram, [names.index(name) for name in order])
-        if not torch.isfinite(c).all():
-            raise UserError(f"the coefficients {a.tolist()} with scale {self.scale} say nothing; give some above 0")
-        return c
 
 
 def merge_files(plan: Plan, out: str | Path, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -183,23 +134,9 @@ class _Merge:
         kind = self.plan.method.statistics
         if kind is None:
             return None
-        files = []
-        for name, folder in self.folders.items():
-            path = folder / FOLDER / f"{kind}.safetensors"
-            if not path.is_file():
-                raise UserError(
-                    f"expert '{name}' has no {path}, which {type(self.plan.method).__name__} needs; "
-                    f"run fit with baselines: [{kind.replace('input_gram', 'reg_mean')}]"
-                )
-            files.append(TensorFile(path))
+        from modules.statistics import read_statistics  # here, because most methods need none
 
-        def read(name: str) -> Tensor | None:
-            having = [file for file in files if name in file.tensors]
-            if len(having) not in (0, len(files)):
-                raise UserError(f"{next(f.path for f in files if f not in having)} lacks {name}; collect it again")
-            return torch.stack([file.read(name).float() for file in having]) if having else None
-
-        return read
+        return read_statistics(kind, [str(folder) for folder in self.folders.values()])
 
     def _measured(self, prepare: Preparation) -> Grams:
         method = self.plan.method
@@ -228,16 +165,17 @@ class _Merge:
         total = sum(self.grams.raw.values(), torch.zeros(experts, experts, dtype=torch.float64))
         refuse_suspicious(total, self.grams.base_square**0.5, list(self.folders))
 
-    def _merged(self, name: str, start: Callable[[Tensor], Tensor], prepare: Preparation) -> Tensor | None:
-        """`start` of the base's tensor plus the merged task vector; None where no expert changed it."""
+    def _load(self, name: str) -> tuple[Tensor, Tensor | None]:
+        """A tensor of the base and its task vectors; None where no expert changed it."""
         base, vectors = self.files.load(name)
         if not self.plan.method.uses_angles:
             self.grams.add(name, base, vectors)
-        if not vectors.any():
-            return None
+        return base, vectors if vectors.any() else None
+
+    def _combine(self, name: str, start: Tensor, vectors: Tensor, prepare: Preparation) -> Tensor:
+        """`start` plus the merged task vector."""
         prepared = prepare(name, vectors)
-        c = self.coefficients[self.groups[name]]
-        return combine(start(base), prepared.vectors, c, prepared.importance)
+        return combine(start, prepared.vectors, self.coefficients[self.groups[name]], prepared.importance)
 
     def _write_model(self, folder: Path, prepare: Preparation) -> dict[str, Any]:
         entries = self.files.entries()
@@ -249,12 +187,15 @@ class _Merge:
                 for part in dict.fromkeys(weight.folder for _, weight in entries)
             }
             for name, weight in progress(entries, "merging"):
-                merged = self._merged(name, _same, prepare) if name in self.files.names else None
-                if merged is None:
-                    merged = self.files.load_base(weight)
-                writers[weight.folder].write(weight.key, merged)
+                writers[weight.folder].write(weight.key, self._merged(name, weight, prepare))
         copy_settings(self.base, self.layout, folder, _short(self.plan.dtype))
         return {}
+
+    def _merged(self, name: str, weight: Weight, prepare: Preparation) -> Tensor:
+        if name not in self.files.names:
+            return self.files.load_base(weight)
+        base, vectors = self._load(name)
+        return base if vectors is None else self._combine(name, base, vectors, prepare)
 
     def _specs(self, part: str, entries: list[tuple[str, Weight]]) -> Specs:
         infos = {weight.key: weight.info for _, weight in entries if weight.folder == part}
@@ -270,11 +211,11 @@ class _Merge:
             raise UserError("adapters of gpt2, whose weights are transposed, are not written; leave --adapter_rank out")
         writer, others = AdapterWriter(self.plan.adapter_rank), []
         for name in progress(self.files.names, "merging"):
-            vector = self._merged(name, torch.zeros_like, prepare)
-            if vector is not None and (vector.ndim != 2 or "/" in name or not name.endswith(".weight")):
+            base, vectors = self._load(name)
+            if vectors is not None and (base.ndim != 2 or "/" in name or not name.endswith(".weight")):
                 others.append(name)
-            elif vector is not None:
-                writer.add(name, vector)
+            elif vectors is not None:
+                writer.add(name, self._combine(name, torch.zeros_like(base), vectors, prepare))
         todo = "an adapter holds matrices of the backbone only; leave --adapter_rank out"
         refuse_keys("experts changed what no adapter can hold", others, todo)
         copy_settings(self.base, self.layout, folder, None)
@@ -307,14 +248,6 @@ class _Merge:
         }
 
 
-def describe(method: MergeMethod) -> dict[str, Any]:
-    """A method's class and arguments, in a form for JSON; every method keeps its arguments under their names."""
-    names = [name for name in inspect.signature(type(method)).parameters if hasattr(method, name)]
-    values = {name: getattr(method, name) for name in names}
-    arguments = {k: describe(v) if isinstance(v, MergeMethod) else v for k, v in values.items()}
-    return {"class": f"modules.merging.{type(method).__name__}", "arguments": arguments}
-
-
 def _find_expert(model: str) -> Path:
     folder = Path(model).expanduser()
     return folder if is_adapter(folder) else find_base_model(model)
@@ -325,10 +258,6 @@ def _sha256(folder: Path, opened: list[TensorFile]) -> str:
     known = {file.path: file for file in opened}
     paths = sorted(folder.glob("*.safetensors"))
     return ":".join(known[path].sha256() if path in known else file_sha256(path) for path in paths)
-
-
-def _same(base: Tensor) -> Tensor:
-    return base
 
 
 def _short(dtype: torch.dtype | None) -> str | None:

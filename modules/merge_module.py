@@ -115,15 +115,25 @@ class MergeModule(EmbeddingModule):
 
         With several groups the names go on: ``c/<expert>/<group>``.
         """
-        with torch.no_grad():
-            a, c, scale = self.position.a, self.position.coefficients(), self.position.scale
-            a = a / a.abs().mean(1, keepdim=True) if self.position.method.has_scale else a
-        suffixes = [""] if len(self.position.labels) == 1 else [f"/{group}" for group in self.position.labels]
-        described: dict[str, float] = {}
-        for key, values in (("a", a), ("c", c)):
-            for i, name in enumerate(self.expert_names):
-                described |= {f"{key}/{name}{s}": float(v) for s, v in zip(suffixes, values[:, i], strict=True)}
-        return described | {f"scale{s}": float(v) for s, v in zip(suffixes, scale, strict=True)}
+        labels = self.position.labels
+        return {
+            key if len(labels) == 1 else f"{key}/{label}": float(value)
+            for key, values in self._position_by_group().items()
+            for label, value in zip(labels, values, strict=True)
+        }
+
+    def mean_position(self) -> dict[str, float]:
+        """The same, each number the mean over the groups."""
+        return {key: float(values.mean()) for key, values in self._position_by_group().items()}
+
+    @torch.no_grad()
+    def _position_by_group(self) -> dict[str, Tensor]:
+        a, c, scale = self.position.a, self.position.coefficients(), self.position.scale
+        a = a / a.abs().mean(1, keepdim=True) if self.position.method.has_scale else a
+        by_expert = {
+            f"{key}/{n}": of[:, i] for key, of in (("a", a), ("c", c)) for i, n in enumerate(self.expert_names)
+        }
+        return by_expert | {"scale": scale}
 
     def on_fit_start(self) -> None:
         """Measure the base, which normalises the losses, and the start, which a learned position has to beat."""

@@ -121,7 +121,8 @@ def read_vocabulary(folder: Path) -> dict[str, int] | None:
 
 
 def _first_difference(ours: Mapping[str, int], theirs: Mapping[str, int]) -> str:
-    tokens = sorted(ours.keys() | theirs.keys(), key=lambda token: min(ours.get(token, 1e9), theirs.get(token, 1e9)))
+    places = {token: (ours.get(token, NO_LIMIT), theirs.get(token, NO_LIMIT)) for token in ours.keys() | theirs.keys()}
+    tokens = sorted(places, key=lambda token: (min(places[token]), places[token]))
     token = next(token for token in tokens if ours.get(token) != theirs.get(token))
     return f"token {token!r} is {theirs.get(token, 'not there')}, in the base {ours.get(token, 'not there')}"
 

@@ -35,10 +35,10 @@ def collect_fisher(encoder: TextEncoder, batches: Iterable[TaskBatch], *, progre
     """The diagonal empirical Fisher information: the mean over rows of the squared gradient of a row's loss.
 
     A row's loss depends on the weights through the embeddings of its anchor and positive (both sentences of a graded
-    pair, the text of a labelled one). What they are compared with, the row's own hard negatives too, are constants, or
-    the gradients of a batch's rows would be those of one another. The loss is InfoNCE's cross-entropy of the row,
-    CoSENT of the batch as a function of the row's similarity, or the supervised contrastive term of the row, which is
-    0 where no other row of the batch has its label.
+    pair, the text of a labelled one). What they are compared with, the row's own hard negatives too, is constant, so
+    that a gradient belongs to one row. The loss is InfoNCE's cross-entropy of the row; the supervised contrastive term
+    of the row, which is 0 where no other row of the batch has its label; or CoSENT of the batch as a function of the
+    row's similarity, times the rows, so that here too the batch's gradient is the mean of the rows'.
 
     Args:
         encoder: at the weights of interest; used without dropout and left as it is.
@@ -53,7 +53,7 @@ def collect_fisher(encoder: TextEncoder, batches: Iterable[TaskBatch], *, progre
         UserError: there are no rows.
     """
     weights = {name: weight.detach().requires_grad_() for name, weight in encoder.backbone.named_parameters()}
-    sums = [torch.zeros_like(w, dtype=_accumulator(w), requires_grad=False) for w in weights.values()]
+    sums = [torch.zeros_like(w, dtype=_accumulator(w)) for w in weights.values()]
     rows = 0
     with _evaluation(encoder):
         for batch in tqdm(batches, desc="Fisher information", unit="batch", disable=not progress, leave=False):
@@ -95,7 +95,7 @@ def _info_nce(columns: list[Tensor], batch: TaskBatch, row: int) -> Tensor:
 
 def _cosent(columns: list[Tensor], batch: TaskBatch, row: int) -> Tensor:
     assert batch.target is not None
-    return cosent(F.cosine_similarity(columns[0], columns[1]), batch.target, batch.loss.temperature)
+    return len(batch) * cosent(F.cosine_similarity(columns[0], columns[1]), batch.target, batch.loss.temperature)
 
 
 def _supcon(columns: list[Tensor], batch: TaskBatch, row: int) -> Tensor:

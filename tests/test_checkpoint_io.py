@@ -93,7 +93,10 @@ def test_a_writer_casts_and_notices_what_does_not_fit(tmp_path: Path) -> None:
 
 
 def test_a_forgotten_tensor_is_noticed(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="not written: x"), CheckpointWriter(tmp_path, {"x": (torch.half, (1,))}, 9):
+    with (
+        pytest.raises(AssertionError, match="not written: x"),
+        CheckpointWriter(tmp_path, {"x": (torch.half, (1,))}, 9),
+    ):
         pass
 
 

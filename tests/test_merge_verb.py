@@ -1,0 +1,162 @@
+"""``python -m lightning_app merge`` as a user meets it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lightning_app.__main__ import main
+from lightning_app.merge import METHODS, make_method, parse, unique_names
+from modules.errors import UserError
+from modules.merging import Dare, MergeMethod, RegMean, Slerp, Ties
+from tests.tiny_checkpoints import read_weights, save_models
+
+HEAVY = ("transformers", "lightning", "mteb", "datasets")
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> list[str]:
+    base, experts = save_models(tmp_path)
+    return ["--method", "slerp", "--base", base, "--experts", *experts.values(), "--out", str(tmp_path / "out")]
+
+
+def test_the_verb_merges_without_heavy_libraries(arguments: list[str], tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from lightning_app.__main__ import main\n"
+        "status = main(['merge', *sys.argv[1:]])\n"
+        f"print('loaded', [name for name in {HEAVY} if name in sys.modules])\n"
+        "sys.exit(status)\n"
+    )
+    given = [*arguments, "--coefficients", "1", "2", "--max_shard_size", "10KB", "--dtype", "float16"]
+    done = subprocess.run([sys.executable, "-c", code, *given], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "loaded []" in done.stdout
+    assert f"wrote {tmp_path / 'out'}" in done.stdout
+    record = json.loads((tmp_path / "out" / "merge.json").read_text())
+    assert record["a"] == {"e0": 1.0, "e1": 2.0}
+    assert record["method"]["class"] == "modules.merging.Slerp"
+    assert record["dtype"] == "float16"
+    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
+    assert {weight.dtype for weight in read_weights(tmp_path / "out").values()} == {torch.float16}
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "from lightning_app.__main__ import main\n"
+        "try:\n    main(['merge', '--help'])\n"
+        "except SystemExit as end:\n    assert end.code == 0\n"
+        f"print('loaded', [name for name in {('torch', *HEAVY)} if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "loaded []" in done.stdout, done.stderr
+    assert "--coefficients" in done.stdout and "spherical_mean" in done.stdout
+
+
+def test_a_file_says_the_same_and_the_command_line_wins(arguments: list[str], tmp_path: Path) -> None:
+    content = {
+        "method": "ties",
+        "base": str(tmp_path / "base"),
+        "experts": [str(tmp_path / "e0"), str(tmp_path / "e1")],
+        "coefficients": [1, -0.5],
+        "density": 0.5,
+        "per_tensor": True,
+        "granularity": 2,
+        "allow_suspicious": False,
+        "scale": 0.5,
+        "dtype": None,
+        "out": str(tmp_path / "out"),
+    }
+    (tmp_path / "merge.yaml").write_text(yaml.safe_dump(content))
+    options = parse(["--scale", "0.25", "--config", str(tmp_path / "merge.yaml"), "--no-per_tensor"])
+    assert (options.scale, options.density, options.per_tensor, options.granularity) == (0.25, 0.5, False, 2)
+    assert (options.coefficients, options.allow_suspicious, options.dtype) == ([1.0, -0.5], False, None)
+    assert main(["merge", "--config", str(tmp_path / "merge.yaml")]) == 0
+    record = json.loads((tmp_path / "out" / "merge.json").read_text())
+    assert record["method"]["arguments"] == {"density": 0.5, "per_tensor": True}
+    assert record["a"] == {"e0": 1.0, "e1": -0.5}
+    assert record["scale"] == 0.5
+
+
+def method_of(*given: str) -> MergeMethod:
+    return make_method(parse(["--base", "b", "--experts", "x", "y", "--out", "o", *given]))
+
+
+def test_methods_and_their_options() -> None:
+    for name, kind in METHODS.items():
+        assert type(method_of("--method", name)).__name__ == kind
+    ties = method_of("--method", "ties", "--density", "0.4", "--per_tensor")
+    assert isinstance(ties, Ties) and (ties.density, ties.per_tensor) == (0.4, True)
+    slerp = method_of("--method", "slerp", "--order", "y", "x")
+    assert isinstance(slerp, Slerp) and slerp.order == ["y", "x"]
+    reg_mean = method_of("--method", "reg_mean", "--off_diagonal", "0.5")
+    assert isinstance(reg_mean, RegMean) and reg_mean.off_diagonal == 0.5
+    dare = method_of("--method", "ties", "--density", "0.4", "--dare", "0.3", "--seed", "7")
+    assert isinstance(dare, Dare) and (dare.density, dare.seed) == (0.3, 7)
+    assert isinstance(dare.method, Ties) and dare.method.density == 0.4
+
+
+REFUSED: dict[str, tuple[list[str], str]] = {
+    "method": (["--method", "slrp"], "unknown method 'slrp'; did you mean 'slerp'?"),
+    "no method": (["--method", "magic"], "unknown method 'magic'; use average, task_arithmetic, slerp, spherical_mean"),
+    "option": (["--density", "0.2"], "--density is no option of slerp; it is one of ties"),
+    "order": (["--method", "average", "--order", "a", "b"], "--order is no option of average; it is one of slerp"),
+    "seed": (["--seed", "1"], "--seed is that of --dare, which is not given"),
+    "key": (["--densty", "0.2"], "unknown key '--densty'; did you mean 'density'?"),
+    "abbreviation": (["--coef", "1", "1"], "unknown key '--coef'"),
+    "dtype": (["--dtype", "int8"], "argument --dtype: invalid choice: 'int8'"),
+    "number": (["--coefficients", "1", "two"], "argument --coefficients: invalid float value: 'two'"),
+    "count": (["--coefficients", "1"], "1 coefficients are given for 2 experts; give one each"),
+    "rank": (["--adapter_rank", "0"], "adapter_rank is 0; it is at least 1"),
+    "size": (["--max_shard_size", "big"], "max_shard_size is 'big'; write a size as 5GB or 300MB"),
+    "granularity": (["--granularity", "row"], "granularity is 'row'; use model, layer, tensor or a number of groups"),
+    "layers": (["--granularity", "9"], "granularity asks for 9 groups of layers; the model has 2 layers"),
+    "expert": (["--experts", "x/y/z"], "model 'x/y/z' not found: no such directory, and it is not a hub name"),
+    "config": (["--config", "nowhere.yaml"], "--config nowhere.yaml cannot be read: No such file or directory"),
+    "missing": (["--out", ""], "--out is missing; python -m lightning_app merge --help"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_mistakes_are_one_clear_line(case: str, arguments: list[str], tmp_path: Path, capsys: Any) -> None:
+    extra, message = REFUSED[case]
+    assert main(["merge", *arguments, *extra]) == 2
+    error = capsys.readouterr().err
+    (line,) = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert message in line
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_mistakes_in_a_file_are_one_clear_line(tmp_path: Path) -> None:
+    file = tmp_path / "merge.yaml"
+    for text, message in (
+        ("metod: slerp", "merge.yaml: unknown key 'metod'; did you mean 'method'?"),
+        ("- slerp", "merge.yaml: not a mapping of keys to values"),
+        ("a: [", "merge.yaml: not valid YAML"),
+        ("scale: high", "argument --scale: invalid float value: 'high'"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UserError) as caught:
+            parse(["--config", str(file)])
+        assert message in str(caught.value)
+
+
+def test_names_of_experts_are_unique() -> None:
+    assert unique_names(["runs/a/model", "runs/b/model/", "org/other", "model"]) == [
+        "model",
+        "model-2",
+        "other",
+        "model-3",
+    ]
+    assert unique_names(["m", "m-2", "x/m"]) == ["m", "m-2", "m-3"]
+
+
+def test_the_verb_is_known(capsys: Any) -> None:
+    assert main(["merg"]) == 2
+    assert "unknown verb 'merg'; did you mean merge?" in capsys.readouterr().err
