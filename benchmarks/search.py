@@ -3,7 +3,7 @@
     python benchmarks/search.py
 
 Each search is a stage of one run folder (``runs/search``): a second call goes on where the first stopped. A forward
-pass is one probe batch of 32 rows embedded. Needs the folder ../shared/data.
+pass is one probe batch of 16 rows embedded. Needs the folder ../shared/data.
 """
 
 import json
@@ -21,9 +21,9 @@ SEARCHES: dict[str, tuple[str, dict[str, float], float]] = {
     "CMA-ES": ("modules.CmaEs", {"population": 7}, 7),
 }
 EXPERTS = {2: ["sts", "retrieval"], 4: ["sts", "retrieval", "intents", "emotions"]}
-ROWS, BATCH = 128, 32
+ROWS, BATCH = 64, 16
 """Probe rows of an expert, and rows of a batch."""
-BUDGETS = (128, 256, 512)
+BUDGETS = (48, 96, 192)
 
 
 def run(search: str, options: dict[str, float], passes: float, experts: list[str]) -> tuple[dict, float]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import difflib
 import inspect
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -167,6 +169,17 @@ def unique_names(models: list[str]) -> list[str]:
     return names
 
 
+def _return_freed_memory() -> None:
+    """Have every freed tensor given back to the system at once.
+
+    By default glibc keeps blocks of up to 32 MB for later use after the first was freed, and in pieces that do not fit
+    the next tensor.
+    """
+    mmap_threshold = -3
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(mmap_threshold, 1 << 20)
+
+
 def main(arguments: list[str]) -> None:
     """Run the verb.
 
@@ -174,12 +187,13 @@ def main(arguments: list[str]) -> None:
         UserError: a mistake of the user's.
     """
     options = parse(arguments)
+    _return_freed_memory()
 
     import torch
 
-    from modules.checkpoint_io import parse_size
-    from modules.merge_files import merge_files
-    from modules.merge_plan import Plan
+    from modules.files.checkpoint_io import parse_size
+    from modules.files.merge import merge_files
+    from modules.files.plan import Plan
 
     plan = Plan(
         base=options.base,

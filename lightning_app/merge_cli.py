@@ -16,7 +16,6 @@ from lightning_app.pipeline import MergeSettings, Pipeline
 from lightning_app.recipe import ExpertRecipe
 from lightning_app.stages import Stage
 from modules import Expert, MergeMethod, MergeModule, Search, Slerp, UserError
-from modules.experts import merge_order
 
 NAME = "self_positioning"
 """The learned merge of the recipe, in the table and in TensorBoard."""
@@ -89,7 +88,7 @@ class MergeCLI(AppCLI):
             search=(Search | None, section.model.search),
         )
         self.method: MergeMethod = objects.method or Slerp()
-        merge_order(self.method, list(objects.experts))  # what is wrong with it shows before training
+        self.method.places(list(objects.experts))  # what is wrong with it shows before training
         options = {k: v for k, v in section.model.as_dict().items() if k not in ("base", "experts", "method")}
         probe = {k: v for k, v in section.data.as_dict().items() if k != "tasks"}
         return MergeSettings(

@@ -4,9 +4,6 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
 from modules.errors import UserError
 
 WHEELS = {
@@ -64,6 +61,9 @@ def weights_sha256(model: str | Path) -> str:
 
 
 def _from_cache(name: str) -> Path | None:
+    from huggingface_hub import snapshot_download  # here, because a merge of folders need not wait for it
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
     try:
         return _complete(Path(snapshot_download(name, allow_patterns=FILES, local_files_only=True)))
     except (LocalEntryNotFoundError, HFValidationError):
@@ -89,6 +89,8 @@ def _from_wheel(name: str) -> Path | None:
 
 
 def _from_hub(name: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+
     try:
         return Path(snapshot_download(name, allow_patterns=FILES))
     except Exception:  # every library below raises its own kind of "not reached"

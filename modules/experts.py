@@ -92,17 +92,5 @@ def merged_encoder(
     groups = groups_of(vectors, granularity)
     grams = gram_matrices({name: of.vectors for name, of in prepared.items()}, groups)
     labels = list(dict.fromkeys(groups.values()))
-    position = Position(method, grams, merge_order(method, list(experts)), signed=signed, labels=labels)
+    position = Position(method, grams, method.places(list(experts)), signed=signed, labels=labels)
     return MergedEncoder(base, prepared, position, {name: labels.index(group) for name, group in groups.items()})
-
-
-def merge_order(method: MergeMethod, experts: list[str]) -> list[int]:
-    """Indices of the experts in the order in which a method takes them.
-
-    Raises:
-        UserError: the method's order does not name each expert once.
-    """
-    order = method.order or experts
-    if sorted(order) != sorted(experts):
-        raise UserError(f"the order {order} of {type(method).__name__} does not name the experts {experts}")
-    return [experts.index(name) for name in order]

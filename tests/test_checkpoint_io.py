@@ -10,8 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from modules import checkpoint_io
-from modules.checkpoint_io import CheckpointWriter, TensorFile, open_weights, parse_size, plan_shards
 from modules.errors import UserError
+from modules.files.checkpoint_io import CheckpointWriter, TensorFile, open_weights, parse_size, plan_shards
 
 TENSORS = {
     "a": torch.randn(3, 4),

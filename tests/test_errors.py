@@ -58,7 +58,11 @@ def changed(project: Project, path: str, value: Any) -> list[str]:
         ("model.base", "no/such-model", "model 'no/such-model' not found: no such directory, not in the Hugging Face"),
         ("model.experts", {"x": {"recipe": "y"}}, "model.experts.x.recipe: there is no recipe 'y' (qa, sts are there)"),
         ("model.experts", {"x": {}}, "model.experts.x: give either a recipe or a path"),
-        ("model.method", {"class_path": "modules.Slerp", "init_args": {"order": ["qa"]}}, "does not name the experts"),
+        (
+            "model.method",
+            {"class_path": "modules.Slerp", "init_args": {"order": ["qa"]}},
+            "does not name each of the experts",
+        ),
         ("baselines", ["bse"], "baselines: 'bse' is unknown; known are base, experts, joint"),
         ("recipes.qa.start", "sts2", "model 'sts2' not found: no such directory"),
         ("recipes.qa.start", "qa", "recipes start from each other in a circle: qa -> qa"),

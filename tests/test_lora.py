@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from modules.errors import UserError
+from modules.files.merge import merge_files
+from modules.files.plan import Plan
 from modules.lineage import write_lineage
-from modules.merge_files import merge_files
-from modules.merge_plan import Plan
 from modules.merging import Average, MergeMethod, MultiSlerp, Slerp
 from tests.tiny_checkpoints import State, read_weights, save_models, write_weights
 

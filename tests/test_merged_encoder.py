@@ -12,11 +12,11 @@ from torch.func import functional_call
 from transformers import BertModel
 
 from modules import Slerp, TextEncoder
+from modules.granularity import groups_of
 from modules.merged_encoder import MergedEncoder
+from modules.merging.base import Prepared
 from modules.position import Position
 from modules.st_folder import EncoderConfig
-from modules.granularity import groups_of
-from modules.merging.base import Prepared
 from modules.task_vectors import gram_matrices, load_task_vectors
 from tests.test_encoder import tiny_decoder
 from tests.test_merging import SPAN, obvious_slerp

@@ -47,6 +47,10 @@ def test_an_expert_that_hardly_moved_is_one() -> None:
     refuse_suspicious(gram_of(v), 50.0, NAMES)
 
 
+def test_experts_that_all_hardly_moved_are_not_the_same() -> None:
+    refuse_suspicious(gram_of(vectors() * 1e-6), 50.0, NAMES)
+
+
 def test_an_expert_of_another_base() -> None:
     v = vectors()
     v[2] *= 70 / v[2].norm()

@@ -4,7 +4,7 @@ Shapes: N experts.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -74,6 +74,19 @@ class MergeMethod(ABC):
     def initial(self, experts: int) -> Tensor:
         """The ``a`` to start from: ``[N]``, all ones unless a method says otherwise."""
         return torch.ones(experts, dtype=torch.float64)
+
+    def places(self, experts: Sequence[str]) -> list[int]:
+        """Indices of the experts in the order in which the method takes them.
+
+        Raises:
+            UserError: the method's order does not name each expert once.
+        """
+        names, order = list(experts), self.order or list(experts)
+        if sorted(order) != sorted(names):
+            raise UserError(
+                f"the order {order} of {type(self).__name__} does not name each of the experts {names} once"
+            )
+        return [names.index(name) for name in order]
 
     def preparation(self, stream: Stream, statistics: Statistics | None = None) -> Preparation:
         """How task vectors are changed before they are combined; as they are unless a method says otherwise.

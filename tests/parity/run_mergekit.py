@@ -1,27 +1,32 @@
 """Merges safetensors files with mergekit; runs in mergekit's environment, not in ours.
 
-``run_mergekit.py JOB OUT``, where JOB is a JSON file with ``method``, ``models`` (id to file), ``base`` (an id or null)
-and ``parameters`` (a number, or id to number). mergekit-yaml itself stops at BERT (0.1.5: ``TypeError`` in plan.py), so
-this calls the function behind it.
+Every line of its input is a job: JSON with ``method``, ``models`` (id to file), ``base`` (an id or null),
+``parameters`` (a number, or id to number) and ``out``, the file to write; it answers ``done``, or what went wrong.
+mergekit-yaml itself stops at BERT (0.1.5: ``TypeError`` in plan.py), so this calls the function behind it.
 """
 
 import json
 import sys
-from pathlib import Path
+from typing import Any
 
 import torch
 from mergekit.merge_methods import merge_state_dicts
 from safetensors.torch import load_file, save_file
 
 
-def main(job_file: str, out: str) -> None:
-    job = json.loads(Path(job_file).read_text())
+def merge(job: dict[str, Any]) -> str:
     models = {name: load_file(file) for name, file in job["models"].items()}
     torch.manual_seed(0)
-    with torch.no_grad():
-        merged = merge_state_dicts(models, job["method"], parameters=job["parameters"], base=job["base"])
-    save_file({name: tensor.contiguous() for name, tensor in merged.items()}, out)
+    try:
+        with torch.no_grad():
+            merged = merge_state_dicts(models, job["method"], parameters=job["parameters"], base=job["base"])
+    except Exception as error:  # the test says what it was
+        return repr(error)
+    save_file({name: tensor.contiguous() for name, tensor in merged.items()}, job["out"])
+    return "done"
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        print(merge(json.loads(line)), flush=True)

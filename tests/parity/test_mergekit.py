@@ -7,7 +7,7 @@ one threshold for the whole model.
 import json
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,11 @@ pytestmark = [
 
 Weights = dict[str, Tensor]
 TABLE = "embeddings.word_embeddings.weight"
-PARTS = ("embeddings.", "encoder.layer.0.", "encoder.layer.5.", "pooler.")
-"""What is merged of MiniLM, of the table of words 4,000 rows: the other layers are more of the same."""
+PARTS = ("embeddings.", "encoder.layer.0.", "pooler.")
+"""What is merged of MiniLM, of the table of words 2,000 rows: the other layers are more of the same."""
 
 SIZES = [0.01, 0.02, 0.03]
-"""Of the experts' perturbations, relative to each tensor's spread: about as far as fine-tuning goes."""
+"""Of the experts' perturbations, relative to the size of each tensor: about as far as fine-tuning goes."""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Weights:
     AutoModel.from_pretrained(minilm.get_model_path(), dtype=torch.float32).save_pretrained(folder)
     weights: Weights = load_file(folder / "model.safetensors")
     parts = {name: weight for name, weight in weights.items() if name.startswith(PARTS)}
-    return parts | {TABLE: parts[TABLE][:4000].clone()}
+    return parts | {TABLE: parts[TABLE][:2000].clone()}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,8 @@ def experts(base: Weights) -> list[Weights]:
     made = []
     for seed, size in enumerate(SIZES):
         generator = torch.Generator().manual_seed(seed)
-        made.append({n: w + size * w.std() * torch.randn(w.shape, generator=generator) for n, w in base.items()})
+        length = {name: weight.square().mean().sqrt().clamp(min=0.01) for name, weight in base.items()}
+        made.append({n: w + size * length[n] * torch.randn(w.shape, generator=generator) for n, w in base.items()})
     return made
 
 
@@ -64,39 +65,50 @@ class Mergekit:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.process = subprocess.Popen(
+            [PYTHON, DRIVER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        )
 
     def __call__(
         self, method: str, models: Sequence[Weights], base: Weights | None = None, **parameters: Any
     ) -> Weights:
-        """Merge; the models are called 0, 1, ... and the base `base`. A list of parameters is one for each model."""
+        """Merge; a list of parameters is one for each model, the base aside."""
         named = {str(i): model for i, model in enumerate(models)} | ({} if base is None else {"base": base})
+        out = self.folder / "out.safetensors"
         job = {
             "method": method,
-            "models": {name: str(self._file(name, model)) for name, model in named.items()},
+            "models": {name: str(self._saved(name, model)) for name, model in named.items()},
             "base": None if base is None else "base",
             "parameters": {
                 key: {str(i): x for i, x in enumerate(value)} if isinstance(value, list) else value
                 for key, value in parameters.items()
             },
+            "out": str(out),
         }
-        self._path("job.json").write_text(json.dumps(job))
-        command = [PYTHON, DRIVER, self._path("job.json"), self._path("out.safetensors")]
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
-        assert done.returncode == 0, done.stderr[-2000:]
-        merged: Weights = load_file(self._path("out.safetensors"))
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps(job), file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline().strip()
+        if answer != "done":
+            raise RuntimeError(answer)
+        merged: Weights = load_file(out)
         return merged
 
-    def _path(self, name: str) -> Path:
-        return self.folder / name
-
-    def _file(self, name: str, model: Weights) -> Path:
-        save_file(model, self._path(f"{name}.safetensors"))
-        return self._path(f"{name}.safetensors")
+    def _saved(self, name: str, model: Weights) -> Path:
+        file = self.folder / f"{name}.safetensors"
+        save_file(model, file)
+        return file
 
 
 @pytest.fixture(scope="module")
-def mergekit(tmp_path_factory: pytest.TempPathFactory) -> Mergekit:
-    return Mergekit(tmp_path_factory.mktemp("mergekit"))
+def mergekit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mergekit]:
+    running = Mergekit(tmp_path_factory.mktemp("mergekit"))
+    yield running
+    running.process.communicate()  # its input ends, and so does it
 
 
 def ours(
@@ -114,8 +126,8 @@ def ours(
 
 
 def flattened(weights: Weights) -> Weights:
-    """The whole model as one tensor."""
-    return {"all": torch.cat([weights[name].flatten() for name in sorted(weights)])}
+    """The whole model as one tensor, in float64: mergekit takes lengths in the precision of the weights."""
+    return {"all": torch.cat([weights[name].flatten() for name in sorted(weights)]).double()}
 
 
 def vector_of(weights: Weights, base: Weights) -> Weights:
@@ -129,6 +141,10 @@ def distance(actual: Weights, expected: Weights, base: Weights) -> float:
         float((actual[name] - expected[name]).norm() / (expected[name] - weight).norm())
         for name, weight in base.items()
     )
+
+
+def beyond_rounding(actual: Tensor, expected: Tensor) -> Tensor:
+    return (actual - expected).abs() > 1e-6 * expected.abs().max()
 
 
 ROUNDING = 2e-5
@@ -163,14 +179,15 @@ def test_slerp_of_task_vectors_is_ours(mergekit: Mergekit, base: Weights, expert
 def test_slerp_of_whole_weights_is_linear_and_not_ours(
     mergekit: Mergekit, base: Weights, experts: list[Weights]
 ) -> None:
+    base = {name: weight for name, weight in base.items() if weight.ndim == 2}  # biases are small, and moved a lot
+    experts = [{name: expert[name] for name in base} for expert in experts]
     theirs = mergekit("slerp", [experts[1]], experts[0], t=0.5)
     average = ours(Average(), base, experts[:2], [1.0, 1.0])
-    assert distance(average, theirs, base) < 1e-2  # the weights of two experts are all but parallel
+    assert distance(average, theirs, base) < ROUNDING  # the weights of two experts are all but parallel
     slerp = ours(Slerp(), base, experts[:2], [1.0, 1.0])
-    longer = [float(vector.norm()) for vector in vector_of(slerp, base).values()]
-    shorter = [float(vector.norm()) for vector in vector_of(theirs, base).values()]
-    big = [i for i, weight in enumerate(base.values()) if weight.numel() > 10_000]
-    assert all(1.4 < longer[i] / shorter[i] < 1.43 for i in big)  # sqrt(2): their task vectors are orthogonal
+    for name, weight in base.items():
+        longer = float((slerp[name] - weight).norm() / (theirs[name] - weight).norm())
+        assert longer == pytest.approx(2**0.5, abs=0.05)  # their task vectors are orthogonal
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -183,19 +200,30 @@ def test_multi_slerp_at_the_base_is_ours(
     assert distance(ours(MultiSlerp(), start, ends, weight), theirs, start) < ROUNDING
 
 
+def test_multi_slerp_of_unchanged_tensors_stops_mergekit_and_not_us(
+    mergekit: Mergekit, base: Weights, experts: list[Weights]
+) -> None:
+    unchanged = [expert | {"pooler.dense.bias": base["pooler.dense.bias"]} for expert in experts]
+    with pytest.raises(RuntimeError, match="weighted sum of the input tensors is zero"):
+        mergekit("multislerp", unchanged, base, weight=1.0)
+    merged = ours(MultiSlerp(), base, unchanged, [1.0, 1.0, 1.0])
+    assert torch.equal(merged["pooler.dense.bias"], base["pooler.dense.bias"])
+
+
 def test_one_angle_for_all_is_not_one_angle_a_tensor(base: Weights, experts: list[Weights]) -> None:
-    skewed = [
-        {n: w + (i + 1) * e[n].sub(w) * ("layer.0." in n) for n, w in base.items()} for i, e in enumerate(experts)
+    # one expert moves the first layer most, the other the rest
+    moved = [
+        {n: w + (5.0 if ("layer.0." in n) == first else 1.0) * (e[n] - w) for n, w in base.items()}
+        for e, first in zip(experts, (True, False), strict=False)
     ]
-    moved = [{n: experts[i][n] + skewed[i][n] - w for n, w in base.items()} for i in range(2)]
     one_a_tensor = flattened(ours(MultiSlerp(), base, moved, [1.0, 1.0]))
     one_for_all = ours(MultiSlerp(), flattened(base), [flattened(m) for m in moved], [1.0, 1.0])
     assert distance(one_a_tensor, one_for_all, flattened(base)) > 1e-2
 
 
-@pytest.mark.parametrize("whole", [False, True])
-@pytest.mark.parametrize("density", [0.2, 1.0])
-@pytest.mark.parametrize("experts_count", [2, 3])
+@pytest.mark.parametrize(
+    ("experts_count", "density", "whole"), [(2, 0.2, False), (3, 0.2, False), (3, 0.2, True), (3, 1.0, False)]
+)
 def test_ties_of_equal_weights_is_ours(
     mergekit: Mergekit, base: Weights, experts: list[Weights], experts_count: int, density: float, whole: bool
 ) -> None:
@@ -204,7 +232,7 @@ def test_ties_of_equal_weights_is_ours(
     theirs = mergekit("ties", ends, start, weight=equal, density=density, **{"lambda": 0.7})
     merged = ours(Ties(density, per_tensor=not whole), start, ends, equal, scale=0.7)
     # an entry whose magnitude ties with the threshold is kept by ours, by theirs as the sort happens to order it
-    different = {n: (merged[n] - theirs[n]).abs() > 1e-6 * start[n].abs().max() for n in start}
+    different = {n: beyond_rounding(merged[n], theirs[n]) for n in start}
     assert sum(int(d.sum()) for d in different.values()) <= 1e-5 * sum(d.numel() for d in different.values())
     agreed = {n: torch.where(different[n], theirs[n], merged[n]) for n in start}
     assert distance(agreed, theirs, start) < ROUNDING
@@ -223,7 +251,7 @@ def test_ties_of_unequal_weights_differs_in_the_election_only(
         vectors = torch.stack([expert[name] - start for expert in experts])
         weighted = torch.tensordot(c, vectors, 1)
         same = (weighted >= 0) == (vectors.sum(0) >= 0)
-        differs = (merged[name] - theirs[name]).abs() > 1e-5 * start.std()
+        differs = beyond_rounding(merged[name], theirs[name])
         assert not differs[same].any()
         if start.numel() > 10_000:
             assert 0.05 < float((~same).double().mean()) < 0.5
@@ -290,5 +318,5 @@ def test_karcher_of_equally_long_task_vectors_is_our_spherical_mean(
 ) -> None:
     vectors = [{n: v / v.norm() for n, v in vector_of(expert, base).items()} for expert in experts]
     zero = {name: torch.zeros_like(weight) for name, weight in base.items()}
-    theirs = mergekit("karcher", vectors, max_iter=200, tol=1e-6)
+    theirs = mergekit("karcher", vectors, max_iter=40, tol=1e-6)
     assert distance(ours(SphericalMean(), zero, vectors, [1.0, 1.0, 1.0]), theirs, zero) < 1e-4

@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from modules.checkpoint_io import TensorFile
-from modules.checkpoint_layout import HEADS, WRAPPERS, Weight, read_json, refuse_keys
 from modules.errors import UserError
+from modules.files.checkpoint_io import TensorFile
+from modules.files.checkpoint_layout import HEADS, WRAPPERS, Weight, read_json, refuse_keys
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

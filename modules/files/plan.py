@@ -51,13 +51,11 @@ class Plan:
             UserError: the method's order, or `a`, does not fit the experts.
         """
         names = list(self.experts)
-        order = self.method.order or names
-        if sorted(order) != sorted(names):
-            raise UserError(f"the order {order} does not name the experts {names}, each once")
+        places = self.method.places(names)
         if self.a is not None and len(self.a) != len(names):
             raise UserError(f"{len(self.a)} coefficients are given for {len(names)} experts; give one each")
         a = self.method.initial(len(names)) if self.a is None else torch.tensor(self.a, dtype=torch.float64)
-        c = self.scale * merge_coefficients(self.method, a, gram, [names.index(name) for name in order])
+        c = self.scale * merge_coefficients(self.method, a, gram, places)
         if not torch.isfinite(c).all():
             raise UserError(f"the coefficients {a.tolist()} with scale {self.scale} say nothing; give some above 0")
         return c

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modules.checkpoint_layout import read_json
 from modules.errors import UserError
+from modules.files.checkpoint_layout import read_json
 from modules.lineage import FILE as LINEAGE
 
 ARCHITECTURE = ("model_type", "num_attention_heads", "num_key_value_heads", "hidden_act")

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modules.files.lora import CONFIG
+from modules.files.task_vectors import TaskVectorFiles, progress
 from modules.gram import gram_of
-from modules.lora import CONFIG
 from modules.merging.base import Preparation
-from modules.task_vector_files import TaskVectorFiles, progress
 
 FOLDER = "statistics"
 """Beside an expert's weights: what was measured on it."""

@@ -16,21 +16,21 @@ import torch
 from torch import Tensor
 
 from modules.base_model import file_sha256, find_base_model
-from modules.checkpoint_io import CheckpointWriter, Specs, TensorFile
-from modules.checkpoint_layout import Weight, match_layout, read_json, read_layout, refuse_keys
 from modules.combine import combine
 from modules.errors import UserError
+from modules.files.checkpoint_io import CheckpointWriter, Specs, TensorFile
+from modules.files.checkpoint_layout import Weight, match_layout, read_json, read_layout, refuse_keys
+from modules.files.kept_grams import Grams, kept_grams, measure
+from modules.files.lora import Adapter, AdapterWriter, is_adapter
+from modules.files.model_settings import copy_settings, refuse_other_model
+from modules.files.plan import Plan, describe
+from modules.files.record import write_records
+from modules.files.task_vectors import ExpertFiles, TaskVectorFiles, WholeModel, progress
 from modules.gram import sum_by_group
-from modules.gram_files import Grams, kept_grams, measure
 from modules.granularity import groups_of
 from modules.lineage import read_lineage
-from modules.lora import Adapter, AdapterWriter, is_adapter
-from modules.merge_plan import Plan, describe
-from modules.merge_record import write_records
 from modules.merging.base import MergeMethod, Preparation, Statistics
-from modules.model_settings import copy_settings, refuse_other_model
 from modules.safety import refuse_other_ancestors, refuse_suspicious
-from modules.task_vector_files import ExpertFiles, TaskVectorFiles, WholeModel, progress
 
 
 def merge_files(plan: Plan, out: str | Path, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -170,7 +170,7 @@ class _Merge:
         base, vectors = self.files.load(name)
         if not self.plan.method.uses_angles:
             self.grams.add(name, base, vectors)
-        return base, vectors if vectors.any() else None
+        return base, vectors if name in self.grams.raw else None
 
     def _combine(self, name: str, start: Tensor, vectors: Tensor, prepare: Preparation) -> Tensor:
         """`start` plus the merged task vector."""

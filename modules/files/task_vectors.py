@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from modules.checkpoint_io import TensorFile
-from modules.checkpoint_layout import Layout, Weight
+from modules.files.checkpoint_io import TensorFile
+from modules.files.checkpoint_layout import Layout, Weight
 
 T = TypeVar("T")
 
 
 class ExpertFiles(Protocol):
-    """What an expert on disk offers: a whole model, or an adapter (`modules.lora.Adapter`)."""
+    """What an expert on disk offers: a whole model, or an adapter (`modules.files.lora.Adapter`)."""
 
     @property
     def files(self) -> list[TensorFile]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from modules.checkpoint_io import TensorFile, TensorInfo, open_weights
 from modules.errors import UserError
+from modules.files.checkpoint_io import TensorFile, TensorInfo, open_weights
 
 WRAPPERS = (
     "0.auto_model.",

@@ -7,6 +7,7 @@ order of the file is hashed on the way, so that the sha256 of a model costs no s
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,8 +19,8 @@ from torch import Tensor
 
 from modules.errors import UserError
 
-CHUNK = 1 << 20
-"""Entries that are converted, checked and hashed at a time: what is held beside a tensor."""
+CHUNK = 1 << 17
+"""Entries that are converted, checked and hashed at a time: what is held beside a tensor, and fits a cache."""
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -127,7 +128,7 @@ class TensorFile:
         for part in out.view(-1).split(CHUNK):
             taken = part if out.dtype == info.dtype else spare[: len(part)]
             self._fill(taken)
-            if info.dtype.is_floating_point and not torch.isfinite(taken).all():
+            if not _is_finite(taken):
                 raise UserError(f"{self.path}: {key} has NaN or infinite entries; this model is broken, leave it out")
             if taken is not part:
                 part.copy_(taken)
@@ -150,7 +151,7 @@ class TensorFile:
         """Hash what lies before a byte and was not hashed yet: the header, gaps, tensors nobody asked for."""
         self._file.seek(self._hashed)
         while self._hashed < end:
-            self._fill(torch.empty(min(4 * CHUNK, end - self._hashed), dtype=torch.uint8))
+            self._fill(torch.empty(min(8 * CHUNK, end - self._hashed), dtype=torch.uint8))
 
     def sha256(self) -> str:
         """The sha256 of the whole file, in hexadecimal; what was not read in order is read now."""
@@ -264,7 +265,7 @@ class CheckpointWriter:
         file.seek(place)
         for part in tensor.contiguous().view(-1).split(CHUNK):
             cast = part.to(dtype)
-            if dtype.is_floating_point and not torch.isfinite(cast).all():
+            if not _is_finite(cast):
                 raise UserError(f"{key} has merged entries that {str(dtype)[6:]} cannot hold; use a wider --dtype")
             file.write(cast.view(torch.uint8).numpy())
 
@@ -274,6 +275,12 @@ class CheckpointWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._files.close()
         assert kind is not None or not self._places, f"not written: {', '.join(self._places)}"
+
+
+def _is_finite(part: Tensor) -> bool:
+    if not part.dtype.is_floating_point or not len(part):
+        return True
+    return all(map(math.isfinite, torch.aminmax(part)))  # which are NaN if an entry is
 
 
 def _bytes(spec: tuple[torch.dtype, tuple[int, ...]]) -> int:

@@ -1,0 +1,1 @@
+"""Models merged on disk, from safetensors to safetensors; builds no model and imports no transformers."""
