@@ -19,12 +19,12 @@ from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, BertConfig, BertForMaskedLM, BertModel, LlamaConfig, LlamaForCausalLM, LlamaModel
 
-from modules import gram_files
-from modules import merge_files as merging
 from modules.base_model import weights_sha256
 from modules.combine import combine
 from modules.encoder import TextEncoder
 from modules.errors import UserError
+from modules.files import kept_grams
+from modules.files import merge as merging
 from modules.files.checkpoint_io import TensorFile
 from modules.files.merge import merge_files
 from modules.files.plan import Plan
@@ -511,7 +511,7 @@ def test_mistakes_show_before_anything_is_read(
 ) -> None:
     monkeypatch.setattr(TensorFile, "read", None)
     refused(base, experts, "2 coefficients are given for 3 experts; give one each", a=[1.0, 2.0])
-    refused(base, experts, r"the order \['e0', 'x'\] does not name each of the experts", Slerp(["e0", "x"]))
+    refused(base, experts, r"the order \['e0', 'x'\] of Slerp does not name each of the experts", Slerp(["e0", "x"]))
     refused(base, experts, "granularity is 'row'; use model, layer, tensor or a number", granularity="row")
     refused(base, experts, "say nothing; give some above 0", a=[0.0, 0.0, 0.0])
     refused(base, experts | {"x": "nowhere"}, "model 'nowhere' not found")
@@ -542,7 +542,7 @@ def test_a_merge_that_fails_leaves_nothing(base: str, experts: dict[str, str], m
 def test_a_killed_merge_leaves_no_output(base: str, experts: dict[str, str]) -> None:
     code = (
         "import os, signal, sys\n"
-        "from modules import merge_files as m\n"
+        "from modules.files import merge as merge_files as m\n"
         "from modules.merging import Average\n"
         "m.write_records = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "m.merge_files(m.Plan(sys.argv[1], {'e0': sys.argv[2], 'e1': sys.argv[3]}, Average()), sys.argv[4])\n"
@@ -562,7 +562,7 @@ def test_angles_are_kept_beside_the_first_expert(
     base: str, experts: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes = []
-    measure = gram_files.measure
+    measure = kept_grams.measure
     monkeypatch.setattr(merging, "measure", lambda *given: (passes.append(1), measure(*given))[1])
     expected, _, _ = merge(base, experts, Slerp())
     again, _, lines = merge(base, experts, Slerp())
