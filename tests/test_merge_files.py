@@ -542,7 +542,7 @@ def test_a_merge_that_fails_leaves_nothing(base: str, experts: dict[str, str], m
 def test_a_killed_merge_leaves_no_output(base: str, experts: dict[str, str]) -> None:
     code = (
         "import os, signal, sys\n"
-        "from modules.files import merge as merge_files as m\n"
+        "from modules.files import merge as m\n"
         "from modules.merging import Average\n"
         "m.write_records = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "m.merge_files(m.Plan(sys.argv[1], {'e0': sys.argv[2], 'e1': sys.argv[3]}, Average()), sys.argv[4])\n"

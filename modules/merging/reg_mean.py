@@ -44,13 +44,20 @@ class RegMean(MergeMethod):
 
     def _contributions(self, vectors: Tensor, grams: Tensor) -> Tensor:
         """``[N, out, in]`` from task vectors of that shape and Gram matrices ``[N, in, in]``."""
-        diagonal = torch.diag_embed(grams.diagonal(dim1=1, dim2=2))
-        # Gram matrices are rounded to float32: unless the diagonal is a little ahead, that can cost definiteness.
-        off_diagonal = min(self.off_diagonal, 1 - 1e-5)
-        scaled = off_diagonal * grams + (1 - off_diagonal) * diagonal
-        total = scaled.sum(0)
-        # Inputs that are always zero leave a row of zeros; the base's weights stay there.
-        total += torch.diag((total.diagonal() == 0).to(total.dtype))
-        factor = torch.cholesky_solve(scaled.transpose(0, 1).reshape(len(total), -1), torch.linalg.cholesky(total))
-        factors = factor.reshape(len(total), len(vectors), -1).transpose(0, 1)  # [N, in, in]
+        scaled, cholesky = _factorised(grams, self.off_diagonal)
+        size = grams.shape[-1]
+        factor = torch.cholesky_solve(scaled.transpose(0, 1).reshape(size, -1), cholesky)
+        factors = factor.reshape(size, len(vectors), size).transpose(0, 1)  # [N, in, in]
         return (len(vectors) * vectors.double() @ factors.transpose(1, 2)).to(vectors.dtype)
+
+
+def _factorised(grams: Tensor, off_diagonal: float) -> tuple[Tensor, Tensor]:
+    """Gram matrices with scaled off-diagonal entries ``[N, in, in]``, and the Cholesky factor of their sum."""
+    diagonal = torch.diag_embed(grams.diagonal(dim1=1, dim2=2))
+    scaled = off_diagonal * grams + (1 - off_diagonal) * diagonal
+    total = scaled.sum(0)
+    # Inputs that are always zero leave a row of zeros; the base's weights stay there.
+    cholesky, failed = torch.linalg.cholesky_ex(total + torch.diag((total.diagonal() == 0).to(total.dtype)))
+    if failed:  # collected in float32, which can cost definiteness: a little off the off-diagonals gives it back
+        return _factorised(grams, min(off_diagonal, 1 - 1e-5) ** 2)
+    return scaled, cholesky
