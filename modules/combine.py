@@ -9,14 +9,13 @@ importances the second is the first. Entries of no importance in any expert take
 Shapes: N experts.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def combine(base: Tensor, vectors: Iterable[Tensor], coefficients: Tensor, importance: Tensor | None = None) -> Tensor:
+def combine(base: Tensor, vectors: Tensor, coefficients: Tensor, importance: Tensor | None = None) -> Tensor:
     """Merge one tensor, accumulating in float32 or better; no gradient is recorded.
 
     Args:
@@ -39,13 +38,13 @@ def combine(base: Tensor, vectors: Iterable[Tensor], coefficients: Tensor, impor
         return _sum(vectors, c, merged).to(base.dtype)
 
 
-def _sum(vectors: Iterable[Tensor], c: Tensor, start: Tensor) -> Tensor:
+def _sum(vectors: Tensor, c: Tensor, start: Tensor) -> Tensor:
     for vector, coefficient in zip(vectors, c, strict=True):
         start.addcmul_(vector.to(start.dtype), coefficient)
     return start
 
 
-def _weighted_mean(vectors: Iterable[Tensor], c: Tensor, importance: Tensor) -> tuple[Tensor, Tensor]:
+def _weighted_mean(vectors: Tensor, c: Tensor, importance: Tensor) -> tuple[Tensor, Tensor]:
     """``sum_i c_i F_i V_i / sum_i |c_i| F_i``, and its divisor; 0 where the divisor is."""
     total = torch.zeros_like(importance[0], dtype=c.dtype)
     mean = torch.zeros_like(total)

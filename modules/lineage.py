@@ -25,7 +25,6 @@ def read_lineage(folder: str | Path) -> list[str] | None:
     if not path.is_file():
         return None
     try:
-        ancestors = json.loads(path.read_text(encoding="utf-8"))["ancestors"]
+        return [str(sha256) for sha256 in json.loads(path.read_text(encoding="utf-8"))["ancestors"]]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a record of ancestors; remove it, or write it anew") from error
-    return [str(sha256) for sha256 in ancestors]
