@@ -36,7 +36,7 @@ def run(search: str, options: dict[str, float], passes: float, experts: list[str
         "data.reserve": 384 * len(experts),
         "data.validation_size": 192 * len(experts),
         "trainer.max_epochs": epochs,
-        "trainer.check_val_every_n_epoch": max(1, epochs // 8),
+        "trainer.check_val_every_n_epoch": max(1, epochs * len(experts) // 16),
     }
     command = [sys.executable, "-m", "lightning_app", "fit", "--config", "benchmarks/search.yaml"]
     subprocess.run([*command, *(f"--{key}={value}" for key, value in arguments.items())], check=True)

@@ -12,7 +12,7 @@ SUFFICIENT = 1e-4
 MOST_TRIALS = 6
 
 RESOLUTION = 1e-6
-"""Relative step that float32 numbers cannot take: the optimum is found, and passes over the probe are not wasted."""
+"""Relative change that float32 cannot show, of the numbers or of the objective: more passes would be wasted."""
 
 
 class Bfgs(Search):
@@ -49,15 +49,19 @@ class BfgsOptimizer(NumberOptimizer):
         self.first_step = first_step
 
     def step(self, closure: Closure) -> Tensor:  # type: ignore[override]
-        """Move to a better point along the quasi-Newton direction; stay where there is none."""
+        """Move to a better point along the quasi-Newton direction; stay where there is none.
+
+        After a direction that led nowhere the next step is one of steepest descent; after two, the search has ended.
+        """
         memory = self.memory
         if not memory:
             memory["value"], memory["gradient"] = self._evaluate(closure)
         x, value, gradient = self.numbers(), memory["value"], memory["gradient"]
         direction = -(memory["inverse"] @ gradient) if "inverse" in memory else self._first_direction(gradient)
-        if direction.abs().max() < RESOLUTION * x.abs().max().clamp(min=1):
-            return value
         slope = gradient @ direction
+        small_step = direction.abs().max() < RESOLUTION * x.abs().max().clamp(min=1)
+        if small_step or -slope < RESOLUTION * value.abs() or "stuck" in memory:
+            return value
         length = 1.0
         for _ in range(MOST_TRIALS):
             self.move_to(x + length * direction)
@@ -70,7 +74,8 @@ class BfgsOptimizer(NumberOptimizer):
             best = -slope * length / (2 * ((found - value) / length - slope))
             length *= float((best / length).nan_to_num(0.5).clamp(0.1, 0.5))
         self.move_to(x)
-        memory.pop("inverse", None)  # its direction led nowhere: the next step starts with the steepest descent
+        if memory.pop("inverse", None) is None:  # not even the steepest descent leads down
+            memory["stuck"] = value
         return value
 
     def _evaluate(self, closure: Closure) -> tuple[Tensor, Tensor]:
