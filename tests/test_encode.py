@@ -90,7 +90,7 @@ def test_a_text_is_embedded_once() -> None:
     assert sum(len(features["input_ids"]) for features in model.seen) == len(set(TEXTS))
 
 
-@pytest.mark.parametrize(("batch_size", "limit"), [(1, 1.08), (64, 1.03)])
+@pytest.mark.parametrize(("batch_size", "limit"), [(1, 1.01), (64, 1.02)])
 def test_hardly_any_padding_and_no_batch_above_the_budget(batch_size: int, limit: float) -> None:
     model = seeing()
     texts = [" ".join(draw.choices(WORDS, k=draw.randint(1, 30))) for _ in range(800)]
@@ -99,12 +99,12 @@ def test_hardly_any_padding_and_no_batch_above_the_budget(batch_size: int, limit
     tokens = sum(int(features["attention_mask"].sum()) for features in model.seen)
     assert sum(sizes) < limit * tokens
     assert max(sizes) <= 64 * batch_size
-    assert len(sizes) < 8 * (1 + tokens / (64 * batch_size))
+    assert min(sizes[:-1]) >= 64 * batch_size / 16
 
 
 def test_batches_are_of_one_length_where_they_can_be() -> None:
     assert list(plan_batches([3, 5, 5, 3, 5, 3], 12)) == [[1, 2], [4], [0, 3, 5]]
-    assert list(plan_batches([3, 5, 5, 4], 100)) == [[1, 2, 3, 0]]
+    assert list(plan_batches([3, 5, 5, 4], 1000)) == [[1, 2, 3, 0]]
     assert list(plan_batches([30], 12)) == [[0]]
 
 
