@@ -44,11 +44,11 @@ def look_up(
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> list[TokenIds]:
-    """Tokenise without padding, cut to a maximum length."""
+    """Tokenise without padding, cut to a maximum length; where nothing is left of a text, padding stands for it."""
     encoded = tokenizer(
         list(texts), truncation=True, max_length=max_length, return_attention_mask=False, return_token_type_ids=False
     )
-    return [np.array(ids, dtype=np.int32) for ids in encoded["input_ids"]]
+    return [np.array(ids or [tokenizer.pad_token_id], dtype=np.int32) for ids in encoded["input_ids"]]
 
 
 def pad(ids: Sequence[TokenIds], pad_id: int) -> Features:

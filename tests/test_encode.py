@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 import modules.encode
@@ -68,6 +69,14 @@ def test_the_mode_is_put_back_also_after_an_error(monkeypatch: Any) -> None:
     with pytest.raises(ZeroDivisionError):
         model.encode(TEXTS)
     assert model.training
+
+
+def test_a_text_without_any_token_has_an_embedding() -> None:
+    model = decoder()
+    model.tokenizer.backend_tokenizer.post_processor = TemplateProcessing("$A")  # no special tokens, as in GPT-2
+    embeddings = model.encode(["", "a cat", "the dog runs"])
+    assert embeddings.isfinite().all()
+    assert (embeddings[:1] - model.encode([""])).abs().max() < 1e-5
 
 
 class Seeing(TextEncoder):
