@@ -6,18 +6,21 @@ mteb is imported inside functions only: importing it takes seconds and reseeds e
 import logging
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from modules.encode import EncodeOptions
 from modules.st_folder import EncoderConfig
+from modules.tokenized_texts import TokenizedTexts
 
 if TYPE_CHECKING:
     from mteb import TaskMetadata
     from mteb.models import ModelMeta
     from mteb.types import Array, BatchedInput, PromptType
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +41,17 @@ class Encoder(Protocol):
         """Where the weights are."""
         ...
 
-    def encode(self, texts: Sequence[str], *, batch_size: int = 64, progress: bool = False) -> Tensor:
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """What makes tokens of texts."""
+        ...
+
+    @property
+    def max_length(self) -> int:
+        """Tokens kept of a text."""
+        ...
+
+    def encode(self, texts: Sequence[str], **options: Unpack[EncodeOptions]) -> Tensor:
         """Embeddings ``[len(texts), dim]``, float32 on the CPU, of texts that carry their prompt already."""
         ...
 
@@ -53,12 +66,24 @@ class MtebEncoder:
         encoder: the model.
         name: the model's name in result files, ``organisation/model``.
         revision: tells one set of weights from another in result files.
+        precision: ``float32``, or ``bfloat16``: faster where the device has it, and the scores differ a little.
+        tokenized: shared by the models that are scored on the same texts; None: this model tokenises for itself.
     """
 
-    def __init__(self, encoder: Encoder, name: str = "local/model", revision: str = "unsaved") -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        name: str = "local/model",
+        revision: str = "unsaved",
+        *,
+        precision: str = "float32",
+        tokenized: TokenizedTexts | None = None,
+    ) -> None:
         self.encoder = encoder
         self.name = name
         self.revision = revision
+        self.precision = precision
+        self._tokenized = None if tokenized is None else tokenized.of(encoder.tokenizer, encoder.max_length)
         self._vectors: dict[str, Tensor] = {}
 
     @cached_property
@@ -84,7 +109,7 @@ class MtebEncoder:
             inputs: batches with a ``text`` column; mteb has already joined a document's title and body.
             task_metadata: the task, which may have a prompt of its own.
             prompt_type: the side of a retrieval task.
-            batch_size: texts in one forward pass.
+            batch_size: see `encode_texts`.
             show_progress_bar: draw one.
 
         Returns:
@@ -132,14 +157,19 @@ class MtebEncoder:
     def _encode_shared(self, texts: list[str], batch_size: int, progress: bool) -> Tensor:
         """Embeddings ``[len(texts), dim]``, each computed by one of the processes and sent to all."""
         if not dist.is_initialized() or dist.get_world_size() == 1:
-            return self.encoder.encode(texts, batch_size=batch_size, progress=progress)
+            return self._encode(texts, batch_size, progress)
         rank, world_size = dist.get_rank(), dist.get_world_size()
         each = -(-len(texts) // world_size)
         # Text k goes to rank k % world_size; wrapping around gives every rank as many texts and forward passes.
         mine = [texts[(rank + i * world_size) % len(texts)] for i in range(each)]
-        part = self.encoder.encode(mine, batch_size=batch_size, progress=progress and rank == 0)
+        part = self._encode(mine, batch_size, progress and rank == 0)
         if "nccl" in dist.get_backend():
             part = part.to(self.encoder.device)
         parts = [torch.empty_like(part) for _ in range(world_size)]
         dist.all_gather(parts, part)
         return torch.stack(parts, dim=1).flatten(0, 1)[: len(texts)].cpu()
+
+    def _encode(self, texts: list[str], batch_size: int, progress: bool) -> Tensor:
+        return self.encoder.encode(
+            texts, batch_size=batch_size, precision=self.precision, tokenized=self._tokenized, progress=progress
+        )

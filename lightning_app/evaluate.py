@@ -11,17 +11,18 @@ from datamodules.python_docs import held_out_fingerprint
 from lightning_app.model import Model
 from lightning_app.stages import Stage, StageGraph, is_main_process
 from modules import TextEncoder
+from modules.tokenized_texts import TokenizedTexts
 
 FILE = "scores.json"
 
 
 class Scorer:
-    """Scores models on one list of tasks; the tasks' data is read once, when the first model is scored.
+    """Scores models on one list of tasks; the tasks' data is read, and tokenised, once, when the first model is scored.
 
     Args:
         tasks: names of MTEB tasks.
         data_root: a mirror of hub data sets.
-        batch_size: texts a forward pass.
+        batch_size: texts a forward pass, about; see `encode_texts`.
         device: where models are put; the same on every call of a process.
     """
 
@@ -30,6 +31,7 @@ class Scorer:
         self.data_root = data_root
         self.batch_size = batch_size
         self.device = device
+        self.tokenized = TokenizedTexts()
 
     def stage(self, model: Model, graph: StageGraph) -> Stage:
         """The stage that scores a model.
@@ -52,9 +54,9 @@ class Scorer:
 
     def score(self, folder: str) -> dict[str, float]:
         """Task name to main score x 100 of the model in a folder; float32."""
-        encoder = TextEncoder.load(folder).to(self.device)
+        encoder = MtebEncoder(TextEncoder.load(folder).to(self.device), name=folder, tokenized=self.tokenized)
         tasks = load_tasks(self.tasks, self.data_root)
-        return evaluate_tasks(MtebEncoder(encoder, name=folder), tasks, batch_size=self.batch_size, progress=True)
+        return evaluate_tasks(encoder, tasks, batch_size=self.batch_size, progress=True)
 
 
 def read_scores(folder: Path) -> dict[str, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +16,12 @@ from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from modules.base_model import find_base_model
-from modules.encode import encode_texts
+from modules.encode import EncodeOptions, encode_texts
 from modules.errors import UserError
 from modules.pooling import pool
 from modules.st_folder import EncoderConfig, is_st_folder, read_encoder_config, write_encoder_config
 from modules.task_batch import Features
+from modules.tokenized_texts import pad, token_ids
 
 LENGTH_WITHOUT_LIMIT = 512
 """Tokens kept where neither the model folder nor its tokenizer says (transformers then says 1e30)."""
@@ -87,6 +88,11 @@ class TextEncoder(nn.Module):
         return int(self.backbone.config.hidden_size)
 
     @property
+    def max_length(self) -> int:
+        """Tokens kept of a text, special ones included."""
+        return self.config.max_length or LENGTH_WITHOUT_LIMIT
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
@@ -98,9 +104,8 @@ class TextEncoder(nn.Module):
             texts: the texts.
             max_length: a tighter limit than the model's own.
         """
-        limit = min(max_length or 10**9, self.config.max_length or 10**9)
-        encoded = self.tokenizer(list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt")
-        return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
+        limit = min(max_length or self.max_length, self.max_length)
+        return pad(token_ids(self.tokenizer, texts, limit), self.tokenizer.pad_token_id)
 
     def forward(self, features: Features) -> Tensor:
         """Embed tokenised texts: ``[batch, dim]``."""
@@ -108,9 +113,9 @@ class TextEncoder(nn.Module):
         embeddings = pool(hidden, features["attention_mask"], self.config.pooling)
         return F.normalize(embeddings, dim=-1) if self.config.normalize else embeddings
 
-    def encode(self, texts: Sequence[str], *, batch_size: int = 64, progress: bool = False) -> Tensor:
+    def encode(self, texts: Sequence[str], **options: Unpack[EncodeOptions]) -> Tensor:
         """Embed texts: ``[len(texts), dim]`` float32 on the CPU. See `encode_texts`."""
-        return encode_texts(self, self.tokenize, texts, self.device, batch_size=batch_size, progress=progress)
+        return encode_texts(self, self.tokenizer, self.max_length, texts, self.device, **options)
 
 
 def _encoder_config(folder: Path, pooling: str | None) -> EncoderConfig:

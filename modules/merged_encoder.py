@@ -1,13 +1,15 @@
 """An encoder that stands at a learnable position between experts."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from transformers import PreTrainedTokenizerBase
 
 from modules.combine import attach_coefficients, combine
-from modules.encode import encode_texts
+from modules.encode import EncodeOptions, encode_texts
 from modules.encoder import TextEncoder
 from modules.merged_embedding import MergedTable
 from modules.merging.base import Prepared
@@ -106,13 +108,23 @@ class MergedEncoder(nn.Module):
         """Pooling, prompts and the rest, those of the base."""
         return self.base.config
 
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base's."""
+        return self.base.tokenizer
+
+    @property
+    def max_length(self) -> int:
+        """The base's."""
+        return self.base.max_length
+
     def tokenize(self, texts: Sequence[str], max_length: int | None = None) -> Features:
         """Tokenise as the base does."""
         return self.base.tokenize(texts, max_length)
 
-    def encode(self, texts: Sequence[str], *, batch_size: int = 64, progress: bool = False) -> Tensor:
+    def encode(self, texts: Sequence[str], **options: Unpack[EncodeOptions]) -> Tensor:
         """Embed texts at the current position: ``[len(texts), dim]``. See `encode_texts`."""
-        return encode_texts(self, self.tokenize, texts, self.device, batch_size=batch_size, progress=progress)
+        return encode_texts(self, self.tokenizer, self.max_length, texts, self.device, **options)
 
     def save(self, folder: str) -> None:
         """Write the model at the current position as a folder that ``SentenceTransformer(folder)`` loads."""

@@ -99,14 +99,6 @@ def test_missing_weights_are_refused(tmp_path: Path) -> None:
         TextEncoder.load(tmp_path)
 
 
-def test_encoding_does_not_depend_on_order_or_batch_size() -> None:
-    encoder = tiny_encoder()
-    encoder.train()
-    one = encoder.encode(TEXTS, batch_size=1)
-    assert torch.allclose(encoder.encode(TEXTS[::-1], batch_size=4).flip(0), one, atol=1e-6)
-    assert encoder.training
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
     encoder = tiny_encoder()
@@ -158,7 +150,7 @@ def test_what_sentence_transformers_writes_is_read(tmp_path: Path, pooling: str)
 @pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])
 def test_padding_does_not_change_a_decoder_s_embedding(pooling: str, side: str) -> None:
     encoder = tiny_decoder(EncoderConfig(pooling, max_length=32))
-    alone = encoder.encode(TEXTS, batch_size=1)
+    alone = torch.cat([encoder.encode([text]) for text in TEXTS])
     encoder.tokenizer.padding_side = side
     assert (encoder.encode(TEXTS, batch_size=4) - alone).abs().max() < 1e-5
 
