@@ -22,6 +22,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from tqdm.auto import tqdm
 
 from callbacks.mteb_encoder import MtebEncoder
+from callbacks.prompts import log_prompts
 from callbacks.task_cap import cap_task
 from callbacks.task_selection import TaskSelection, find_tasks
 from datamodules.mirror import ROOT_VARIABLE, hub_or_cache, mirrored_path, tried_places
@@ -107,6 +108,7 @@ def evaluate_task(
     with together(), isolate_rng(), _quiet():
         import mteb
 
+        log_prompts(encoder, task)
         result = mteb.evaluate(
             encoder,
             _as_new(task),

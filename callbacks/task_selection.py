@@ -138,7 +138,12 @@ def _of_types(types: list[str], languages: list[str]) -> "list[AbsTask]":
     import mteb
 
     _check_types(types)
-    options = {"task_types": types, "modalities": ["text"], "exclusive_modality_filter": True, "exclude_aggregate": True}
+    options = {
+        "task_types": types,
+        "modalities": ["text"],
+        "exclusive_modality_filter": True,
+        "exclude_aggregate": True,
+    }
     try:
         return list(mteb.get_tasks(**options, languages=languages or None))  # type: ignore[arg-type]
     except ValueError as error:

@@ -91,9 +91,8 @@ def _read_hub(name: str, config: str | None, split: str) -> Iterator[Row]:
         with hub_or_cache():
             rows = datasets.load_dataset(place, config, split=split)
     except Exception as error:  # the library raises a dozen kinds; each means that this name cannot be loaded
-        raise UserError(
-            f"hub data set {name} (config {config}, split {split}), looked for at {tried_places(name)}: {_first_line(error)}"
-        ) from error
+        what = f"hub data set {name} (config {config}, split {split}), looked for at {tried_places(name)}"
+        raise UserError(f"{what}: {_first_line(error)}") from error
     for number, row in enumerate(rows, 1):
         yield f"{name}:row {number}", row
 
