@@ -75,9 +75,11 @@ class MtebCallback(Callback):
         return load_tasks(self.selection, self.data_root)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Load the tasks."""
+        """Load the tasks, and go before the callbacks that may follow the scores."""
         if stage == "fit":
             self._loaded = self.load()
+            callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            trainer.callbacks = [self, *(callback for callback in callbacks if callback is not self)]  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate the start."""

@@ -185,11 +185,11 @@ class AppCLI(LightningCLI):
     def followed_tests(self) -> list[str]:
         """A line for every callback of the recipe's that goes by a score on a test task."""
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        monitors = {type(callback).__name__: getattr(callback, "monitor", None) or "" for callback in callbacks}
+        monitors = [(type(callback).__name__, getattr(callback, "monitor", None) or "") for callback in callbacks]
         return [
             f"{name} follows {monitor}, by the recipe's choice: what it chooses is fitted to those tasks, and their "
             "scores above are no longer those of held-out data"
-            for name, monitor in monitors.items()
+            for name, monitor in monitors
             if monitor.startswith("mteb/")
         ]
 

@@ -51,6 +51,7 @@ def main(arguments: list[str]) -> None:
     """
     options = parse(arguments)
     quiet_libraries()
+    device = _device(options.device)
     models = options.compare or [options.model]
     for model in models:
         find_base_model(model)  # what is wrong here shows before any data is read
@@ -59,7 +60,11 @@ def main(arguments: list[str]) -> None:
     check_prompts(prompts)
     selection = TaskSelection(**{field.name: getattr(options, field.name) for field in fields(TaskSelection)})
     tasks = load_tasks(selection, options.data_root)
-    found = [evaluate_model(model, tasks, prompts, options) for model in models]
+    found = []
+    for model in models:
+        encoder = TextEncoder.load(model, pooling=options.pooling).to(device)
+        wrapped = MtebEncoder(encoder, model_name(model), revision(encoder, model, prompts), prompts)
+        found.append(evaluate_model(wrapped, tasks, Path(options.out), options.batch_size))
     print("\n" + (comparison_table(tasks, *found) if options.compare else result_table(tasks, found[0])))
     if options.compare:
         print(f"\nA: {models[0]}\nB: {models[1]}\nThe intervals are 95 % bootstrap intervals of the difference.")
@@ -121,21 +126,15 @@ def read_prompts(given: str | None) -> dict[str, str]:
     return prompts
 
 
-def evaluate_model(
-    model: str, tasks: "list[AbsTask]", prompts: Mapping[str, str], options: argparse.Namespace
-) -> Scores:
-    """Score one model, task by task; tasks whose results lie in ``options.out`` are taken from there."""
-    encoder = TextEncoder.load(model, pooling=options.pooling).to(_device(options.device))
-    wrapped = MtebEncoder(encoder, model_name(model), revision(encoder, model, prompts), prompts)
+def evaluate_model(encoder: MtebEncoder, tasks: "list[AbsTask]", out: Path, batch_size: int) -> Scores:
+    """Score one model, task by task; tasks whose results lie in ``out`` are taken from there."""
     found = Scores({}, {}, {})
     for task in tasks:
         name = task.metadata.name
-        result, examples = evaluate_examples(
-            wrapped, task, Path(options.out), batch_size=options.batch_size, progress=True
-        )
+        result, examples = evaluate_examples(encoder, task, out, batch_size=batch_size, progress=True)
         found.scores[name], found.examples[name] = main_score(result), examples
         found.seconds[name] = result.evaluation_time or 0.0
-        print(f"{wrapped.name}: {name} {found.scores[name]:.2f}", flush=True)
+        print(f"{encoder.name}: {name} {found.scores[name]:.2f}", flush=True)
     return found
 
 

@@ -20,6 +20,6 @@ def test_each_evaluation_text_counts_once() -> None:
 
 def test_it_is_quick() -> None:
     texts = [f"sentence number {i} of many" for i in range(50_000)]
-    started = time.perf_counter()
+    started = time.process_time()
     assert TrainingTexts(texts).overlap((text.upper(),) for text in texts) == Overlap(50_000, 0, 50_000)
-    assert time.perf_counter() - started < 20
+    assert time.process_time() - started < 10

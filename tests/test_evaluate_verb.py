@@ -33,8 +33,9 @@ def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def lines_of(output: str) -> dict[str, list[str]]:
-    """The rows of all tables by their first cell."""
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in output.splitlines() if line[:1] == "|"]
+    """The rows of the first table by their first cell."""
+    table = output[output.index("| task") :].split("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     return {row[0]: row[1:] for row in rows}
 
 
