@@ -32,10 +32,10 @@ def together() -> Iterator[None]:
             _exchange(error)
         raise
     if world_size() > 1:
-        error = next((error for error in _exchange(None) if error is not None), None)
-        if error is not None:
-            error.known_to_all = True  # type: ignore[attr-defined]
-            raise error
+        failures = [failure for failure in _exchange(None) if failure is not None]
+        if failures:
+            failures[0].known_to_all = True  # type: ignore[attr-defined]
+            raise failures[0]
 
 
 def _exchange(error: Exception | None) -> list[Exception | None]:
