@@ -6,6 +6,7 @@ from callbacks.mteb_encoder import MtebEncoder
 from callbacks.mteb_tasks import evaluate_tasks, load_tasks
 from callbacks.resumable_run import Interrupted, ResumableRun
 from callbacks.stage_progress_bar import StageProgressBar
+from callbacks.task_selection import TaskSelection
 
 __all__ = [
     "CoefficientTrace",
@@ -14,6 +15,7 @@ __all__ = [
     "MtebEncoder",
     "ResumableRun",
     "StageProgressBar",
+    "TaskSelection",
     "evaluate_tasks",
     "load_tasks",
 ]

@@ -1,12 +1,15 @@
 """MTEB scores while training."""
 
-from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.mteb_encoder import MtebEncoder
-from callbacks.mteb_tasks import evaluate_tasks, load_tasks
+from callbacks.mteb_tasks import averages, evaluate_tasks, load_tasks
+from callbacks.prompts import check_prompts
+from callbacks.resumable_run import ResumableRun
+from callbacks.task_selection import TaskSelection
 from modules.errors import UserError
 
 if TYPE_CHECKING:
@@ -14,42 +17,108 @@ if TYPE_CHECKING:
 
 
 class MtebCallback(Callback):
-    """Scores ``pl_module.encoder`` at the end of training epochs.
+    """Scores ``pl_module.encoder`` while it is trained.
 
-    Logs ``mteb/<task>`` and ``mteb/average``, main scores x 100, the same on every process. Training goes on as if
-    nothing had happened: random numbers and the train mode are restored.
+    ``mteb/<task>``, ``mteb/average/<type>`` and ``mteb/average``, main scores x 100, go to the loggers, the progress
+    bar and ``trainer.callback_metrics``, where ``ModelCheckpoint`` and ``EarlyStopping`` find them; they are the same
+    on every process. Training goes on as if nothing had happened: random numbers and the train mode are restored.
 
     Args:
-        tasks: names of tasks, see ``load_tasks``. Their data is read before training starts.
-        every_n_epochs: epochs from one evaluation to the next; ``fast_dev_run`` evaluates its only epoch.
+        tasks: names of tasks. The data of all tasks is read before training starts.
+        types: types of tasks, ``[STS, Retrieval]``: all of the benchmark, or without one all that mteb has.
+        benchmark: name of a benchmark, ``MTEB(eng, v2)``.
+        languages: ISO 639-3 codes; empty: all.
+        max_examples: keep at most so many examples (or queries) of a task; null: all.
+        max_corpus: keep at most so many documents of a retrieval task, but all that are relevant; null: all.
+        prompts: by task, type or side, ``{Retrieval-query: "query: "}``; they win over the model's own.
+        every_n_epochs: epochs from one evaluation to the next; ``fast_dev_run`` evaluates its only epoch; null: never.
+        every_n_steps: optimiser steps from one evaluation to the next; null: never.
+        at_start: also score the model before its first step.
+        at_end: also score the model after its last step.
         data_root: folder with copies of hub data sets, see ``load_tasks``.
         batch_size: texts in one forward pass, on each process.
     """
 
     def __init__(
-        self, tasks: list[str], every_n_epochs: int = 1, data_root: str | None = None, batch_size: int = 64
+        self,
+        tasks: list[str] | None = None,
+        types: list[str] | None = None,
+        benchmark: str | None = None,
+        languages: list[str] | None = None,
+        max_examples: int | None = None,
+        max_corpus: int | None = None,
+        prompts: dict[str, str] | None = None,
+        every_n_epochs: int | None = 1,
+        every_n_steps: int | None = None,
+        at_start: bool = False,
+        at_end: bool = False,
+        data_root: str | None = None,
+        batch_size: int = 64,
     ) -> None:
-        if every_n_epochs < 1:
-            raise UserError(f"mteb.every_n_epochs: {every_n_epochs} is not a positive number of epochs")
-        self.tasks = tasks
+        for key, value in {"every_n_epochs": every_n_epochs, "every_n_steps": every_n_steps}.items():
+            if value is not None and value < 1:
+                raise UserError(f"mteb.{key}: {value} is not a positive number of {key.removeprefix('every_n_')}")
+        self.selection = TaskSelection(tasks or [], types or [], benchmark, languages or [], max_examples, max_corpus)
+        self.prompts = prompts or {}
         self.every_n_epochs = every_n_epochs
+        self.every_n_steps = every_n_steps
+        self.at_start = at_start
+        self.at_end = at_end
         self.data_root = data_root
         self.batch_size = batch_size
         self._loaded: list[AbsTask] = []
+        self._scored_step: int | None = None
+
+    def load(self) -> "list[AbsTask]":
+        """The tasks with their data; raises ``UserError`` if one is unknown or has no data, or a prompt is unknown."""
+        check_prompts(self.prompts)
+        return load_tasks(self.selection, self.data_root)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Load the tasks; raises ``UserError`` if one is unknown or has no data."""
-        if stage == "fit" and self.tasks:
-            self._loaded = load_tasks(self.tasks, self.data_root)
+        """Load the tasks, and go before the callbacks that may follow the scores."""
+        if stage == "fit":
+            self._loaded = self.load()
+            callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            trainer.callbacks = [self, *(callback for callback in callbacks if callback is not self)]  # type: ignore[attr-defined]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate the start."""
+        self._scored_step = None
+        if self.at_start:
+            self._score(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Evaluate if enough steps were taken, but not again while gradients are accumulated."""
+        step = trainer.global_step
+        if self.every_n_steps and step and step % self.every_n_steps == 0:
+            self._score(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Evaluate and log. Every process enters, since the texts are shared out over them."""
-        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0 or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        """Evaluate if enough epochs have passed."""
+        epochs = self.every_n_epochs
+        due = epochs and ((trainer.current_epoch + 1) % epochs == 0 or bool(trainer.fast_dev_run))  # type: ignore[attr-defined]
         # An epoch that was broken off by a signal ends here too, and its user does not want to wait.
-        whole = trainer.is_last_batch or trainer.global_step == trainer.max_steps
-        if not due or not whole or not self._loaded:
+        if due and (trainer.is_last_batch or trainer.global_step == trainer.max_steps):
+            self._score(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate the end, unless a signal brought it about."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        interrupted = any(isinstance(callback, ResumableRun) and callback.interrupted for callback in callbacks)
+        if self.at_end and not interrupted:
+            self._score(trainer, pl_module)
+
+    def _score(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate and publish, once a step. Every process enters, since the texts are shared out over them."""
+        step = trainer.global_step
+        if not self._loaded or step == self._scored_step:
             return
-        encoder = MtebEncoder(pl_module.encoder, revision=f"step-{trainer.global_step}")  # type: ignore[arg-type]
+        self._scored_step = step
+        encoder = MtebEncoder(pl_module.encoder, revision=f"step-{step}", prompts=self.prompts)  # type: ignore[arg-type]
         scores = evaluate_tasks(encoder, self._loaded, batch_size=self.batch_size)
-        scores["average"] = fmean(scores.values())
-        pl_module.log_dict({f"mteb/{task}": score for task, score in scores.items()}, sync_dist=True)
+        metrics = {f"mteb/{name}": score for name, score in (scores | averages(self._loaded, scores)).items()}
+        # `log_dict` would keep them from the loggers at most steps, and from everyone at the start and at the end.
+        trainer.callback_metrics.update({name: torch.tensor(score) for name, score in metrics.items()})
+        trainer.progress_bar_metrics.update(metrics)
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=step)

@@ -4,7 +4,7 @@ mteb is imported inside functions only: importing it takes seconds and reseeds e
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
@@ -12,8 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from callbacks.prompts import prompt_names
 from modules.encode import EncodeOptions
 from modules.st_folder import EncoderConfig
+from modules.together import together
 from modules.tokenized_texts import TokenizedTexts
 
 if TYPE_CHECKING:
@@ -23,9 +25,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
-
-# The names under which sentence-transformers looks for the prompt of each side of a retrieval task.
-PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
 
 class Encoder(Protocol):
@@ -66,6 +65,7 @@ class MtebEncoder:
         encoder: the model.
         name: the model's name in result files, ``organisation/model``.
         revision: tells one set of weights from another in result files.
+        prompts: win over the model's own, however special those are; see `callbacks.prompts`.
         precision: ``float32``, or ``bfloat16``: faster where the device has it, and the scores differ a little.
         tokenized: shared by the models that are scored on the same texts; None: this model tokenises for itself.
     """
@@ -75,6 +75,7 @@ class MtebEncoder:
         encoder: Encoder,
         name: str = "local/model",
         revision: str = "unsaved",
+        prompts: Mapping[str, str] | None = None,
         *,
         precision: str = "float32",
         tokenized: TokenizedTexts | None = None,
@@ -82,6 +83,7 @@ class MtebEncoder:
         self.encoder = encoder
         self.name = name
         self.revision = revision
+        self.prompts = prompts or {}
         self.precision = precision
         self._tokenized = None if tokenized is None else tokenized.of(encoder.tokenizer, encoder.max_length)
         self._vectors: dict[str, Tensor] = {}
@@ -131,14 +133,12 @@ class MtebEncoder:
         In this order: ``<task>-<side>``, ``<task>``, ``<task type>-<side>``, ``<task type>``, ``<side>`` (a document
         may also be called ``passage`` or ``corpus``), the model's default prompt, none.
         """
-        from mteb.models.abs_encoder import get_prompt_name
-
-        config = self.encoder.config
-        name = get_prompt_name(config.prompts, task_metadata, prompt_type)
-        sides = PROMPT_NAMES[prompt_type.value] if prompt_type else ()
-        for candidate in (name, *sides, config.default_prompt_name):
-            if candidate in config.prompts:
-                return config.prompts[candidate]
+        own = self.encoder.config
+        names = prompt_names(task_metadata.name, str(task_metadata.type), prompt_type.value if prompt_type else None)
+        for prompts, default in ((self.prompts, None), (own.prompts, own.default_prompt_name)):
+            for name in (*names, default):
+                if name is not None and name in prompts:
+                    return prompts[name]
         return ""
 
     def similarity(self, embeddings1: "Array", embeddings2: "Array") -> "Array":
@@ -162,7 +162,8 @@ class MtebEncoder:
         each = -(-len(texts) // world_size)
         # Text k goes to rank k % world_size; wrapping around gives every rank as many texts and forward passes.
         mine = [texts[(rank + i * world_size) % len(texts)] for i in range(each)]
-        part = self._encode(mine, batch_size, progress and rank == 0)
+        with together():
+            part = self._encode(mine, batch_size, progress and rank == 0)
         if "nccl" in dist.get_backend():
             part = part.to(self.encoder.device)
         parts = [torch.empty_like(part) for _ in range(world_size)]

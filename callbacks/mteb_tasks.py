@@ -1,47 +1,62 @@
-"""MTEB tasks: found by name, loaded with their data, scored.
+"""MTEB tasks: loaded with their data, scored.
 
 mteb is imported inside functions only: importing it takes seconds and reseeds every random number generator. For the
 same reason everything here that touches mteb leaves the generators as it found them.
 """
 
-import difflib
 import logging
 import os
+import random
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
-from typing import TYPE_CHECKING
+from copy import copy
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 import datasets
+import numpy as np
+import torch
 from lightning.pytorch.utilities.seed import isolate_rng
+from tqdm.auto import tqdm
 
 from callbacks.mteb_encoder import MtebEncoder
-from datamodules.mirror import ROOT_VARIABLE, mirrored_path
+from callbacks.prompts import log_prompts
+from callbacks.task_cap import cap_task
+from callbacks.task_selection import TaskSelection, find_tasks
+from datamodules.mirror import ROOT_VARIABLE, hub_or_cache, mirrored_path, tried_places
 from modules.errors import UserError
+from modules.together import together
 
 if TYPE_CHECKING:
     from mteb import AbsTask
+    from mteb.results import TaskResult
+
+_loaded: "dict[tuple[Any, ...], AbsTask]" = {}
+"""Every task that this process has read, by all that its data depends on."""
 
 
-def load_tasks(names: Sequence[str], data_root: str | None = None) -> "list[AbsTask]":
+def load_tasks(wanted: TaskSelection | Sequence[str], data_root: str | None = None) -> "list[AbsTask]":
     """Tasks with their data in memory, so that a missing data set shows before anything is trained.
 
-    A process reads a task once, however often it is asked for.
+    A process reads a task once, however often it is asked for. With ``torch.distributed`` a process that cannot read
+    one fails all of them.
 
     Args:
-        names: MTEB task names, or ``PythonDocsSTS`` and ``PythonDocsRetrieval``, which need no download.
+        wanted: a selection, or names of tasks.
         data_root: folder with copies of hub data sets, ``data_root/org/name``; None: ``MTEB_DATA_ROOT``, else the
             hub. Of a multilingual task the subsets in the copy are kept.
-
-    Returns:
-        One task a name, restricted to the split ``test`` if it is scored on that, else to its first split.
 
     Raises:
         UserError: an unknown name, a task without texts or without data of its own, or data that cannot be read.
     """
+    selection = wanted if isinstance(wanted, TaskSelection) else TaskSelection(tasks=list(wanted))
+    if not selection:
+        return []
     mirror = data_root or os.environ.get(ROOT_VARIABLE)
-    return [_loaded(name, mirror) for name in names]
+    with together(), isolate_rng(), _quiet():
+        return [_load(task, selection, mirror) for task in find_tasks(selection)]
 
 
 def evaluate_tasks(
@@ -64,48 +79,89 @@ def evaluate_tasks(
     Returns:
         Task name to main score x 100 (as leaderboards show it), averaged over the task's subsets.
     """
-    with isolate_rng(), _quiet():
+    scores = {}
+    for task in tqdm(tasks, desc="MTEB", unit="task", disable=not progress, leave=False):
+        result = evaluate_task(encoder, task, batch_size=batch_size, progress=progress, results_dir=results_dir)
+        scores[task.metadata.name] = main_score(result)
+    return scores
+
+
+def evaluate_task(
+    encoder: MtebEncoder,
+    task: "AbsTask",
+    *,
+    batch_size: int = 64,
+    progress: bool = False,
+    results_dir: str | None = None,
+    **options: Any,
+) -> "TaskResult":
+    """What mteb finds on one loaded task; see `evaluate_tasks`.
+
+    Args:
+        encoder: the model.
+        task: from ``load_tasks``; a copy of it is evaluated, so that it stays as it is.
+        batch_size: texts in one forward pass.
+        progress: draw progress bars.
+        results_dir: of mteb's JSON results.
+        options: further arguments of ``mteb.evaluate``.
+    """
+    with together(), isolate_rng(), _quiet():
         import mteb
 
+        log_prompts(encoder, task)
         result = mteb.evaluate(
             encoder,
-            tasks,
+            _as_new(task),
             encode_kwargs={"batch_size": batch_size, "show_progress_bar": progress},
             cache=mteb.ResultCache(results_dir) if results_dir else None,
             show_progress_bar=progress,
+            **options,
         )
-    return {task.task_name: 100 * float(task.get_score()) for task in result.task_results}
+    return result.task_results[0]
 
 
-@cache
-def _loaded(name: str, data_root: str | None) -> "AbsTask":
-    with isolate_rng(), _quiet():
-        task = _task(name)
-        _load_data(task, data_root)
+def main_score(result: "TaskResult") -> float:
+    """The main score x 100 of a task, averaged over its splits and subsets."""
+    return 100 * float(result.get_score())
+
+
+def averages(tasks: "Sequence[AbsTask]", scores: Mapping[str, float]) -> dict[str, float]:
+    """Means of scores.
+
+    Args:
+        tasks: all that were scored.
+        scores: by task name.
+
+    Returns:
+        ``average/<type>``, the mean over the tasks of each type, and ``average``, that over all tasks.
+    """
+    by_type = defaultdict(list)
+    for task in tasks:
+        by_type[f"average/{task.metadata.type}"].append(scores[task.metadata.name])
+    return {name: fmean(values) for name, values in by_type.items()} | {"average": fmean(scores.values())}
+
+
+def _as_new(task: "AbsTask") -> "AbsTask":
+    """A copy whose random numbers are those of a task just made; mteb's own would go on from evaluation to evaluation.
+
+    Clustering draws from them and from the global generators, which mteb seeds when it makes a task.
+    """
+    task = copy(task)
+    task.rng_state, task.np_rng = random.Random(task.seed), np.random.default_rng(task.seed)
+    random.seed(task.seed)
+    np.random.seed(task.seed)
+    torch.manual_seed(task.seed)
     return task
 
 
-def _task(name: str) -> "AbsTask":
-    """The task of that name, without data."""
-    from mteb.abstasks.aggregated_task import AbsTaskAggregate
-    from mteb.get_tasks import TASK_LIST
-
-    from callbacks.python_docs_tasks import PythonDocsRetrieval, PythonDocsSTS
-
-    kinds: list[type[AbsTask]] = [PythonDocsSTS, PythonDocsRetrieval, *TASK_LIST]
-    known = {kind.metadata.name: kind for kind in kinds}
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else "see mteb.get_tasks() for the names"
-        raise UserError(f"tasks: there is no MTEB task {name}; {hint}")
-    task = known[name]()
-    if isinstance(task, AbsTaskAggregate):
-        parts = ", ".join(part.metadata.name for part in task.tasks)
-        raise UserError(f"tasks: {name} only averages other tasks; name these instead: {parts}")
-    if task.modalities != ["text"]:
-        raise UserError(f"tasks: {name} needs {', '.join(task.modalities)}; only text can be embedded here")
-    splits = task.metadata.eval_splits
-    return task.filter_eval_splits(["test" if "test" in splits else splits[0]])
+def _load(task: "AbsTask", selection: TaskSelection, data_root: str | None) -> "AbsTask":
+    caps = selection.max_examples, selection.max_corpus
+    key = (task.metadata.name, tuple(task.hf_subsets), tuple(task.eval_splits), *caps, data_root)
+    if key not in _loaded:
+        _load_data(task, data_root)
+        cap_task(task, *caps)
+        _loaded[key] = task
+    return _loaded[key]
 
 
 def _load_data(task: "AbsTask", data_root: str | None) -> None:
@@ -117,11 +173,15 @@ def _load_data(task: "AbsTask", data_root: str | None) -> None:
         task.metadata = task.metadata.model_copy(update={"dataset": {**task.metadata.dataset, "path": found}})
         _keep_present_subsets(task, found)
     try:
-        task.load_data()
+        with hub_or_cache():
+            task.load_data()
+        if hasattr(task, "convert_v1_dataset_format_to_v2"):  # of retrieval tasks that load their data themselves
+            task.convert_v1_dataset_format_to_v2(None)
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
-        place = found if found != path else f"{path} on the hub; data_root names a folder with a copy"
-        raise UserError(f"tasks: cannot read the data of {name} from {place} ({reason})") from error
+        raise UserError(
+            f"tasks: cannot read the data of {name} from {tried_places(path, data_root)} ({reason})"
+        ) from error
     _check_splits(task, found)
 
 

@@ -78,9 +78,14 @@ class ResumableRun(Callback):
         """Keep the random numbers' state until training starts."""
         self._random_state = state_dict["random_state"]
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether the run was stopped by a signal."""
+        return self._interrupted_at is not None
+
     def raise_if_interrupted(self) -> None:
         """Raise `Interrupted` if the run was stopped by a signal."""
-        if self._interrupted_at is not None:
+        if self.interrupted:
             raise Interrupted(f"stopped after step {self._interrupted_at}; the same command goes on from there")
 
     def _save(self, trainer: Trainer) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from datamodules.mirror import mirrored_path
+from datamodules.mirror import hub_or_cache, mirrored_path, tried_places
 from modules.errors import UserError
 
 Row = tuple[str, dict[str, Any]]
@@ -88,11 +88,11 @@ def _read_hub(name: str, config: str | None, split: str) -> Iterator[Row]:
 
     place = mirrored_path(name)
     try:
-        rows = datasets.load_dataset(place, config, split=split)
+        with hub_or_cache():
+            rows = datasets.load_dataset(place, config, split=split)
     except Exception as error:  # the library raises a dozen kinds; each means that this name cannot be loaded
-        raise UserError(
-            f"hub data set {name} (config {config}, split {split}), looked for at {place}: {_first_line(error)}"
-        ) from error
+        what = f"hub data set {name} (config {config}, split {split}), looked for at {tried_places(name)}"
+        raise UserError(f"{what}: {_first_line(error)}") from error
     for number, row in enumerate(rows, 1):
         yield f"{name}:row {number}", row
 

@@ -13,6 +13,7 @@ verbs:
   validate   loss of a position on the probe-validation rows
   test       scores of the run's model, a checkpoint or a folder on the recipe's MTEB tasks
   predict    embeddings of a text file, as safetensors
+  evaluate   MTEB scores of any saved model, or of two to compare: python -m lightning_app evaluate --help
   merge      merge model folders or LoRA adapters on disk, without training: python -m lightning_app merge --help
 
 A recipe is a YAML file, or the name of a packaged one: {recipes}.
@@ -21,7 +22,7 @@ Without --config the recipe is quickstart, which needs no network. Any key can b
   python -m lightning_app fit --config quickstart --print_config
 All keys of a verb: python -m lightning_app VERB --help"""
 
-VERBS = ("fit", "validate", "test", "predict", "merge")
+VERBS = ("fit", "validate", "test", "predict", "evaluate", "merge")
 
 
 def main(arguments: list[str]) -> int:
@@ -78,6 +79,11 @@ def _run(arguments: list[str]) -> int:
         raise UserError(
             f"unknown verb '{verb}'; " + (f"did you mean {near[0]}?" if near else f"use {', '.join(VERBS)}")
         )
+    if verb == "evaluate":
+        from lightning_app.evaluate_verb import main as evaluate
+
+        evaluate(rest)
+        return 0
     rest = with_recipe(rest, default="quickstart")
 
     from lightning_app.cli import is_merge_recipe, quiet_libraries

@@ -14,7 +14,9 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from safetensors.torch import save_file
 
-from callbacks import MtebCallback, MtebEncoder, ResumableRun, StageProgressBar, evaluate_tasks, load_tasks
+from callbacks import MtebCallback, ResumableRun, StageProgressBar
+from callbacks.task_texts import overlaps
+from datamodules import SplitTask
 from lightning_app.evaluate import Scorer
 from lightning_app.model import Model
 from lightning_app.parser import OneLineParser
@@ -83,7 +85,6 @@ class AppCLI(LightningCLI):
         parser.add_argument("--run_dir", type=str, default="runs/run", help="Everything that a run makes goes here.")
         parser.add_argument("--fresh", action="store_true", help="Forget the results in run_dir first.")
         parser.add_lightning_class_args(MtebCallback, "mteb")
-        parser.set_defaults({"mteb.tasks": []})
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -100,6 +101,11 @@ class AppCLI(LightningCLI):
         section: Namespace = self.config[self.subcommand]
         return section
 
+    @property
+    def mteb(self) -> MtebCallback:
+        """The settings of the scoring, as the callback has them."""
+        return MtebCallback(**self.section.mteb.as_dict())
+
     def before_instantiate_classes(self) -> None:
         """Make what every run has: its folder, its configuration, its stages."""
         if self.subcommand == "fit" and is_main_process():
@@ -107,7 +113,7 @@ class AppCLI(LightningCLI):
         self.graph = StageGraph(self.section.run_dir, self.section.fresh and self.subcommand == "fit")
         self.trainers = TrainerFactory(self.section.trainer, self.section.run_dir, int(self.section.seed_everything))
         if self.subcommand == "fit":
-            load_tasks(self.section.mteb.tasks, self.section.mteb.data_root)  # what is wrong here shows before training
+            self.mteb.load()  # what is wrong here shows before training
         if not self.section.get("folder"):
             self.stage = self.prepare()
 
@@ -155,19 +161,37 @@ class AppCLI(LightningCLI):
 
     def finish(self, models: list[Model]) -> None:
         """Score models on the recipe's MTEB tasks, and write and print the report."""
-        mteb = self.section.mteb
-        scorer = Scorer(mteb.tasks, mteb.data_root, mteb.batch_size, self.trainer.strategy.root_device)
-        stages = {model.name: scorer.stage(model, self.graph) for model in models} if mteb.tasks else {}
+        mteb = self.mteb
+        scorer = Scorer(mteb, self.trainer.strategy.root_device)
+        stages = {model.name: scorer.stage(model, self.graph) for model in models} if mteb.selection else {}
         for stage in stages.values():
             self.graph.run(stage)
+        tasks = mteb.load()
         if is_main_process():
             notes = [
+                *self.followed_tests(),
                 f"the model: {models[-1].folder(self.graph)}",
                 f"curves: tensorboard --logdir {self.section.run_dir}/logs",
             ]
-            text = report(f"Report of {self.section.run_dir}", models, stages, self.graph, notes)
+            shared = overlaps(tasks, [part for task in self.data_sets() for part in (task.expert, task.probe)])
+            text = report(f"Report of {self.section.run_dir}", models, stages, self.graph, notes, shared)
             (Path(self.section.run_dir) / "report.md").write_text(text, encoding="utf-8")
             print(f"\n{text}")
+
+    def data_sets(self) -> list[SplitTask]:
+        """All data sets that anything in this run trains on."""
+        raise NotImplementedError
+
+    def followed_tests(self) -> list[str]:
+        """A line for every callback of the recipe's that goes by a score on a test task."""
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        monitors = [(type(callback).__name__, getattr(callback, "monitor", None) or "") for callback in callbacks]
+        return [
+            f"{name} follows {monitor}, by the recipe's choice: what it chooses is fitted to those tasks, and their "
+            "scores above are no longer those of held-out data"
+            for name, monitor in monitors
+            if monitor.startswith("mteb/")
+        ]
 
     def validate(self, model: LightningModule, datamodule: LightningDataModule, **options: Any) -> None:
         """Lightning's, on the run's own checkpoint if no other is named."""
@@ -176,12 +200,11 @@ class AppCLI(LightningCLI):
 
     def test(self, ckpt_path: str | None, **_: Any) -> None:
         """Score the run's model, a checkpoint of it, or a folder, on the recipe's MTEB tasks."""
-        mteb = self.section.mteb
-        if not mteb.tasks:
+        if not self.mteb.selection:
             raise UserError("mteb.tasks is empty: name the tasks to test on")
         encoder = self.find_encoder(ckpt_path)
-        tasks = load_tasks(mteb.tasks, mteb.data_root)
-        scores = evaluate_tasks(MtebEncoder(encoder), tasks, batch_size=mteb.batch_size, progress=True)
+        scorer = Scorer(self.mteb, self.trainer.strategy.root_device)
+        scores = scorer.score_encoder(encoder, name="local/model")
         if is_main_process():
             print(score_table({self.section.folder or ckpt_path or self.section.run_dir: scores}))
 

@@ -1,12 +1,14 @@
 """Scoring models on MTEB tasks, as stages."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from callbacks import MtebEncoder, evaluate_tasks, load_tasks
+from callbacks import MtebCallback, MtebEncoder, evaluate_tasks
+from callbacks.mteb_encoder import Encoder
 from datamodules.python_docs import held_out_fingerprint
 from lightning_app.model import Model
 from lightning_app.stages import Stage, StageGraph, is_main_process
@@ -17,19 +19,15 @@ FILE = "scores.json"
 
 
 class Scorer:
-    """Scores models on one list of tasks; the tasks' data is read, and tokenised, once, when the first model is scored.
+    """Scores models on the tasks of a recipe; the tasks' data is read, and tokenised, once, for the first model.
 
     Args:
-        tasks: names of MTEB tasks.
-        data_root: a mirror of hub data sets.
-        batch_size: texts a forward pass, about; see `encode_texts`.
+        mteb: the recipe's settings.
         device: where models are put; the same on every call of a process.
     """
 
-    def __init__(self, tasks: list[str], data_root: str | None, batch_size: int, device: torch.device) -> None:
-        self.tasks = tasks
-        self.data_root = data_root
-        self.batch_size = batch_size
+    def __init__(self, mteb: MtebCallback, device: torch.device) -> None:
+        self.mteb = mteb
         self.device = device
         self.tokenized = TokenizedTexts()
 
@@ -47,16 +45,28 @@ class Scorer:
                 (where / FILE).write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
             rank_zero_info("  " + ", ".join(f"{task} {score:.2f}" for task, score in scores.items()))
 
-        content = {"tasks": self.tasks, "given": model.identity()}
-        if any(task.startswith("PythonDocs") for task in self.tasks):
+        selection = {key: value for key, value in asdict(self.mteb.selection).items() if value or key == "tasks"}
+        content = {**selection, "given": model.identity()}
+        if self.mteb.prompts:
+            content["prompts"] = self.mteb.prompts
+        if any(task.startswith("PythonDocs") for task in self.mteb.selection.tasks):
             content["python_docs"] = held_out_fingerprint()  # another environment has other documentation
         return Stage("scores", model.name, content, run, model.inputs)
 
     def score(self, folder: str) -> dict[str, float]:
         """Task name to main score x 100 of the model in a folder; float32."""
-        encoder = MtebEncoder(TextEncoder.load(folder).to(self.device), name=folder, tokenized=self.tokenized)
-        tasks = load_tasks(self.tasks, self.data_root)
-        return evaluate_tasks(encoder, tasks, batch_size=self.batch_size, progress=True)
+        encoder = TextEncoder.load(folder).to(self.device)
+        return self.score_encoder(encoder, folder)
+
+    def score_encoder(self, encoder: Encoder, name: str) -> dict[str, float]:
+        """Task name to main score x 100 of a model that is loaded already.
+
+        Args:
+            encoder: the model, on its device.
+            name: what mteb calls it.
+        """
+        wrapped = MtebEncoder(encoder, name=name, prompts=self.mteb.prompts, tokenized=self.tokenized)
+        return evaluate_tasks(wrapped, self.mteb.load(), batch_size=self.mteb.batch_size, progress=True)
 
 
 def read_scores(folder: Path) -> dict[str, float]:

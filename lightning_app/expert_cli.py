@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from datamodules import DataSource, TaskDataModule, load_tasks
+from datamodules import DataSource, SplitTask, TaskDataModule, load_tasks
 from lightning_app.cli import AppCLI
 from lightning_app.model import Model
 from lightning_app.parser import instantiate
@@ -47,6 +47,10 @@ class ExpertCLI(AppCLI):
         assert self.stage is not None
         self.graph.run(self.stage)
         self.finish([self.base, Model(NAME, stage=self.stage)])
+
+    def data_sets(self) -> list[SplitTask]:
+        """Those of the recipe."""
+        return self.tasks
 
     def _train(self, folder: Path) -> None:
         self.trainers.seed_stage()

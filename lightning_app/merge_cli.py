@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 
 from callbacks import CoefficientTrace
-from datamodules import DataSource, ProbeDataModule
+from datamodules import DataSource, ProbeDataModule, SplitTask
 from lightning_app.cli import AppCLI
 from lightning_app.model import Model
 from lightning_app.parser import instantiate
@@ -68,6 +68,10 @@ class MergeCLI(AppCLI):
             for stage in model.inputs:
                 self.graph.run(stage)
         self.finish(models)
+
+    def data_sets(self) -> list[SplitTask]:
+        """Those of all recipes and of the probe."""
+        return list(self.pipeline.tasks.values())
 
     def _train(self, folder: Path) -> None:
         self.pipeline.train_position(folder, self.model, self.trainer, self.datamodule)

@@ -4,13 +4,24 @@ import json
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from datamodules.decontamination import Overlap
 from lightning_app.evaluate import read_scores
 from lightning_app.model import Model
 from lightning_app.stages import Stage, StageGraph
 
+OVERLAP_LEGEND = (
+    "Texts of the tasks that are also training rows (`exact`: letter by letter; `normalised`: also up to case, white "
+    "space and punctuation):"
+)
+
 
 def report(
-    title: str, models: Sequence[Model], scores: Mapping[str, Stage], graph: StageGraph, notes: Sequence[str]
+    title: str,
+    models: Sequence[Model],
+    scores: Mapping[str, Stage],
+    graph: StageGraph,
+    notes: Sequence[str],
+    overlaps: Mapping[str, Overlap],
 ) -> str:
     """The report in Markdown, which reads well on a screen too.
 
@@ -20,6 +31,7 @@ def report(
         scores: name of each model to the stage that scored it; empty if there are no tasks.
         graph: has the results.
         notes: lines under the tables.
+        overlaps: name of each task to what it shares with the training rows.
     """
     parts = [f"# {title}"]
     if scores:
@@ -32,6 +44,8 @@ def report(
             "position that has several), `objective` the mean loss on the probe-validation rows relative to the base's."
         )
         parts += [explanation, markdown_table(["model", *next(iter(learned.values()))], _formatted(learned, 3))]
+    if overlaps:
+        parts += [OVERLAP_LEGEND, overlap_table(overlaps)]
     parts += ["Seconds, all attempts included:", time_table(models, scores, graph)]
     parts.append("\n".join(f"- {note}" for note in notes))
     return "\n\n".join(parts) + "\n"
@@ -51,6 +65,12 @@ def score_table(scores: Mapping[str, Mapping[str, float]]) -> str:
         for name, row in rows.items()
     ]
     return markdown_table(["model", *columns], cells)
+
+
+def overlap_table(overlaps: Mapping[str, Overlap]) -> str:
+    """Tasks by what their texts share with the training rows."""
+    rows = [[name, *(f"{count:,}" for count in (o.texts, o.exact, o.normalised))] for name, o in overlaps.items()]
+    return markdown_table(["task", "texts", "exact", "normalised"], rows)
 
 
 def time_table(models: Sequence[Model], scores: Mapping[str, Stage], graph: StageGraph) -> str:

@@ -16,6 +16,7 @@ from lightning_app.__main__ import main
 from lightning_app.pipeline import FIXED_MERGES, LEARNED_MERGES
 from modules import Adam, ContrastiveModule, Expert, MergeModule, Slerp, TextEncoder
 from tests.conftest import Project
+from tests.tiny_mirror import write_sts
 
 TEXTS = ["a red cat", "the blue dog runs", "query : the sky is blue"]
 
@@ -129,6 +130,22 @@ def test_a_single_expert_has_a_recipe_too(project: Project) -> None:
         16,
     )
     assert main(["validate", "--config", str(project.recipe)]) == 0
+
+
+def test_the_report_says_what_is_shared_with_and_fitted_to_test_tasks(project: Project) -> None:
+    rows = [json.loads(line) for line in (project.folder / "sts.jsonl").read_text().splitlines()]
+    write_sts(project.folder, pairs=[row | {"sentence1": row["sentence1"].upper() + "!"} for row in rows])
+    content = project.content()
+    stop = {"class_path": "EarlyStopping", "init_args": {"monitor": "mteb/average", "mode": "max"}}
+    trainer = content["trainer"] | {"max_epochs": 1, "callbacks": [stop]}
+    mteb = {"tasks": ["STSBenchmark"], "data_root": str(project.folder), "at_start": True}
+    project.write(content | {"baselines": [], "trainer": trainer, "mteb": mteb})
+    fit(project)
+    report = (project.run_dir / "report.md").read_text()
+    assert "- EarlyStopping follows mteb/average, by the recipe's choice" in report
+    [line] = [line for line in report.splitlines() if line.startswith("| STSBenchmark")]
+    texts, exact, normalised = (int(cell) for cell in line.strip("|").split("|")[1:])
+    assert texts > 150 and 50 < exact < normalised < texts, "probe-validation rows are not trained on"
 
 
 def test_the_other_verbs(project: Project, capsys: pytest.CaptureFixture[str]) -> None:

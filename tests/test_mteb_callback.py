@@ -1,5 +1,6 @@
 """MTEB scores in the middle of training."""
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,12 @@ import datasets
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+import callbacks.prompts
 from callbacks.mteb_callback import MtebCallback
 from callbacks.mteb_encoder import MtebEncoder
 from callbacks.mteb_tasks import evaluate_tasks, load_tasks
@@ -79,7 +83,7 @@ def test_logs_the_scores_of_the_current_weights(mirror: str) -> None:
     callback = Scores(["STSBenchmark"], data_root=mirror)
     module = fit([callback], mirror)
     expected = evaluate_tasks(MtebEncoder(module.encoder), load_tasks(["STSBenchmark"], mirror))["STSBenchmark"]
-    assert set(callback.seen[-1]) == {"mteb/STSBenchmark", "mteb/average"}
+    assert set(callback.seen[-1]) == {"mteb/STSBenchmark", "mteb/average/STS", "mteb/average"}
     assert callback.seen[-1]["mteb/STSBenchmark"] == callback.seen[-1]["mteb/average"] == pytest.approx(expected)
     assert len({float(metrics["mteb/average"]) for metrics in callback.seen}) > 1, "scores of old weights"
 
@@ -97,6 +101,60 @@ def test_every_n_epochs(mirror: str) -> None:
     assert [bool(metrics) for metrics in callback.seen] == [False, True, True]
     with pytest.raises(UserError, match="every_n_epochs"):
         MtebCallback(["STSBenchmark"], every_n_epochs=0)
+
+
+def test_every_n_steps_at_the_start_and_at_the_end(mirror: str) -> None:
+    """Three epochs of two steps."""
+    when = {"every_n_epochs": None, "every_n_steps": 4, "at_start": True, "at_end": True}
+    logger = CSVLogger(mirror)
+    fit([MtebCallback(["STSBenchmark"], data_root=mirror, **when)], mirror, logger=logger)  # type: ignore[arg-type]
+    with (Path(logger.log_dir) / "metrics.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file) if row["mteb/average"]] == ["0", "4", "6"]
+    with pytest.raises(UserError, match="mteb.every_n_steps: 0 is not a positive number of steps"):
+        MtebCallback(["STSBenchmark"], every_n_steps=0)
+
+
+def test_checkpoints_and_early_stopping_follow_the_scores(mirror: str) -> None:
+    callback = Scores(["STSBenchmark"], data_root=mirror)
+    kept = ModelCheckpoint(mirror, monitor="mteb/average", mode="max", save_weights_only=True)
+    stop = EarlyStopping("mteb/average/STS", mode="min", stopping_threshold=101.0, check_on_train_epoch_end=True)
+    fit([stop, callback, kept], mirror, enable_checkpointing=True)
+    assert kept.best_model_score == callback.seen[0]["mteb/average"]
+    assert len(callback.seen) == 1, "the first score is below the threshold"
+
+
+def test_scores_are_there_between_validations(mirror: str) -> None:
+    """Lightning's own validation must not make a followed score vanish."""
+
+    class Validated(PushApart):
+        def validation_step(self, batch: list[list[str]], _: int) -> None:
+            self.log("val/loss", self.training_step(batch, 0))
+
+    kept = ModelCheckpoint(mirror, monitor="mteb/average", mode="max", save_weights_only=True)
+    callback = Scores(["STSBenchmark"], every_n_epochs=2, at_start=True, data_root=mirror)
+    torch.manual_seed(0)
+    trainer = Trainer(
+        max_epochs=3, accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[callback, kept]
+    )
+    rows = DataLoader(PAIRS, batch_size=2)  # type: ignore[arg-type]
+    trainer.fit(Validated(), rows, rows)
+    assert all("mteb/average" in metrics for metrics in callback.seen)
+    assert kept.best_model_score == max(metrics["mteb/average"] for metrics in callback.seen)
+
+
+def test_prompts_change_the_scores_and_are_said_once(mirror: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    callbacks.prompts._say_once.cache_clear()
+    monkeypatch.setattr("callbacks.prompts.rank_zero_info", said.append)
+    seen = []
+    for prompts in ({}, {"STS": "query : the sky "}):
+        callback = Scores(["STSBenchmark"], data_root=mirror, prompts=prompts)
+        fit([callback], mirror, max_epochs=2)
+        seen.append(callback.seen[0]["mteb/average"])
+    assert seen[0] != seen[1]
+    assert said == ["  STSBenchmark: no prompt", "  STSBenchmark: prompt 'query : the sky '"]
+    with pytest.raises(UserError, match="prompts: STSS is no task and no type of tasks; did you mean STS?"):
+        fit([MtebCallback(["STSBenchmark"], data_root=mirror, prompts={"STSS": "x"})], mirror)
 
 
 def test_fast_dev_run_evaluates_once(mirror: str) -> None:

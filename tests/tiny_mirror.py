@@ -36,6 +36,8 @@ CORPUS: list[dict[str, Any]] = [
 ]
 QRELS: list[dict[str, Any]] = [{"query-id": f"q{i}", "corpus-id": f"d{i}", "score": 1} for i in range(3)]
 
+LABELLED: list[dict[str, Any]] = [{"text": sentence, "label": int("cat" in sentence)} for sentence in SENTENCES]
+
 
 def write_sts(root: Path, split: str = "test", pairs: list[dict[str, Any]] = PAIRS) -> Path:
     """The data set of the task STSBenchmark, one split."""
@@ -44,12 +46,52 @@ def write_sts(root: Path, split: str = "test", pairs: list[dict[str, Any]] = PAI
 
 def write_xquad(root: Path) -> Path:
     """The data set of the task XQuADRetrieval, in English only."""
-    folder = root / "mteb/XQuADRetrieval"
+    tables = {"en-corpus": CORPUS, "en-queries": QUERIES, "en-qrels": QRELS}
+    return _write_configs(root / "mteb/XQuADRetrieval", tables, "validation")
+
+
+def write_reranking(root: Path) -> Path:
+    """The data set of the task AskUbuntuDupQuestions."""
+    candidates = [{"query-id": f"q{i}", "corpus-ids": [f"d{i}", f"d{i + 1}"]} for i in range(3)]
+    tables = {"corpus": CORPUS, "queries": QUERIES, "default": QRELS, "top_ranked": candidates}
+    return _write_configs(root / "mteb/AskUbuntuDupQuestions", tables, "test")
+
+
+def write_classification(root: Path) -> Path:
+    """The data set of the task Banking77Classification."""
+    folder = root / "mteb/banking77"
+    _write(folder / "test.jsonl", LABELLED)
+    return _write(folder / "train.jsonl", LABELLED * 4)
+
+
+def write_multilingual(root: Path) -> Path:
+    """The data set of the task AmazonCounterfactualClassification, in two of its languages."""
+    folder = root / "mteb/amazon_counterfactual"
     configs = []
-    for name, rows in [("en-corpus", CORPUS), ("en-queries", QUERIES), ("en-qrels", QRELS)]:
-        _write(folder / name / "validation.jsonl", rows)
-        configs += [f"- config_name: {name}", "  data_files:", "  - split: validation"]
-        configs += [f"    path: {name}/validation.jsonl"]
+    for language in ("de", "en"):
+        configs += [f"- config_name: {language}", "  data_files:"]
+        for split, times in {"train": 8, "test": 1}.items():
+            _write(folder / language / f"{split}.jsonl", LABELLED * times)
+            configs += [f"  - split: {split}", f"    path: {language}/{split}.jsonl"]
+    return _write_card(folder, configs)
+
+
+def write_clustering(root: Path) -> Path:
+    """The data set of the task TwentyNewsgroupsClustering: two lists of sentences."""
+    labels = [int("cat" in sentence) for sentence in SENTENCES]
+    rows = [{"sentences": SENTENCES[i:], "labels": labels[i:]} for i in range(2)]
+    return _write(root / "mteb/twentynewsgroups-clustering/test.jsonl", rows)
+
+
+def _write_configs(folder: Path, tables: dict[str, list[dict[str, Any]]], split: str) -> Path:
+    configs = []
+    for name, rows in tables.items():
+        _write(folder / name / f"{split}.jsonl", rows)
+        configs += [f"- config_name: {name}", "  data_files:", f"  - split: {split}", f"    path: {name}/{split}.jsonl"]
+    return _write_card(folder, configs)
+
+
+def _write_card(folder: Path, configs: list[str]) -> Path:
     (folder / "README.md").write_text("\n".join(["---", "configs:", *configs, "---", ""]))
     return folder
 

@@ -1,0 +1,68 @@
+"""Prompts (instructions) of MTEB tasks, under the names that sentence-transformers and mteb use.
+
+A prompt is called like a task, ``SciFact``, or a type of tasks, ``Retrieval``; with ``-query`` or ``-document`` behind
+it if it is for one side of a retrieval task only; or like a side alone, ``query`` or ``document``.
+
+mteb is imported inside functions only: importing it takes seconds and reseeds every random number generator.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from callbacks.task_cap import full_name
+from modules.errors import UserError
+
+if TYPE_CHECKING:
+    from mteb import AbsTask
+
+    from callbacks.mteb_encoder import MtebEncoder
+
+SIDES = {"query": ("query",), "document": ("document", "passage", "corpus")}
+"""Side of a retrieval task to the names under which sentence-transformers looks for its prompt."""
+
+
+def prompt_names(task: str, kind: str, side: str | None) -> list[str]:
+    """The names of the prompts that fit some texts, the most special one first.
+
+    Args:
+        task: name of the task; a capped one has the prompts of the whole one.
+        kind: type of the task.
+        side: ``query`` or ``document`` of a retrieval task; None: any text of another.
+    """
+    task = full_name(task)
+    return [task, kind] if side is None else [f"{task}-{side}", task, f"{kind}-{side}", kind, *SIDES[side]]
+
+
+def check_prompts(prompts: Mapping[str, str]) -> None:
+    """Raise a UserError if a prompt is called like nothing that mteb has."""
+    if not prompts:
+        return
+    with isolate_rng():
+        from callbacks.task_selection import known_names, known_types, nearest
+
+        known = [*known_names(), *known_types()]
+    known += [f"{name}-{side}" for name in known for side in SIDES]
+    known += [name for names in SIDES.values() for name in names]
+    for name in prompts.keys() - set(known):
+        hint = nearest(name, known, "a name is that of a task or a type, with -query or -document behind it or not")
+        raise UserError(f"prompts: {name} is no task and no type of tasks; {hint}")
+
+
+def log_prompts(encoder: "MtebEncoder", task: "AbsTask") -> None:
+    """Say which prompts the texts of a task get; a process says the same thing once."""
+    from mteb.abstasks.retrieval import AbsTaskRetrieval
+    from mteb.types import PromptType
+
+    sides = (PromptType.query, PromptType.document) if isinstance(task, AbsTaskRetrieval) else (None,)
+    found = {side.value if side else "prompt": encoder.prompt(task.metadata, side) for side in sides}
+    said = ", ".join(f"{side} {prompt!r}" for side, prompt in found.items()) if any(found.values()) else "no prompt"
+    _say_once(f"  {task.metadata.name}: {said}")
+
+
+@cache
+def _say_once(message: str) -> None:
+    rank_zero_info(message)

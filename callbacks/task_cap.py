@@ -1,0 +1,97 @@
+"""A smaller task, for watching a training: fewer examples, and of a corpus only a part."""
+
+import random
+from typing import TYPE_CHECKING, Any
+
+from datasets import Dataset
+
+if TYPE_CHECKING:
+    from mteb import AbsTask
+
+MARK = "-capped"
+"""Begins what is added to the name of a task that was made smaller."""
+
+SEED = 0
+
+
+def full_name(name: str) -> str:
+    """The name of the task that a capped one was made of; any other name as it is."""
+    return name.partition(MARK)[0]
+
+
+def cap_task(task: "AbsTask", max_examples: int | None, max_corpus: int | None) -> None:
+    """Keep only a part of a loaded task, always the same one.
+
+    Of a retrieval task ``max_examples`` queries are kept, and of the corpus every document that is relevant to them (or
+    a candidate, where a task says which documents are ranked), filled up to ``max_corpus`` with others. Of any other
+    task ``max_examples`` examples are kept; what a classifier is trained on stays whole.
+
+    Args:
+        task: changed in place. If anything was dropped it gets another name, ``SciFact-capped-100-corpus-500``, so that
+            no score of the whole task is taken for its own.
+        max_examples: None: all.
+        max_corpus: None: all.
+    """
+    from mteb.abstasks.retrieval import AbsTaskRetrieval
+
+    retrieval = isinstance(task, AbsTaskRetrieval)
+    if max_examples is None and not (retrieval and max_corpus is not None):
+        return
+    assert task.dataset is not None
+    dropped = False
+    for subset in task.hf_subsets:
+        splits: Any = task.dataset.get(subset, task.dataset)  # a task with one subset may leave the level out
+        for split in task.eval_splits:
+            rows = splits[split]
+            splits[split] = _less_retrieval(rows, max_examples, max_corpus) if retrieval else _less(rows, max_examples)
+            dropped |= splits[split] is not rows
+    if dropped:
+        numbers = [str(max_examples)] if max_examples is not None else []
+        numbers += ["corpus", str(max_corpus)] if retrieval and max_corpus is not None else []
+        name = "-".join([task.metadata.name + MARK, *numbers])
+        task.metadata = task.metadata.model_copy(update={"name": name})
+
+
+def _less(rows: Dataset, size: int | None) -> Dataset:
+    """Some rows; of the older tasks whose rows each hold a list of examples, some of each list."""
+    if size is None:
+        return rows
+    lists = [column for column, values in rows[0].items() if isinstance(values, list)]
+    lengths = {len(rows[0][column]) for column in lists}
+    if len(lists) > 1 and len(lengths) == 1:  # sentences and labels, say
+        if all(len(row[lists[0]]) <= size for row in rows):
+            return rows
+        return Dataset.from_list([_shorter(row, lists, size) for row in rows], features=rows.features)
+    return rows if len(rows) <= size else rows.select(_sample(len(rows), size))
+
+
+def _shorter(row: dict[str, Any], lists: list[str], size: int) -> dict[str, Any]:
+    kept = _sample(len(row[lists[0]]), size)
+    return row | {column: [row[column][i] for i in kept] for column in lists}
+
+
+def _less_retrieval(data: Any, max_examples: int | None, max_corpus: int | None) -> Any:
+    """Some queries, and the documents that they need with some others."""
+    queries, corpus, qrels, top_ranked = (data[key] for key in ("queries", "corpus", "relevant_docs", "top_ranked"))
+    queries = queries if max_examples is None else _less(queries, max_examples)
+    ids = set(queries["id"])
+    qrels = {query: documents for query, documents in qrels.items() if query in ids}
+    needed = {document for documents in qrels.values() for document, score in documents.items() if score > 0}
+    if top_ranked is not None:
+        top_ranked = {query: documents for query, documents in top_ranked.items() if query in ids}
+        needed.update(document for documents in top_ranked.values() for document in documents)
+    if max_corpus is not None and len(corpus) > max_corpus:
+        documents = corpus["id"]
+        others = [i for i, document in enumerate(documents) if document not in needed]
+        free = max(0, max_corpus - (len(corpus) - len(others)))
+        chosen = {others[i] for i in _sample(len(others), free)}
+        kept = [i for i, document in enumerate(documents) if document in needed or i in chosen]
+        corpus = corpus if len(kept) == len(corpus) else corpus.select(kept)
+    if queries is data["queries"] and corpus is data["corpus"]:
+        return data
+    return type(data)(corpus=corpus, queries=queries, relevant_docs=qrels, top_ranked=top_ranked)
+
+
+def _sample(size: int, count: int) -> list[int]:
+    """Places of ``count`` of ``size`` things, in order."""
+    return sorted(random.Random(SEED).sample(range(size), min(count, size)))

@@ -1,0 +1,188 @@
+"""``python -m lightning_app evaluate``: MTEB scores of any saved model, or of two to compare."""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import yaml
+
+from callbacks import MtebEncoder, TaskSelection, load_tasks
+from callbacks.examples import Examples, difference_interval, evaluate_examples
+from callbacks.mteb_tasks import averages, main_score
+from callbacks.prompts import check_prompts
+from callbacks.task_texts import overlaps
+from datamodules import DataSource, load_task
+from lightning_app.cli import quiet_libraries
+from lightning_app.merge import Parser
+from lightning_app.report import OVERLAP_LEGEND, markdown_table, overlap_table
+from modules import TextEncoder, UserError
+from modules.base_model import find_base_model, looks_like_hub_name, weights_sha256
+from modules.pooling import POOLINGS
+
+if TYPE_CHECKING:
+    from mteb import AbsTask
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one model got.
+
+    Args:
+        scores: task to main score x 100.
+        seconds: task to the time its evaluation took, in this run or in the one that its result is taken from.
+        examples: task to what the model made of each example.
+    """
+
+    scores: dict[str, float]
+    seconds: dict[str, float]
+    examples: dict[str, Examples]
+
+
+def main(arguments: list[str]) -> None:
+    """Run the verb.
+
+    Raises:
+        UserError: a mistake of the user's.
+    """
+    options = parse(arguments)
+    quiet_libraries()
+    device = _device(options.device)
+    models = options.compare or [options.model]
+    for model in models:
+        find_base_model(model)  # what is wrong here shows before any data is read
+    training = [load_task(DataSource(file)) for file in options.training_data]
+    prompts = read_prompts(options.prompts)
+    check_prompts(prompts)
+    selection = TaskSelection(**{field.name: getattr(options, field.name) for field in fields(TaskSelection)})
+    tasks = load_tasks(selection, options.data_root)
+    found = []
+    for model in models:
+        encoder = TextEncoder.load(model, pooling=options.pooling).to(device)
+        wrapped = MtebEncoder(encoder, model_name(model), revision(encoder, model, prompts), prompts)
+        found.append(evaluate_model(wrapped, tasks, Path(options.out), options.batch_size))
+    print("\n" + (comparison_table(tasks, *found) if options.compare else result_table(tasks, found[0])))
+    if options.compare:
+        print(f"\nA: {models[0]}\nB: {models[1]}\nThe intervals are 95 % bootstrap intervals of the difference.")
+    if training:
+        print(f"\n{OVERLAP_LEGEND}\n\n{overlap_table(overlaps(tasks, training))}")
+    print(f"\nmteb's results: {Path(options.out) / 'results'}")
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Parse the verb's arguments.
+
+    Raises:
+        UserError: one is unknown, missing or wrong.
+    """
+    parser = Parser(prog="python -m lightning_app evaluate", allow_abbrev=False, description=__doc__)
+    add = parser.add_argument
+    add("--model", help="a folder (ours, sentence-transformers, transformers) or hub name")
+    add("--compare", nargs=2, metavar=("A", "B"), help="two such models instead; differences are B minus A")
+    add("--tasks", nargs="+", default=[], help="names of MTEB tasks")
+    add("--types", nargs="+", default=[], help="types of tasks: all of the benchmark, or without one all of mteb")
+    add("--benchmark", help='name of a benchmark, "MTEB(eng, v2)"')
+    add("--languages", nargs="+", default=[], help="ISO 639-3 codes of the languages to keep (all)")
+    add("--max_examples", type=int, metavar="N", help="keep at most so many examples (or queries) of a task (all)")
+    add("--max_corpus", type=int, metavar="N", help="keep at most so many documents, but all relevant ones (all)")
+    add("--pooling", choices=POOLINGS, help="of a plain transformers folder (mean)")
+    add("--prompts", metavar="YAML", help="a file or text: a prompt by task, type or side; wins over the model's own")
+    add("--data_root", metavar="DIR", help="folder with copies of hub data sets, DIR/org/name (MTEB_DATA_ROOT)")
+    add("--training_data", nargs="+", default=[], metavar="FILE", help="count what the tasks share with these rows")
+    add("--batch_size", type=int, default=64, help="texts a forward pass (64)")
+    add("--device", help="cpu, cuda, cuda:1 (a GPU if there is one)")
+    add("--out", metavar="DIR", help="mteb's JSON results are written here; what is there is not computed again")
+    options = parser.parse_args(arguments)
+    if bool(options.model) == bool(options.compare):
+        raise UserError("give either --model MODEL or --compare A B")
+    if not (options.tasks or options.types or options.benchmark):
+        raise UserError("name the tasks: --tasks, --types or --benchmark")
+    if not options.out:
+        raise UserError("--out is missing: the folder of the results")
+    if options.batch_size < 1:
+        raise UserError(f"--batch_size is {options.batch_size}; it must be at least 1")
+    return options
+
+
+def read_prompts(given: str | None) -> dict[str, str]:
+    """The prompts in a YAML file or text.
+
+    Raises:
+        UserError: it is not a mapping of names to texts.
+    """
+    if given is None:
+        return {}
+    try:
+        text = Path(given).read_text(encoding="utf-8") if Path(given).is_file() else given
+        prompts = yaml.safe_load(text)
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"--prompts: not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+        raise UserError(f"--prompts {given}: neither a file nor a mapping of names to prompts")
+    return prompts
+
+
+def evaluate_model(encoder: MtebEncoder, tasks: "list[AbsTask]", out: Path, batch_size: int) -> Scores:
+    """Score one model, task by task; tasks whose results lie in ``out`` are taken from there."""
+    found = Scores({}, {}, {})
+    for task in tasks:
+        name = task.metadata.name
+        result, examples = evaluate_examples(encoder, task, out, batch_size=batch_size, progress=True)
+        found.scores[name], found.examples[name] = main_score(result), examples
+        found.seconds[name] = result.evaluation_time or 0.0
+        print(f"{encoder.name}: {name} {found.scores[name]:.2f}", flush=True)
+    return found
+
+
+def model_name(model: str) -> str:
+    """How result files call a model: its hub name, or ``local/<folder>``."""
+    if looks_like_hub_name(model) and not Path(model).is_dir():
+        return model
+    return f"local/{Path(model).expanduser().resolve().name}"
+
+
+def revision(encoder: TextEncoder, model: str, prompts: Mapping[str, str]) -> str:
+    """A hash of all that determines a score: weights and their precision, prompts, pooling, longest text."""
+    dtype = str(next(encoder.parameters()).dtype)
+    parts = [weights_sha256(model), dtype, asdict(encoder.config), dict(prompts)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def result_table(tasks: "list[AbsTask]", found: Scores) -> str:
+    """Tasks by main score and time, with averages."""
+    rows = [
+        [name, str(task.metadata.type), task.metadata.main_score, f"{found.scores[name]:.2f}", f"{seconds:.1f}"]
+        for task, (name, seconds) in zip(tasks, found.seconds.items(), strict=True)
+    ]
+    means = [[name, "", "", f"{mean:.2f}", ""] for name, mean in averages(tasks, found.scores).items()]
+    return markdown_table(["task", "type", "metric", "score", "seconds"], [*rows, *means])
+
+
+def comparison_table(tasks: "list[AbsTask]", a: Scores, b: Scores) -> str:
+    """Tasks by the scores of two models, their difference and, where the examples are known, its interval."""
+    rows = []
+    for task in tasks:
+        name = task.metadata.name
+        bounds = difference_interval(task, a.examples[name], b.examples[name])
+        sure = f"{bounds.low:+.2f} to {bounds.high:+.2f}" if bounds else ""
+        rows.append([name, str(task.metadata.type), *_cells(a.scores[name], b.scores[name]), sure])
+    means_b = averages(tasks, b.scores)
+    means = [[name, "", *_cells(mean, means_b[name]), ""] for name, mean in averages(tasks, a.scores).items()]
+    return markdown_table(["task", "type", "A", "B", "B - A", "95 % interval"], [*rows, *means])
+
+
+def _cells(a: float, b: float) -> list[str]:
+    return [f"{a:.2f}", f"{b:.2f}", f"{b - a:+.2f}"]
+
+
+def _device(name: str | None) -> torch.device:
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    return device

@@ -1,0 +1,160 @@
+"""``python -m lightning_app evaluate`` as a user meets it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from lightning_app.__main__ import main
+from lightning_app.evaluate_verb import read_prompts, revision
+from modules.encoder import TextEncoder
+from modules.errors import UserError
+from modules.st_folder import EncoderConfig
+from tests.conftest import write_rows
+from tests.tiny_encoder import tiny_encoder
+from tests.tiny_mirror import PAIRS, QUERIES, SENTENCES, write_classification, write_sts, write_xquad
+
+
+@pytest.fixture
+def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs the verb on tiny tasks and returns its exit status."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    for write in (write_sts, write_xquad, write_classification):
+        write(tmp_path)
+    tiny_encoder(0).save(tmp_path / "a")
+    tiny_encoder(3).save(tmp_path / "b")
+    tasks = ["STSBenchmark", "XQuADRetrieval", "Banking77Classification"]
+    fixed = ["--data_root", str(tmp_path), "--out", str(tmp_path / "out"), "--tasks", *tasks]
+    return lambda *arguments: main(["evaluate", *fixed, *map(str, arguments)])
+
+
+def lines_of(output: str) -> dict[str, list[str]]:
+    """The rows of the first table by their first cell."""
+    table = output[output.index("| task") :].split("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_scores_a_model_and_takes_what_is_done_from_the_results(
+    evaluate: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = [{"anchor": SENTENCES[0].upper() + "!", "positive": SENTENCES[1]}, {"anchor": "x", "positive": "y"}]
+    write_rows(tmp_path / "train.jsonl", training)
+    assert evaluate("--model", tmp_path / "a", "--training_data", tmp_path / "train.jsonl") == 0
+    printed = capsys.readouterr().out
+    rows = lines_of(printed)
+    cosines = torch.cosine_similarity(
+        *(tiny_encoder().encode([p[k] for p in PAIRS]) for k in ("sentence1", "sentence2"))
+    )
+    expected = 100 * spearmanr(cosines, [p["score"] for p in PAIRS])[0]
+    assert rows["STSBenchmark"][:2] == ["STS", "cosine_spearman"]
+    assert float(rows["average/STS"][2]) == pytest.approx(expected, abs=0.006)
+    means = [float(rows[f"average/{kind}"][2]) for kind in ("STS", "Retrieval", "Classification")]
+    assert float(rows["average"][2]) == pytest.approx(sum(means) / 3, abs=0.02)
+    assert "| STSBenchmark            |     8 |     1 |          2 |" in printed, "what is shared with training rows"
+
+    results = list((tmp_path / "out/results/local__a").glob("*/*Benchmark.json"))
+    assert json.loads(results[0].read_text())["scores"]["test"][0]["main_score"] == pytest.approx(expected / 100)
+    results[0].parent.joinpath("XQuADRetrieval.json").unlink()
+    texts: list[str] = []
+    encode = TextEncoder.encode
+    monkeypatch.setattr(TextEncoder, "encode", lambda self, new, **o: texts.extend(new) or encode(self, new, **o))
+    assert evaluate("--model", tmp_path / "a") == 0
+    assert lines_of(capsys.readouterr().out)["average"] == rows["average"]
+    assert {query["text"] for query in QUERIES} <= set(texts) and not set(texts) & set(SENTENCES[:2])
+
+
+def test_compares_two_models(evaluate: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate("--compare", tmp_path / "a", tmp_path / "b") == 0
+    rows = lines_of(capsys.readouterr().out)
+    for name, (_, a, b, difference, bounds) in rows.items():
+        if name.startswith(("STS", "XQuAD", "Banking")):
+            assert float(difference) == pytest.approx(float(b) - float(a), abs=0.011)
+            low, high = (float(bound) for bound in bounds.split(" to ")) if bounds else (-100, 100)
+            assert low <= float(difference) <= high
+            assert bool(bounds) == (name != "Banking77Classification")
+    assert evaluate("--compare", tmp_path / "a", tmp_path / "b") == 0
+    assert lines_of(capsys.readouterr().out) == rows, "examples are kept beside the results"
+    assert evaluate("--compare", tmp_path / "a", tmp_path / "a") == 0
+    assert lines_of(capsys.readouterr().out)["STSBenchmark"][3:] == ["+0.00", "+0.00 to +0.00"]
+
+
+def test_the_examples_give_the_score(evaluate: Any, tmp_path: Path) -> None:
+    assert evaluate("--model", tmp_path / "a") == 0
+    [file] = tmp_path.glob("out/examples/local__a/*/XQuADRetrieval.json")
+    queries = json.loads(file.read_text())["en/validation"]
+    [result] = tmp_path.glob("out/results/local__a/*/XQuADRetrieval.json")
+    score = json.loads(result.read_text())["scores"]["validation"][0]["ndcg_at_10"]
+    assert len(queries) == len(QUERIES) and sum(queries) / len(queries) == pytest.approx(score, abs=1e-5)
+
+
+def test_a_plain_transformers_folder_needs_its_pooling(evaluate: Any, tmp_path: Path, capsys: Any) -> None:
+    plain = tiny_encoder()
+    plain.backbone.save_pretrained(tmp_path / "plain")
+    plain.tokenizer.save_pretrained(tmp_path / "plain")
+    tables = []
+    for pooling in ("mean", "cls"):
+        assert evaluate("--model", tmp_path / "plain", "--pooling", pooling) == 0
+        tables.append(lines_of(capsys.readouterr().out)["average"][2])
+    assert tables[0] != tables[1]
+
+
+def test_the_revision_is_of_all_that_determines_a_score(tmp_path: Path) -> None:
+    tiny_encoder(0).save(tmp_path / "a")
+    tiny_encoder(1).save(tmp_path / "b")
+    a = tiny_encoder(0)
+    model = str(tmp_path / "a")
+    others = [
+        revision(a, str(tmp_path / "b"), {}),
+        revision(a, model, {"STS": "x"}),
+        revision(tiny_encoder(config=EncoderConfig(max_length=16)), model, {}),
+        revision(tiny_encoder(config=EncoderConfig(max_length=32, pooling="cls")), model, {}),
+        revision(tiny_encoder().to(torch.bfloat16), model, {}),
+    ]
+    assert len({revision(a, model, {}), *others}) == 6
+    assert revision(a, model, {}) == revision(tiny_encoder(0), model, {})
+
+
+def test_prompts_are_a_file_or_text(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.yaml"
+    file.write_text('Retrieval-query: "query: "\nSTS: ""\n')
+    assert read_prompts(str(file)) == {"Retrieval-query": "query: ", "STS": ""}
+    assert read_prompts('{"STS": "same? "}') == {"STS": "same? "}
+    for wrong in ("nofile.yaml", "{STS: 3}", "{"):
+        with pytest.raises(UserError, match="--prompts"):
+            read_prompts(wrong)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either --model MODEL or --compare A B"),
+        (["--model", "x", "--tasks", "STS12"], "--out is missing"),
+        (["--model", "x", "--out", "o"], "name the tasks: --tasks, --types or --benchmark"),
+        (["--model", "no/such-model", "--tasks", "STS12", "--out", "o"], "model 'no/such-model' not found"),
+        (["--modl", "x"], "unknown key '--modl'; did you mean 'model'?"),
+        (["--model", "{base}", "--tasks", "STSBenchmrk", "--out", "o"], "no MTEB task STSBenchmrk; did"),
+        (["--model", "{base}", "--tasks", "STS12", "--out", "o", "--device", "cuda:99"], "--device cuda:99: "),
+        (["--model", "{base}", "--tasks", "STS12", "--out", "o", "--prompts", "{q: x}"], "prompts: q is no task"),
+    ],
+)
+def test_mistakes(
+    arguments: list[str], message: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_app.evaluate_verb.load_tasks", _no_data)
+    tiny_encoder().save(tmp_path / "base")
+    assert main(["evaluate", *(argument.replace("{base}", str(tmp_path / "base")) for argument in arguments)]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("error: ") == 1
+
+
+def _no_data(selection: Any, data_root: str | None) -> list[Any]:
+    """Finds tasks, but reads none."""
+    from callbacks.task_selection import find_tasks
+
+    find_tasks(selection)
+    return []
