@@ -115,8 +115,9 @@ class MtebEncoder:
         """
         own = self.encoder.config
         names = prompt_names(task_metadata.name, str(task_metadata.type), prompt_type.value if prompt_type else None)
-        for prompts, default in ((self.prompts, None), (own.prompts, own.default_prompt_name)):
-            for name in (*names, default):
+        default = [own.default_prompt_name] if own.default_prompt_name else []
+        for prompts, wanted in ((self.prompts, names), (own.prompts, [*names, *default])):
+            for name in wanted:
                 if name in prompts:
                     return prompts[name]
         return ""
