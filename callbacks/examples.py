@@ -95,9 +95,9 @@ def _watched(task: "AbsTask") -> "tuple[AbsTask, Examples | None]":
         return task, {} if _is_sts(task) else None
     name, found, watched = f"{QUERY_SCORES[metric[1]]}_{metric[2]}", {}, copy(task)
 
-    def note(scores: dict[str, dict[str, float]], *arguments: Any, **place: Any) -> Any:
-        found[f"{place['hf_subset']}/{place['hf_split']}"] = [scores[query][name] for query in sorted(scores)]
-        return task.task_specific_scores(scores, *arguments, **place)
+    def note(scores: Any, qrels: Any, results: Any, hf_split: str, hf_subset: str) -> dict[str, float]:
+        found[f"{hf_subset}/{hf_split}"] = [scores[query][name] for query in sorted(scores)]
+        return task.task_specific_scores(scores, qrels, results, hf_split, hf_subset)
 
     watched.task_specific_scores = note  # type: ignore[method-assign]
     return watched, found

@@ -116,7 +116,7 @@ def test_every_n_steps_at_the_start_and_at_the_end(mirror: str) -> None:
 
 def test_checkpoints_and_early_stopping_follow_the_scores(mirror: str) -> None:
     callback = Scores(["STSBenchmark"], data_root=mirror)
-    kept = ModelCheckpoint(mirror, monitor="mteb/average", mode="max", save_weights_only=True)
+    kept = ModelCheckpoint(f"{mirror}/kept", monitor="mteb/average", mode="max", save_weights_only=True)
     stop = EarlyStopping("mteb/average/STS", mode="min", stopping_threshold=101.0, check_on_train_epoch_end=True)
     fit([stop, callback, kept], mirror, enable_checkpointing=True)
     assert kept.best_model_score == callback.seen[0]["mteb/average"]
@@ -128,13 +128,18 @@ def test_scores_are_there_between_validations(mirror: str) -> None:
 
     class Validated(PushApart):
         def validation_step(self, batch: list[list[str]], _: int) -> None:
-            self.log("val/loss", self.training_step(batch, 0))
+            self.log("val/loss", self.training_step(batch, 0), batch_size=2)
 
-    kept = ModelCheckpoint(mirror, monitor="mteb/average", mode="max", save_weights_only=True)
+    kept = ModelCheckpoint(f"{mirror}/kept", monitor="mteb/average", mode="max", save_weights_only=True)
     callback = Scores(["STSBenchmark"], every_n_epochs=2, at_start=True, data_root=mirror)
     torch.manual_seed(0)
     trainer = Trainer(
-        max_epochs=3, accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[callback, kept]
+        max_epochs=3,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        callbacks=[callback, kept],
+        enable_model_summary=False,
     )
     rows = DataLoader(PAIRS, batch_size=2)  # type: ignore[arg-type]
     trainer.fit(Validated(), rows, rows)
