@@ -108,7 +108,7 @@ def evaluate_task(
     with together(), isolate_rng(), _quiet():
         import mteb
 
-        log_prompts(encoder, task)
+        log_prompts(encoder.prompt, task)
         result = mteb.evaluate(
             encoder,
             _as_new(task),

@@ -6,7 +6,7 @@ it if it is for one side of a retrieval task only; or like a side alone, ``query
 mteb is imported inside functions only: importing it takes seconds and reseeds every random number generator.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -17,9 +17,8 @@ from callbacks.task_cap import full_name
 from modules.errors import UserError
 
 if TYPE_CHECKING:
-    from mteb import AbsTask
-
-    from callbacks.mteb_encoder import MtebEncoder
+    from mteb import AbsTask, TaskMetadata
+    from mteb.types import PromptType
 
 SIDES = {"query": ("query",), "document": ("document", "passage", "corpus")}
 """Side of a retrieval task to the names under which sentence-transformers looks for its prompt."""
@@ -52,13 +51,18 @@ def check_prompts(prompts: Mapping[str, str]) -> None:
         raise UserError(f"prompts: {name} is no task and no type of tasks; {hint}")
 
 
-def log_prompts(encoder: "MtebEncoder", task: "AbsTask") -> None:
-    """Say which prompts the texts of a task get; a process says the same thing once."""
+def log_prompts(prompt: "Callable[[TaskMetadata, PromptType | None], str]", task: "AbsTask") -> None:
+    """Say which prompts the texts of a task get; a process says the same thing once.
+
+    Args:
+        prompt: the prompt of a side of a task, `MtebEncoder.prompt`.
+        task: whose texts.
+    """
     from mteb.abstasks.retrieval import AbsTaskRetrieval
     from mteb.types import PromptType
 
     sides = (PromptType.query, PromptType.document) if isinstance(task, AbsTaskRetrieval) else (None,)
-    found = {side.value if side else "prompt": encoder.prompt(task.metadata, side) for side in sides}
+    found = {side.value if side else "prompt": prompt(task.metadata, side) for side in sides}
     said = ", ".join(f"{side} {prompt!r}" for side, prompt in found.items()) if any(found.values()) else "no prompt"
     _say_once(f"  {task.metadata.name}: {said}")
 
