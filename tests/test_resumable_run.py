@@ -51,13 +51,14 @@ def train(
 
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 0), (signal.SIGTERM, 0), (signal.SIGINT, 1)])
 def test_a_stopped_run_ends_as_one_that_was_not(project: Project, number: int, workers: int) -> None:
+    before = signal.getsignal(signal.SIGINT)
     expected = train(project, project.folder / "whole", workers=workers).state_dict()
     with pytest.raises(Interrupted, match="stopped after step 5; the same command goes on from there"):
         train(project, project.folder / "run", Kill(number, 5), workers=workers)
     assert (project.folder / "run" / "resume.ckpt").is_file()
     resumed = train(project, project.folder / "run", workers=workers).state_dict()
     assert all(torch.equal(expected[name], resumed[name]) for name in expected)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_never_in_the_middle_of_an_accumulated_batch(project: Project) -> None:
@@ -86,10 +87,11 @@ def test_what_every_n_steps_saved_is_where_a_lost_run_goes_on(project: Project) 
             if self.seen == self.batch:
                 raise RuntimeError("the power is cut")
 
+    before = signal.getsignal(signal.SIGINT)
     expected = train(project, project.folder / "whole", every_n_steps=3).state_dict()
     with pytest.raises(RuntimeError, match="the power is cut"):
         train(project, project.folder / "run", Crash(0, 6), every_n_steps=3)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     assert torch.load(project.folder / "run" / "resume.ckpt", weights_only=True)["global_step"] == 3
     resumed = train(project, project.folder / "run", every_n_steps=3).state_dict()
     assert all(torch.equal(expected[name], resumed[name]) for name in expected)
