@@ -4,13 +4,12 @@ from callbacks.coefficient_trace import CoefficientTrace
 from callbacks.mteb_callback import MtebCallback
 from callbacks.mteb_encoder import MtebEncoder
 from callbacks.mteb_tasks import evaluate_tasks, load_tasks
-from callbacks.resumable_run import Interrupted, ResumableRun
+from callbacks.resumable_run import ResumableRun
 from callbacks.stage_progress_bar import StageProgressBar
 from callbacks.task_selection import TaskSelection
 
 __all__ = [
     "CoefficientTrace",
-    "Interrupted",
     "MtebCallback",
     "MtebEncoder",
     "ResumableRun",

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from callbacks.task_cap import full_name
-from modules.errors import UserError
+from modules.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from mteb import AbsTask, TaskMetadata
@@ -41,7 +41,7 @@ def check_prompts(prompts: Mapping[str, str]) -> None:
     if not prompts:
         return
     with isolate_rng():
-        from callbacks.task_selection import known_names, known_types, nearest
+        from callbacks.task_selection import known_names, known_types
 
         known = [*known_names(), *known_types()]
     known += [f"{name}-{side}" for name in known for side in SIDES]

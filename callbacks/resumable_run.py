@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-
-class Interrupted(Exception):
-    """Training was stopped by Ctrl-C or SIGTERM, after a checkpoint was written; its message says where."""
+from modules.errors import Interrupted
 
 
 class ResumableRun(Callback):

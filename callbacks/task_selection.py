@@ -3,13 +3,12 @@
 mteb is imported inside functions only: importing it takes seconds and reseeds every random number generator.
 """
 
-import difflib
 from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from modules.errors import UserError
+from modules.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from mteb import AbsTask
@@ -84,12 +83,6 @@ def known_types() -> list[str]:
     from mteb.get_tasks import TASK_LIST
 
     return sorted({str(task.metadata.type) for task in TASK_LIST if task.metadata.modalities == ["text"]})
-
-
-def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
-    """A hint at the known name that may have been meant."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {near[0]}?" if near else otherwise
 
 
 def _by_name(name: str, languages: list[str]) -> "AbsTask":

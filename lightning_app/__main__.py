@@ -30,10 +30,7 @@ def main(arguments: list[str]) -> int:
     # Tokenizers' own threads and forked data loading workers do not go together.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    if arguments[:1] == ["merge"]:
-        return _merge(arguments[1:])
-    from callbacks.resumable_run import Interrupted
-    from modules.errors import UserError
+    from modules.errors import Interrupted, UserError
 
     try:
         return _run(arguments)
@@ -48,37 +45,22 @@ def main(arguments: list[str]) -> int:
         return 130
 
 
-def _merge(arguments: list[str]) -> int:
-    """The one verb that waits neither for transformers nor for Lightning."""
-    from lightning_app.merge import main as merge
-    from modules.errors import UserError
-
-    try:
-        merge(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; nothing was written", file=sys.stderr)
-        return 130
-    return 0
-
-
 def _run(arguments: list[str]) -> int:
-    import difflib
+    if arguments[:1] == ["merge"]:  # the one verb that waits neither for transformers nor for Lightning
+        from lightning_app.merge import main as merge
+
+        merge(arguments[1:])
+        return 0
 
     from lightning_app.parser import packaged_recipes, recipe_of, with_recipe
-    from modules.errors import UserError
+    from modules.errors import UserError, nearest
 
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP.format(recipes=", ".join(packaged_recipes())))
         return 0
     verb, *rest = arguments
     if verb not in VERBS:
-        near = difflib.get_close_matches(verb, VERBS, n=1)
-        raise UserError(
-            f"unknown verb '{verb}'; " + (f"did you mean {near[0]}?" if near else f"use {', '.join(VERBS)}")
-        )
+        raise UserError(f"unknown verb '{verb}'; " + nearest(verb, VERBS, f"use {', '.join(VERBS)}"))
     if verb == "evaluate":
         from lightning_app.evaluate_verb import main as evaluate
 

@@ -18,8 +18,8 @@ from callbacks.prompts import check_prompts
 from callbacks.task_texts import overlaps
 from datamodules import DataSource, load_task
 from lightning_app.cli import quiet_libraries
-from lightning_app.merge import Parser
 from lightning_app.report import OVERLAP_LEGEND, markdown_table, overlap_table
+from lightning_app.verb_parser import Parser
 from modules import TextEncoder, UserError
 from modules.base_model import find_base_model, looks_like_hub_name, weights_sha256
 from modules.pooling import POOLINGS

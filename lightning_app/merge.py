@@ -8,11 +8,12 @@ import difflib
 import inspect
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from modules.errors import UserError
+from lightning_app.verb_parser import Parser
+from modules.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     from modules.merging import MergeMethod
@@ -31,22 +32,6 @@ METHODS = {
 
 METHOD_OPTIONS = ("order", "density", "per_tensor", "off_diagonal")
 """Arguments of the classes that can be given on the command line."""
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that raises `UserError` with the nearest name instead of printing usage."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what argparse has to say, in one line."""
-        if message.startswith("unrecognized arguments: "):
-            key = message.split()[2].partition("=")[0]
-            message = f"unknown key '{key}'" + self.near(key.lstrip("-"))
-        raise UserError(message)
-
-    def near(self, key: str) -> str:
-        """A hint at the option that a key may have meant."""
-        known = [action.dest for action in self._actions]
-        return next((f"; did you mean '{name}'?" for name in difflib.get_close_matches(key, known, n=1)), "")
 
 
 def make_parser() -> Parser:
@@ -185,8 +170,15 @@ def main(arguments: list[str]) -> None:
 
     Raises:
         UserError: a mistake of the user's.
+        Interrupted: the user stopped it.
     """
-    options = parse(arguments)
+    try:
+        _merge(parse(arguments))
+    except KeyboardInterrupt as stop:
+        raise Interrupted("stopped; nothing was written") from stop
+
+
+def _merge(options: argparse.Namespace) -> None:
     _return_freed_memory()
 
     import torch

@@ -13,38 +13,29 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from callbacks import CoefficientTrace, ResumableRun
 from datamodules import DataSource, ProbeDataModule, SplitTask, TaskData, TaskDataModule, load_tasks
 from datamodules.task_datamodule import first_batches
+from lightning_app.merge import METHODS
 from lightning_app.model import Model
 from lightning_app.recipe import ExpertRecipe, joint_recipe
 from lightning_app.stages import Stage, StageGraph, is_main_process
 from lightning_app.trainers import TrainerFactory
 from modules import (
-    Average,
     ContrastiveModule,
     Expert,
-    Fisher,
     MergeMethod,
     MergeModule,
-    MultiSlerp,
-    RegMean,
     Search,
-    Slerp,
-    SphericalMean,
     TaskArithmetic,
     TextEncoder,
-    Ties,
     UserError,
+    merging,
 )
 from modules.gather import barrier
 from modules.statistics import collect_statistics
 
 FIXED_MERGES: dict[str, type[MergeMethod]] = {
-    "average": Average,
-    "slerp": Slerp,
-    "spherical_mean": SphericalMean,
-    "multi_slerp": MultiSlerp,
-    "ties": Ties,
-    "fisher": Fisher,
-    "reg_mean": RegMean,
+    name: getattr(merging, kind)
+    for name, kind in METHODS.items()
+    if name != "task_arithmetic"  # whose equal coefficients are the average
 }
 """Baselines that merge with equal coefficients and scale 1."""
 

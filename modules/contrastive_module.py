@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from modules.base_model import find_base_model, weights_sha256
 from modules.embedding_module import EmbeddingModule
 from modules.encoder import TextEncoder
-from modules.lineage import read_lineage, write_lineage
+from modules.lineage import lineage_through, write_lineage
 from modules.task_batch import TaskBatch
 from modules.task_loss import task_loss
 
@@ -39,7 +39,7 @@ class ContrastiveModule(EmbeddingModule):
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__(TextEncoder.load(base, pooling=pooling, trust_remote_code=trust_remote_code))
-        self.ancestors = [*(read_lineage(find_base_model(base)) or []), weights_sha256(base)]
+        self.ancestors = lineage_through(find_base_model(base), weights_sha256(base))
         self.lr = lr
         self.warmup = warmup
         self.weight_decay = weight_decay

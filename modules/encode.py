@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from typing import TypedDict
@@ -13,6 +12,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from modules.errors import UserError
+from modules.evaluation_mode import evaluation_mode
 from modules.tokenized_texts import TokenIds, look_up, pad
 
 PRECISIONS = ("float32", "bfloat16")
@@ -78,7 +78,7 @@ def encode_texts(
     rows: dict[str, int] = {}
     parts: list[Tensor] = []
     with (
-        _evaluating(encoder),
+        evaluation_mode(encoder),
         torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"),
         tqdm(total=len(distinct), desc="encoding", unit="text", disable=not progress, leave=False) as bar,
     ):
@@ -88,16 +88,6 @@ def encode_texts(
             rows.update(zip(batch, range(len(rows), len(rows) + len(batch)), strict=True))
             bar.update(len(batch))
     return torch.cat(parts)[[rows[text] for text in texts]]
-
-
-@contextmanager
-def _evaluating(encoder: nn.Module) -> Iterator[None]:
-    training = encoder.training
-    encoder.eval()
-    try:
-        yield
-    finally:
-        encoder.train(training)
 
 
 def _batches(texts: Sequence[str], tokenize: Tokenize, budget: int) -> Iterator[tuple[list[str], list[TokenIds]]]:

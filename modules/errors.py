@@ -1,4 +1,7 @@
-"""The one exception that means "the user can mend this"."""
+"""What the command line says in one line: a mistake that the user can mend, a run that the user stopped."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
@@ -7,3 +10,13 @@ class UserError(ValueError):
     Its message is one line that says what is wrong, where (file and line, or key) and what to do. The command
     line prints that line and exits with status 2; from Python it is an ordinary ``ValueError``.
     """
+
+
+class Interrupted(Exception):
+    """The user stopped it by Ctrl-C or SIGTERM; its message says what was kept, and the exit status is 130."""
+
+
+def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
+    """A hint at the known name that may have been meant."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]}?" if near else otherwise

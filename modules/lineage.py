@@ -15,6 +15,16 @@ def write_lineage(folder: str | Path, ancestors: Sequence[str]) -> None:
     path.write_text(json.dumps({"ancestors": list(ancestors)}, indent=2) + "\n", encoding="utf-8")
 
 
+def lineage_through(folder: str | Path, sha256: str) -> list[str]:
+    """The ancestors of what comes from the model in a folder: its own, and itself.
+
+    Args:
+        folder: of the model.
+        sha256: of its weights.
+    """
+    return [*(read_lineage(folder) or []), sha256]
+
+
 def read_lineage(folder: str | Path) -> list[str] | None:
     """The recorded ancestors; None where nothing is recorded.
 

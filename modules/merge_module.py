@@ -21,7 +21,7 @@ from modules.embedding_module import EmbeddingModule
 from modules.encoder import TextEncoder
 from modules.errors import UserError
 from modules.experts import Expert, expert_folders, merged_encoder, refuse_wrong_experts
-from modules.lineage import read_lineage, write_lineage
+from modules.lineage import lineage_through, write_lineage
 from modules.merged_encoder import MergedEncoder
 from modules.merging import MergeMethod, Slerp
 from modules.position import Position
@@ -85,7 +85,7 @@ class MergeModule(EmbeddingModule):
         self.settled = settled
         self.expert_names = list(folders)
         self.identity = identity
-        self.ancestors = [*(read_lineage(find_base_model(base)) or []), identity["base"]]
+        self.ancestors = lineage_through(find_base_model(base), identity["base"])
         self.base_losses: dict[str, float] = {}
         self.best: dict[str, Any] = {"objective": math.inf, "position": None}
         self.passes = {"forward": 0, "backward": 0}
@@ -153,9 +153,8 @@ class MergeModule(EmbeddingModule):
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         optimizer.step(closure=partial(self._evaluate_probe, batch))
-        value = torch.as_tensor(self._last_value)
-        self.log("train/objective", value, prog_bar=True, batch_size=1)
-        return value
+        self.log("train/objective", self._last_value, prog_bar=True, batch_size=1)
+        return self._last_value
 
     def _evaluate_probe(self, batches: Sequence[TaskBatch]) -> Tensor:
         """The objective over the whole probe, over all processes; its gradient goes to ``.grad`` where enabled.

@@ -53,17 +53,17 @@ class MergedTable(Tensor):
 
     def whole(self) -> Tensor:
         """All rows, merged: ``[rows, dim]``."""
-        with torch._C.DisableTorchFunctionSubclass():
-            base, (vectors, importance) = self.as_subclass(Tensor), self.vectors
-            merged = combine(base, vectors, self.coefficients.detach(), importance)
-            return attach_coefficients(self.coefficients, merged, vectors, importance)
+        return self._rows(slice(None))
 
     @staticmethod
     def _look_up(ids: Tensor, table: "MergedTable") -> Tensor:
         rows, places = ids.unique(return_inverse=True)
+        return F.embedding(places, table._rows(rows))
+
+    def _rows(self, rows: Tensor | slice) -> Tensor:
+        """Some rows, merged and tied to their coefficients."""
         with torch._C.DisableTorchFunctionSubclass():
-            base, (vectors, importance) = table.as_subclass(Tensor)[rows], table.vectors
-            vectors = vectors[:, rows]
-            importance = None if importance is None else importance[:, rows]
-            merged = combine(base, vectors, table.coefficients.detach(), importance)
-            return F.embedding(places, attach_coefficients(table.coefficients, merged, vectors, importance))
+            base, vectors = self.as_subclass(Tensor)[rows], self.vectors.vectors[:, rows]
+            importance = None if self.vectors.importance is None else self.vectors.importance[:, rows]
+            merged = combine(base, vectors, self.coefficients.detach(), importance)
+            return attach_coefficients(self.coefficients, merged, vectors, importance)

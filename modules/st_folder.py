@@ -6,11 +6,13 @@ model that silently pools otherwise is worse than none.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from modules.errors import UserError
+from modules.json_files import read_json
 from modules.pooling import POOLINGS
 
 
@@ -46,15 +48,15 @@ def read_encoder_config(folder: Path) -> EncoderConfig:
     Raises:
         UserError: it has a part that this package does not carry.
     """
-    kinds = [(module["type"].rsplit(".", 1)[-1], module["path"]) for module in _read_json(folder / "modules.json")]
+    kinds = [(module["type"].rsplit(".", 1)[-1], module["path"]) for module in _required(folder / "modules.json")]
     names = [kind for kind, _ in kinds]
     if names not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise UserError(
             f"{folder}/modules.json: the modules {' > '.join(names)} are not supported; "
             "Transformer > Pooling [> Normalize] are"
         )
-    transformer = _read_json(folder / kinds[0][1] / "sentence_bert_config.json", {})
-    general = _read_json(folder / "config_sentence_transformers.json", {})
+    transformer = read_json(folder / kinds[0][1] / "sentence_bert_config.json", {})
+    general = read_json(folder / "config_sentence_transformers.json", {})
     if general.get("truncate_dim"):
         raise UserError(f"{folder}: truncate_dim is set in config_sentence_transformers.json; remove it first")
     if transformer.get("do_lower_case"):
@@ -102,15 +104,8 @@ def write_encoder_config(folder: Path, config: EncoderConfig, dim: int) -> None:
 
 def _read_pooling(path: Path, prompts: dict[str, str]) -> str:
     """The one pooling mode of a Pooling module, in its old form (a flag a mode) or its new one (a name)."""
-    config = _read_json(path)
-    if "pooling_mode" in config:
-        named = config["pooling_mode"]
-        modes = [named] if isinstance(named, str) else list(named)
-    else:
-        flags = [
-            key.removeprefix("pooling_mode_") for key, on in config.items() if key.startswith("pooling_mode_") and on
-        ]
-        modes = [{"cls_token": "cls", "mean_tokens": "mean"}.get(flag, flag) for flag in flags]
+    config = _required(path)
+    modes = pooling_modes(config)
     if len(modes) != 1 or modes[0] not in POOLINGS:
         raise UserError(f"{path}: pooling {' + '.join(modes)} is not supported; one of {', '.join(POOLINGS)} is")
     if prompts and not config.get("include_prompt", True):
@@ -118,15 +113,20 @@ def _read_pooling(path: Path, prompts: dict[str, str]) -> str:
     return modes[0]
 
 
-def _read_json(path: Path, default: Any = None) -> Any:
-    if not path.is_file():
-        if default is None:
-            raise UserError(f"{path} is missing")
-        return default
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from error
+def pooling_modes(config: Mapping[str, Any]) -> list[str]:
+    """The modes of a Pooling module's config, in its old form (a flag a mode) or its new one (names)."""
+    if "pooling_mode" in config:
+        named = config["pooling_mode"]
+        return [named] if isinstance(named, str) else list(named)
+    flags = [key.removeprefix("pooling_mode_") for key, on in config.items() if key.startswith("pooling_mode_") and on]
+    return [{"cls_token": "cls", "mean_tokens": "mean"}.get(flag, flag) for flag in flags]
+
+
+def _required(path: Path) -> Any:
+    content = read_json(path)
+    if content is None:
+        raise UserError(f"{path} is missing")
+    return content
 
 
 def _write_json(path: Path, content: Any) -> None:

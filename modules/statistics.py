@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from modules.base_model import find_base_model, weights_sha256
 from modules.errors import UserError
+from modules.evaluation_mode import evaluation_mode
 from modules.losses import cosent, info_nce, same_text_mask, supervised_contrastive
 from modules.merging.base import Statistics
 from modules.task_batch import Features, TaskBatch
@@ -55,7 +56,7 @@ def collect_fisher(encoder: TextEncoder, batches: Iterable[TaskBatch], *, progre
     weights = {name: weight.detach().requires_grad_() for name, weight in encoder.backbone.named_parameters()}
     sums = [torch.zeros_like(w, dtype=_accumulator(w)) for w in weights.values()]
     rows = 0
-    with _evaluation(encoder):
+    with evaluation_mode(encoder):
         for batch in tqdm(batches, desc="Fisher information", unit="batch", disable=not progress, leave=False):
             for gradients in _row_gradients(encoder, weights, batch.to(encoder.device)):
                 for total, gradient in zip(sums, gradients, strict=True):
@@ -127,7 +128,7 @@ def collect_input_grams(
         UserError: there are no rows.
     """
     grams = _InputGrams()
-    with _evaluation(encoder), grams.watching(encoder.backbone):
+    with evaluation_mode(encoder), grams.watching(encoder.backbone):
         for batch in tqdm(batches, desc="layer inputs", unit="batch", disable=not progress, leave=False):
             for features in batch.to(encoder.device).features:
                 grams.mask = features["attention_mask"].bool()
@@ -173,16 +174,6 @@ class _InputGrams:
 
 def _accumulator(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
-
-
-@contextmanager
-def _evaluation(encoder: nn.Module) -> Iterator[None]:
-    training = encoder.training
-    encoder.eval()
-    try:
-        yield
-    finally:
-        encoder.train(training)
 
 
 _COLLECTORS = {"fisher": collect_fisher, "input_gram": collect_input_grams}

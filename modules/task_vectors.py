@@ -13,13 +13,10 @@ from modules.encoder import TextEncoder
 from modules.errors import UserError
 from modules.gram import gram_of, sum_by_group
 from modules.merging.base import MergeMethod, Prepared, Statistics
+from modules.safety import ARCHITECTURE
 
 Vectors = dict[str, Tensor]
 """Parameter of the backbone to ``[N, *shape]``: the same parameter's difference in every expert."""
-
-
-ARCHITECTURE = ("model_type", "num_attention_heads", "num_key_value_heads", "hidden_act")
-"""Settings of a backbone that change what its weights compute, but not their names and shapes."""
 
 
 def load_task_vectors(base: TextEncoder, experts: Mapping[str, str]) -> Vectors:

@@ -28,12 +28,7 @@ from tests.tiny_mirror import (
     write_xquad,
 )
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep prepared data sets out of the user's cache, and the user's mirror out of the tests."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("MTEB_DATA_ROOT", raising=False)
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def test_mirrored_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,10 @@ import torch
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
-from callbacks import Interrupted, ResumableRun
+from callbacks import ResumableRun
 from datamodules import TaskDataModule, load_tasks
 from modules import ContrastiveModule, MergeModule
+from modules.errors import Interrupted
 from tests.conftest import Project
 from tests.test_merge_module import fit, module
 from tests.tiny_encoder import tiny_encoder

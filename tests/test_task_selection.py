@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import datasets
 import pytest
 
 from callbacks.mteb_encoder import MtebEncoder
@@ -22,11 +21,7 @@ from tests.tiny_mirror import (
     write_xquad,
 )
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("MTEB_DATA_ROOT", raising=False)
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def test_a_benchmark_has_its_own_tasks_subsets_and_splits() -> None:

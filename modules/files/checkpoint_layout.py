@@ -1,14 +1,14 @@
 """Which tensor of one checkpoint is which of another, whatever wrapper saved it."""
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from modules.errors import UserError
 from modules.files.checkpoint_io import TensorFile, TensorInfo, open_weights
+from modules.json_files import read_json
 
 WRAPPERS = (
     "0.auto_model.",
@@ -207,17 +207,3 @@ def _harmless(base: Layout, expert: Layout, who: str, missing: list[str], extra:
         yield f"{who} is in {', '.join(sorted(dtypes))}: merged in float32"
     if len(base.files) != len(expert.files):
         yield f"{who} has {len(expert.files)} weight files, the base {len(base.files)}: read tensor by tensor"
-
-
-def read_json(path: Path, default: Any = None) -> Any:
-    """The content of a JSON file; `default` where there is no such file.
-
-    Raises:
-        UserError: it is not valid JSON.
-    """
-    if not path.is_file():
-        return default
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from error

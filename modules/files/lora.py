@@ -19,7 +19,8 @@ from torch import Tensor
 
 from modules.errors import UserError
 from modules.files.checkpoint_io import TensorFile
-from modules.files.checkpoint_layout import HEADS, WRAPPERS, Weight, read_json, refuse_keys
+from modules.files.checkpoint_layout import HEADS, WRAPPERS, Weight, refuse_keys
+from modules.json_files import read_json
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

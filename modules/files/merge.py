@@ -19,7 +19,7 @@ from modules.base_model import file_sha256, find_base_model
 from modules.combine import combine
 from modules.errors import UserError
 from modules.files.checkpoint_io import CheckpointWriter, Specs, TensorFile
-from modules.files.checkpoint_layout import Weight, match_layout, read_json, read_layout, refuse_keys
+from modules.files.checkpoint_layout import Weight, match_layout, read_layout, refuse_keys
 from modules.files.kept_grams import Grams, kept_grams, measure
 from modules.files.lora import Adapter, AdapterWriter, is_adapter
 from modules.files.model_settings import copy_settings, refuse_other_model
@@ -28,7 +28,8 @@ from modules.files.record import write_records
 from modules.files.task_vectors import ExpertFiles, TaskVectorFiles, WholeModel, progress
 from modules.gram import sum_by_group
 from modules.granularity import groups_of
-from modules.lineage import read_lineage
+from modules.json_files import read_json
+from modules.lineage import lineage_through, read_lineage
 from modules.merging.base import MergeMethod, Preparation, Statistics
 from modules.safety import refuse_other_ancestors, refuse_suspicious
 
@@ -128,7 +129,7 @@ class _Merge:
         if not self.plan.allow_suspicious:
             known = {name: read_lineage(expert) for name, expert in self.folders.items()}
             refuse_other_ancestors(base_sha256, known)
-        return write_records(folder, self._record(base_sha256) | adapter, read_lineage(self.base) or [])
+        return write_records(folder, self._record(base_sha256) | adapter, lineage_through(self.base, base_sha256))
 
     def _statistics(self) -> Statistics | None:
         kind = self.plan.method.statistics

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from modules.errors import UserError
-from modules.files.checkpoint_layout import read_json
+from modules.json_files import read_json
 from modules.lineage import FILE as LINEAGE
-
-ARCHITECTURE = ("model_type", "num_attention_heads", "num_key_value_heads", "hidden_act")
-"""Settings that change what weights compute, but not their names and shapes."""
+from modules.safety import ARCHITECTURE
+from modules.st_folder import pooling_modes
 
 VOCABULARY_FILES = ("vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 
@@ -68,7 +67,7 @@ def st_settings(folder: Path) -> dict[str, Any]:
     pooling = read_json(folder / paths.get("Pooling", "1_Pooling") / "config.json", {})
     settings = {
         "modules": " > ".join(kind for kind, _ in modules),
-        "pooling": _pooling(pooling),
+        "pooling": [{"max_tokens": "max"}.get(mode, mode) for mode in pooling_modes(pooling)],
         "include_prompt": pooling.get("include_prompt", True),
         "max_length": transformer.get("max_seq_length") or _longest(folder),
         "do_lower_case": bool(transformer.get("do_lower_case")),
@@ -77,15 +76,6 @@ def st_settings(folder: Path) -> dict[str, Any]:
     }
     others = [path for kind, path in modules if kind not in ("Transformer", "Pooling", "Normalize")]
     return settings | {f"{path}/config.json": read_json(folder / path / "config.json", {}) for path in others}
-
-
-def _pooling(config: Mapping[str, Any]) -> list[str]:
-    """The pooling modes, in their old form (a flag a mode) or their new one (names)."""
-    if "pooling_mode" in config:
-        named = config["pooling_mode"]
-        return [named] if isinstance(named, str) else list(named)
-    flags = [key.removeprefix("pooling_mode_") for key, on in config.items() if key.startswith("pooling_mode_") and on]
-    return [{"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max"}.get(flag, flag) for flag in flags]
 
 
 def _longest(folder: Path) -> int | None:

@@ -46,13 +46,13 @@ def write_records(folder: Path, record: dict[str, Any], ancestors: list[str]) ->
     Args:
         folder: the merged model's.
         record: what was merged, and how.
-        ancestors: of the base.
+        ancestors: of the merged model, the base the last of them.
 
     Returns:
         `record`.
     """
     (folder / "merge.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    write_lineage(folder, [*ancestors, record["base"]["sha256"]])
+    write_lineage(folder, ancestors)
     (folder / "README.md").write_text(_card(record), encoding="utf-8")
     return record
 

@@ -103,6 +103,17 @@ def normalised(a: Tensor) -> Tensor:
     return a / a.sum()
 
 
+def weights_of_directions(a: Tensor, norms: Tensor) -> Tensor:
+    """The same for the directions of the task vectors: zero vectors have none and take no part, unless all are zero.
+
+    Args:
+        a: ``[N]``.
+        norms: ``[N]``, lengths of the task vectors.
+    """
+    some = norms > 0
+    return normalised(torch.where(some, a, 0.0) if some.any() else a)
+
+
 def check_fraction(value: float, key: str) -> None:
     """Refuse what is no fraction in (0, 1].
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from modules.merging.base import MergeMethod, normalised
+from modules.merging.base import MergeMethod, weights_of_directions
 
 
 class MultiSlerp(MergeMethod):
@@ -20,7 +20,7 @@ class MultiSlerp(MergeMethod):
         """The closed form: ``[N]``."""
         norms = gram.diagonal().sqrt()
         some = norms > 0
-        weights = normalised(torch.where(some, a, 0.0) if some.any() else a)
+        weights = weights_of_directions(a, norms)
         direction = weights / norms.where(some, 1.0)
         square = direction @ gram @ direction
         cancelled = square < 1e-12

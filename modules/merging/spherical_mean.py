@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from modules.merging.base import MergeMethod, normalised
+from modules.merging.base import MergeMethod, weights_of_directions
 from modules.merging.slerp import SMALLEST_SINE
 
 CONVERGED = 1e-14
@@ -29,7 +29,7 @@ class SphericalMean(MergeMethod):
         """The weights ``b`` of the directions: ``[N]``."""
         norms = gram.diagonal().sqrt()
         some = norms > 0
-        weights = normalised(torch.where(some, a, 0.0) if some.any() else a)
+        weights = weights_of_directions(a, norms)
         cosines = gram / torch.outer(norms, norms).where(torch.outer(some, some), 1.0)
         with torch.no_grad():
             cos = _fixed_point(weights, cosines)
