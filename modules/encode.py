@@ -18,7 +18,7 @@ from modules.tokenized_texts import TokenIds, look_up, pad
 PRECISIONS = ("float32", "bfloat16")
 """What the model computes in; bfloat16 by autocast, the weights stay as they are."""
 
-TOKENS_PER_TEXT = 64
+TOKENS_PER_TEXT = 32
 """A batch has room for ``batch_size`` texts of this many tokens: more texts that are shorter, fewer that are longer."""
 
 CHUNK = 1024
@@ -111,7 +111,7 @@ def _tokenized_ahead(texts: Sequence[str], tokenize: Tokenize) -> Iterator[tuple
 def plan_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Sort texts into batches, the longest first.
 
-    A batch that is a sixteenth full ends where the length changes, so most hold no padding at all (for which
+    A batch that is a quarter full ends where the length changes, so those of short texts hold no padding at all (for which
     transformers leaves the attention mask out), and the others hardly any.
 
     Args:
@@ -125,7 +125,7 @@ def plan_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     for text in sorted(range(len(lengths)), key=lambda text: -lengths[text]):
         longest = lengths[batch[0]] if batch else 0
         full = (len(batch) + 1) * longest > budget
-        shorter = lengths[text] < longest and 16 * len(batch) * longest >= budget
+        shorter = lengths[text] < longest and 4 * len(batch) * longest >= budget
         if batch and (full or shorter):
             yield batch
             batch = []

@@ -99,7 +99,7 @@ def test_a_text_is_embedded_once() -> None:
     assert sum(len(features["input_ids"]) for features in model.seen) == len(set(TEXTS))
 
 
-@pytest.mark.parametrize(("batch_size", "limit"), [(1, 1.01), (64, 1.02)])
+@pytest.mark.parametrize(("batch_size", "limit"), [(1, 1.01), (64, 1.04)])
 def test_hardly_any_padding_and_no_batch_above_the_budget(batch_size: int, limit: float) -> None:
     model = seeing()
     texts = [" ".join(draw.choices(WORDS, k=draw.randint(1, 30))) for _ in range(800)]
@@ -107,8 +107,8 @@ def test_hardly_any_padding_and_no_batch_above_the_budget(batch_size: int, limit
     sizes = [features["attention_mask"].numel() for features in model.seen]
     tokens = sum(int(features["attention_mask"].sum()) for features in model.seen)
     assert sum(sizes) < limit * tokens
-    assert max(sizes) <= 64 * batch_size
-    assert min(sizes[:-1]) >= 64 * batch_size / 16
+    assert max(sizes) <= 32 * batch_size
+    assert min(sizes[:-1]) >= 32 * batch_size / 4
 
 
 def test_batches_are_of_one_length_where_they_can_be() -> None:
