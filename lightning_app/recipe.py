@@ -1,9 +1,13 @@
-"""What a recipe says of the models to train; every field is a key of the YAML."""
+"""What a recipe says of the models to make; every field is a key of the YAML."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from datamodules import DataSource
-from modules import LossConfig, UserError
+from datamodules.resampling import Length
+from modules import LossConfig, MergeMethod, Search, UserError
+
+Weighting = Literal["learned", "equal", "size", "inverse_norm", "lm_cocktail", "greedy"]
 
 
 @dataclass(frozen=True)
@@ -13,7 +17,10 @@ class ExpertRecipe:
     Args:
         data: the data sets, each a batch of its own; with several, ``share`` says how often each is drawn.
         mix: train on the data of these other recipes instead, recipe to share; null: in proportion to the rows.
-        start: ``base``, the name of another recipe (``joint``, say), or a model folder.
+        resample: with ``mix``, make the rows of the recipes have its proportions, instead of drawing from them by it:
+            ``total`` keeps how many there are in all, ``max`` those of the largest; see `resampled_sizes`.
+        rows: ``expert``, or ``probe``: train on the rows that positions are learned on (a control).
+        start: ``base``, the name of another model (``joint``, say), or a model folder.
         loss: of every data set that has none of its own.
         max_steps: optimiser steps.
         batch_size: rows a process and step.
@@ -22,10 +29,14 @@ class ExpertRecipe:
         weight_decay: of weight matrices.
         max_length: tokens kept of a text while training; null: the model's own limit.
         validate_every: optimiser steps between validations; null: once, at the end.
+        conflict_every: optimiser steps between measurements of the angle between the gradients of what is mixed;
+            null: none.
     """
 
     data: list[DataSource] = field(default_factory=list)
     mix: dict[str, float | None] = field(default_factory=dict)
+    resample: Length | None = None
+    rows: Literal["expert", "probe"] = "expert"
     start: str = "base"
     loss: LossConfig = field(default_factory=LossConfig)
     max_steps: int = 500
@@ -35,6 +46,45 @@ class ExpertRecipe:
     weight_decay: float = 0.0
     max_length: int | None = None
     validate_every: int | None = None
+    conflict_every: int | None = None
+
+
+@dataclass(frozen=True)
+class MergeRecipe:
+    """How one model is merged of others. What is null is as in the section ``model``.
+
+    Args:
+        experts: names of the models to merge: experts, recipes, other merges; empty: the experts of ``model``.
+        start: what task vectors are taken against: ``base``, the name of another model (``joint``, say), or a folder.
+        weighting: ``learned``: by gradient descent on the probe; else given: ``equal``, or a fixed linear weighting of
+            `modules.merging.weightings`, with losses taken on the probe rows relative to the start's.
+        method: how task vectors are combined; fixed weightings other than ``equal`` are linear, and have none.
+        scales: try the merged task vector times these, and keep the best on the probe-validation rows.
+        temperatures: of ``lm_cocktail``, tried in the same way, each with and without the start as a member.
+        granularity: see `MergeModule`.
+        signed: see `MergeModule`.
+        mu: see `MergeModule`.
+        pull: see `MergeModule`.
+        search: see `MergeModule`.
+        probe_size: rows to learn on, at most ``data.reserve``.
+        max_steps: optimiser steps of the learning; null: as ``trainer`` says.
+        initial: the name of a learned merge whose position is the start for the experts that both have.
+    """
+
+    experts: list[str] = field(default_factory=list)
+    start: str = "base"
+    weighting: Weighting = "learned"
+    method: MergeMethod | None = None
+    scales: list[float] = field(default_factory=list)
+    temperatures: list[float] = field(default_factory=list)
+    granularity: int | str | None = None
+    signed: bool | None = None
+    mu: float | None = None
+    pull: float | None = None
+    search: Search | None = None
+    probe_size: int | None = None
+    max_steps: int | None = None
+    initial: str | None = None
 
 
 def joint_recipe(experts: dict[str, ExpertRecipe]) -> ExpertRecipe:
@@ -58,3 +108,24 @@ def joint_recipe(experts: dict[str, ExpertRecipe]) -> ExpertRecipe:
         weight_decay=first.weight_decay,
         max_length=first.max_length,
     )
+
+
+def check_merge(name: str, merge: MergeRecipe) -> None:
+    """Refuse a merge whose keys contradict each other.
+
+    Raises:
+        UserError: they do.
+    """
+    where = f"merges.{name}"
+    if merge.weighting == "learned" and (merge.scales or merge.temperatures):
+        raise UserError(f"{where}: a learned position finds its own scale; leave out scales and temperatures")
+    only_learned = ("mu", "pull", "search", "probe_size", "max_steps", "initial", "signed")
+    given = [key for key in only_learned if getattr(merge, key) is not None]
+    if merge.weighting != "learned" and given:
+        raise UserError(f"{where}.{given[0]}: only a learned position has one, and weighting is {merge.weighting}")
+    if merge.weighting not in ("learned", "equal") and merge.method is not None:
+        raise UserError(f"{where}.method: the weighting {merge.weighting} is linear; leave it out")
+    if (merge.weighting == "lm_cocktail") != bool(merge.temperatures):
+        raise UserError(f"{where}.temperatures: give some with weighting lm_cocktail, and only then")
+    if any(value <= 0 for value in (*merge.scales, *merge.temperatures)):
+        raise UserError(f"{where}: scales and temperatures are above 0")

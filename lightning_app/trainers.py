@@ -39,6 +39,10 @@ class TrainerFactory:
         self._parser = LightningArgumentParser()
         self._parser.add_lightning_class_args(Trainer, "trainer")
 
+    def with_seed(self, seed: int) -> "TrainerFactory":
+        """The same with other random numbers."""
+        return TrainerFactory(self.config, self.run_dir, seed)
+
     def settings(self, *, lengths: bool) -> dict[str, Any]:
         """What a stage's key must hold of the ``trainer`` section.
 

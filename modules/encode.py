@@ -111,7 +111,7 @@ def _tokenized_ahead(texts: Sequence[str], tokenize: Tokenize) -> Iterator[tuple
 def plan_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Sort texts into batches, the longest first.
 
-    A batch that is a quarter full ends where the length changes, so those of short texts hold no padding at all (for which
+    A batch that is a quarter full ends where the length changes, so those of short texts hold no padding (for which
     transformers leaves the attention mask out), and the others hardly any.
 
     Args:

@@ -5,7 +5,7 @@ Li et al. 2024, arXiv 2410.15035, section 3.2:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -134,6 +134,20 @@ class MergeModule(EmbeddingModule):
             f"{key}/{n}": of[:, i] for key, of in (("a", a), ("c", c)) for i, n in enumerate(self.expert_names)
         }
         return by_expert | {"scale": scale}
+
+    def start_from(self, position: Mapping[str, float]) -> None:
+        """Start where another merge has ended, as `describe_position` says it; new experts get the mean of the others.
+
+        Raises:
+            UserError: either position has several groups, or they have no expert in common.
+        """
+        known = {name: position[f"a/{name}"] for name in self.expert_names if f"a/{name}" in position}
+        if not known or len(self.position.labels) > 1:
+            raise UserError(f"cannot start from a position of {', '.join(position)}: it has other experts, or groups")
+        mean = sum(known.values()) / len(known)
+        a = torch.tensor([known.get(name, mean) for name in self.expert_names], dtype=torch.float64)
+        self.position.stand_at(a, position["scale"])
+        self._start = self.position.coefficients().detach()
 
     def on_fit_start(self) -> None:
         """Measure the base, which normalises the losses, and the start, which a learned position has to beat."""

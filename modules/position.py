@@ -89,6 +89,19 @@ class Position(nn.Module):
         c = [merge_coefficients(self.method, a, gram, self.order) for a, gram in zip(self.a, self.grams, strict=True)]
         return self.scale[:, None] * torch.stack(c)
 
+    @torch.no_grad()
+    def stand_at(self, a: Tensor | None = None, scale: float | None = None) -> None:
+        """Move to a place, the same in all groups.
+
+        Args:
+            a: ``[N]``, positive unless `signed`; None: as it is.
+            scale: positive, of a method that has one; None: as it is.
+        """
+        if a is not None:
+            self.raw_a.copy_((a if self.signed else inverse_softplus(a)).expand_as(self.raw_a))
+        if scale is not None and self.method.has_scale:
+            self.raw_scale.fill_(float(inverse_softplus(torch.tensor(scale, dtype=torch.float64))))
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Follow the model to a device, but never to a lower precision (``bf16-true`` would round each step away)."""
         for parameter in (self.raw_a, self.raw_scale):

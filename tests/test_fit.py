@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from datamodules import ProbeDataModule, TaskDataModule, load_tasks
 from lightning_app.__main__ import main
-from lightning_app.pipeline import FIXED_MERGES, LEARNED_MERGES
+from lightning_app.baselines import MERGES
 from modules import Adam, ContrastiveModule, Expert, MergeModule, Slerp, TextEncoder
 from tests.conftest import Project
 from tests.tiny_mirror import write_sts
@@ -50,20 +50,43 @@ def test_fit_makes_everything(project: Project, capsys: pytest.CaptureFixture[st
 
 
 def test_every_baseline_is_a_row(project: Project) -> None:
-    fit(project, f"--baselines={json.dumps([*FIXED_MERGES, *LEARNED_MERGES])}")
-    report = (project.run_dir / "report.md").read_text()
+    fit(project, f"--baselines={json.dumps([*MERGES])}", "--mteb.tasks=[]")
     stages = project.stages()
-    for name in FIXED_MERGES:
-        assert (stages[f"merge-{name}"] / "model" / "model.safetensors").is_file()
-        assert f"| {name} " in report
+    fixed = [name for name, merge in MERGES.items() if merge.weighting != "learned"]
+    learned = [name for name, merge in MERGES.items() if merge.weighting == "learned"]
+    assert all((stages[f"merge-{name}"] / "model" / "model.safetensors").is_file() for name in fixed)
+    assert all((stages[f"position-{name}"] / "model" / "model.safetensors").is_file() for name in learned)
     statistics = stages["model-qa"] / "model" / "statistics"
     assert {file.name for file in statistics.iterdir()} == {"fisher.safetensors", "input_gram.safetensors"}
     layers = json.loads((stages["position-learned_layerwise"] / "position.json").read_text())
     assert {"c/qa/embeddings", "c/qa/layer 0", "c/qa/layer 1"} <= set(layers["position"])
     assert layers["history"][-1]["forward"] == layers["passes"]["forward"] == 8
-    flat = [load_file(stages[f"merge-{name}"] / "model" / "model.safetensors") for name in FIXED_MERGES]
-    key = "encoder.layer.0.output.dense.weight"
-    assert len({tuple(weights[key].flatten()[:3].tolist()) for weights in flat}) >= len(FIXED_MERGES) - 1
+
+
+def test_a_fixed_merge_keeps_the_best_that_it_tried(project: Project) -> None:
+    names = ["size_weighted", "inverse_norm", "lm_cocktail", "greedy_soup", "joint_pulled_back", "base"]
+    fit(project, f"--baselines={json.dumps(names)}", "--mteb.tasks=[]")
+    found = {
+        name: json.loads((folder / "position.json").read_text())
+        for name, folder in project.stages().items()
+        if name.startswith("merge-")
+    }
+    sources = {name: str(project.folder / f"{name}.jsonl") for name in ("qa", "sts")}
+    split = load_tasks(sources, probe_size=16, validation_size=12)
+    rows = {name: len(task.expert) for name, task in split.items()}
+    position = found["merge-size_weighted"]["position"]
+    assert position["c/qa"] / position["c/sts"] == pytest.approx(rows["qa"] / rows["sts"])
+    assert position["c/qa"] + position["c/sts"] == pytest.approx(1)
+    assert [tried["scale"] for tried in found["merge-inverse_norm"]["tried"]] == MERGES["inverse_norm"].scales
+    tried = found["merge-inverse_norm"]["tried"]
+    best = min(tried, key=lambda one: one["objective"])
+    position = found["merge-inverse_norm"]["position"]
+    assert position["c/qa"] + position["c/sts"] == pytest.approx(best["scale"], abs=1e-6)
+    assert len({one["objective"] for one in tried}) == len(tried)
+    assert len(found["merge-lm_cocktail"]["tried"]) == 2 * len(MERGES["lm_cocktail"].temperatures)
+    assert set(found["merge-greedy_soup"]["position"].values()) <= {0.0, 0.5, 1.0}
+    pulled = found["merge-joint_pulled_back"]
+    assert pulled["position"]["c/joint"] == pytest.approx(min(pulled["tried"], key=lambda o: o["objective"])["scale"])
 
 
 def test_the_search_and_the_method_are_keys_of_a_recipe(project: Project) -> None:

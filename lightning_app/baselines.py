@@ -1,0 +1,43 @@
+"""The rows that a recipe can ask for by name: the baselines that Self Positioning is measured against."""
+
+from lightning_app.recipe import MergeRecipe
+from modules.merging import (
+    Average,
+    Fisher,
+    MultiSlerp,
+    RegMean,
+    Slerp,
+    SphericalMean,
+    TaskArithmetic,
+    Ties,
+)
+from modules.search import CmaEs
+
+SCALES = [0.4, 0.6, 0.8, 1.0, 1.2, 1.5]
+"""What a merged task vector is multiplied with where a baseline has a grid."""
+
+MERGES: dict[str, MergeRecipe] = {
+    "self_positioning": MergeRecipe(),
+    "average": MergeRecipe(weighting="equal", method=Average()),
+    "task_arithmetic": MergeRecipe(weighting="equal", method=TaskArithmetic(), scales=[0.2, 0.3, 0.4, 0.5, 0.7, 1.0]),
+    "slerp": MergeRecipe(weighting="equal", method=Slerp()),
+    "spherical_mean": MergeRecipe(weighting="equal", method=SphericalMean()),
+    "multi_slerp": MergeRecipe(weighting="equal", method=MultiSlerp()),
+    "ties": MergeRecipe(weighting="equal", method=Ties(), scales=SCALES),
+    "fisher": MergeRecipe(weighting="equal", method=Fisher(), scales=SCALES),
+    "reg_mean": MergeRecipe(weighting="equal", method=RegMean(), scales=SCALES),
+    "size_weighted": MergeRecipe(weighting="size"),
+    "inverse_norm": MergeRecipe(weighting="inverse_norm", scales=SCALES),
+    "lm_cocktail": MergeRecipe(weighting="lm_cocktail", temperatures=[0.05, 0.1, 0.5, 1.0, 5.0]),
+    "greedy_soup": MergeRecipe(weighting="greedy"),
+    "joint_pulled_back": MergeRecipe(
+        experts=["joint"], weighting="equal", method=Average(), scales=[0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    ),
+    "learned_linear": MergeRecipe(method=TaskArithmetic(), granularity="model"),
+    "learned_layerwise": MergeRecipe(method=TaskArithmetic(), granularity="layer"),
+    "cma_es": MergeRecipe(search=CmaEs()),
+}
+"""Merges that need no entry in ``merges``; an entry of the same name there takes their place."""
+
+GROUPS = ("base", "experts", "joint")
+"""Rows that are no merges."""

@@ -1,0 +1,296 @@
+"""The stages that merge models: at given coefficients, the best of several, or at a learned position."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningDataModule, Trainer
+from torch import Tensor
+
+from callbacks import CoefficientTrace, ResumableRun
+from datamodules.task_datamodule import first_batches
+from lightning_app.model import Model
+from lightning_app.recipe import MergeRecipe
+from lightning_app.recipe_data import RecipeData
+from lightning_app.stages import Stage, StageGraph, is_main_process
+from lightning_app.trainers import TrainerFactory
+from modules import Expert, MergeMethod, MergeModule, Slerp, TaskArithmetic, TextEncoder, UserError
+from modules.gather import barrier
+from modules.merging.weightings import greedy_soup, inverse_norm, lm_cocktail, size_weighted
+from modules.statistics import collect_statistics
+
+POSITION = "position.json"
+"""What a stage that merges found."""
+
+
+@dataclass(frozen=True)
+class Merge:
+    """One merge with everything it refers to.
+
+    Args:
+        recipe: how.
+        start: what the task vectors are taken against.
+        experts: by name, in the order of the merge.
+        rows: name of each expert to the recipe whose rows it was trained on; None: not known.
+        initial: the learned merge whose position is the start.
+    """
+
+    recipe: MergeRecipe
+    start: Model
+    experts: dict[str, Model]
+    rows: dict[str, str | None]
+    initial: Model | None = None
+
+    @property
+    def inputs(self) -> tuple[Stage, ...]:
+        """Stages whose results it reads."""
+        models = [self.start, *self.experts.values(), *([self.initial] if self.initial else [])]
+        return tuple(stage for model in models for stage in model.inputs)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A position that is tried.
+
+    Args:
+        label: what was chosen to get there.
+        a: the free numbers ``[N]``; None: as they are.
+        scale: of the merged task vector.
+    """
+
+    label: dict[str, float | bool]
+    a: Tensor | None
+    scale: float
+
+
+class MergeStages:
+    """Builds the stages of merges.
+
+    Args:
+        options: arguments of `MergeModule` that a recipe's merges share; ``method`` and ``search`` among them.
+        trainers: makes the Trainer of each stage.
+        graph: runs the stages.
+        data: has the probe.
+    """
+
+    def __init__(self, options: dict[str, Any], trainers: TrainerFactory, graph: StageGraph, data: RecipeData) -> None:
+        self.options, self.trainers, self.graph, self.data = options, trainers, graph, data
+
+    def stage(self, name: str, merge: Merge) -> Stage:
+        """The stage that makes a merge.
+
+        Raises:
+            UserError: the recipe cannot be followed with these experts.
+        """
+        self.method(merge).places(list(merge.experts))  # what is wrong with it shows before training
+        return self._learned(name, merge) if merge.recipe.weighting == "learned" else self._fixed(name, merge)
+
+    def method(self, merge: Merge) -> MergeMethod:
+        """How the task vectors are combined."""
+        if merge.recipe.weighting not in ("learned", "equal"):
+            return TaskArithmetic()
+        method: MergeMethod = merge.recipe.method or self.options["method"] or Slerp()
+        return method
+
+    def learned_content(self, merge: Merge) -> dict[str, Any]:
+        """All that determines a learned position, inputs aside."""
+        options = self._arguments(merge)
+        content = {
+            **self._content(merge),
+            "options": options | {key: describe(options[key]) for key in ("method", "search")},
+            **self.data.probe_content(merge.recipe.probe_size),
+            "trainer": self.trainers.settings(lengths=True),
+        }
+        if merge.recipe.max_steps is not None:
+            content["max_steps"] = merge.recipe.max_steps
+        if merge.initial is not None:
+            content["initial"] = merge.initial.name
+        return content
+
+    def collect_statistics(self, merge: Merge) -> None:
+        """Collect what a method needs of every expert's own training rows, beside the expert, if it is not there.
+
+        Raises:
+            UserError: it is not known what an expert was trained on.
+        """
+        method = self.method(merge)
+        if method.statistics is None:
+            return
+        for name, expert in merge.experts.items():
+            recipe_name = merge.rows[name]
+            if recipe_name is None:
+                raise UserError(
+                    f"{type(method).__name__} needs the training rows of '{name}', which is a folder or a merge"
+                )
+            if is_main_process():
+                recipe = self.data.recipes[recipe_name]
+                folder = expert.folder(self.graph)
+                encoder = TextEncoder.load(folder).to(self.trainers.device)
+                parts = [task.expert for task in self.data.of(recipe_name)]
+                tokenize = partial(encoder.tokenize, max_length=recipe.max_length)
+                batches = partial(first_batches, parts, method.rows, recipe.batch_size, tokenize)
+                cut = (method.rows, recipe.batch_size, recipe.max_length)
+                fingerprint = "-".join([*map(str, cut), *(part.fingerprint() for part in parts)])
+                collect_statistics(method.statistics, encoder, folder, batches, fingerprint=fingerprint)
+            barrier()
+
+    def train_position(self, folder: Path, module: MergeModule, trainer: Trainer, data: LightningDataModule) -> None:
+        """Train a position and save what came of it: the model, a checkpoint, the numbers.
+
+        Args:
+            folder: of the stage.
+            module: at its start.
+            trainer: with a `ResumableRun` on `folder`.
+            data: the probe.
+        """
+        self.trainers.seed_stage()
+        self.trainers.fit(trainer, module, data)
+        trainer.save_checkpoint(folder / "last.ckpt", weights_only=True)
+        if trainer.is_global_zero:
+            module.save(folder / "model")
+            found = {
+                "objective": module.best["objective"],
+                "passes": module.passes,
+                "history": module.history,
+                "position": module.describe_position(),
+                "mean_position": module.mean_position(),
+            }
+            _write(folder / POSITION, found)
+
+    def _learned(self, name: str, merge: Merge) -> Stage:
+        def train(folder: Path) -> None:
+            self.collect_statistics(merge)
+            module = self._module(merge)
+            if merge.initial is not None:
+                module.start_from(_position_of(merge.initial, self.graph))
+            lengths = {} if merge.recipe.max_steps is None else {"max_steps": merge.recipe.max_steps, "max_epochs": -1}
+            callbacks = [ResumableRun(folder), CoefficientTrace(folder)]
+            trainer = self.trainers.make(name, callbacks, num_sanity_val_steps=0, **lengths)
+            self.train_position(folder, module, trainer, self.data.probe(merge.recipe.probe_size))
+
+        return Stage("position", name, self.learned_content(merge), train, merge.inputs)
+
+    def _fixed(self, name: str, merge: Merge) -> Stage:
+        recipe = merge.recipe
+        content = {
+            **self._content(merge),
+            "method": describe(self.method(merge)),
+            "granularity": self._arguments(merge)["granularity"],
+            "weighting": recipe.weighting,
+            "scales": recipe.scales,
+            "temperatures": recipe.temperatures,
+        }
+        if recipe.weighting == "size":
+            content["rows"] = self._row_counts(merge)
+        if len(recipe.scales) > 1 or recipe.weighting in ("lm_cocktail", "greedy"):
+            content |= self.data.probe_content() | {"trainer": self.trainers.settings(lengths=False)}
+
+        def run(folder: Path) -> None:
+            self.collect_statistics(merge)
+            module = self._module(merge)
+            trainer = self.trainers.make(name, [], logger=False, enable_progress_bar=False)
+            candidates = self._candidates(merge, module, trainer)
+            objectives = [0.0]
+            if len(candidates) > 1:
+                objectives = self._objectives(module, trainer, self.data.probe(), candidates)
+            best = min(range(len(candidates)), key=objectives.__getitem__)
+            module.position.stand_at(candidates[best].a, candidates[best].scale)
+            if is_main_process():
+                module.save(folder / "model")
+                tried = [c.label | {"objective": value} for c, value in zip(candidates, objectives, strict=True)]
+                found = {"position": module.describe_position(), "mean_position": module.mean_position()}
+                _write(folder / POSITION, found | ({"tried": tried} if len(tried) > 1 else {}))
+
+        return Stage("merge", name, content, run, merge.inputs)
+
+    def _candidates(self, merge: Merge, module: MergeModule, trainer: Trainer) -> list[Candidate]:
+        """All positions that a fixed weighting tries."""
+        scales = merge.recipe.scales or [1.0]
+        free = module.position.method.has_scale
+        return [
+            Candidate(label | {"scale": scale}, a if free or a is None else scale * a, scale if free else 1.0)
+            for label, a in self._weightings(merge, module, trainer)
+            for scale in scales
+        ]
+
+    def _weightings(
+        self, merge: Merge, module: MergeModule, trainer: Trainer
+    ) -> list[tuple[dict[str, float | bool], Tensor | None]]:
+        """What a weighting gives before the scale: one choice, or those that its settings leave."""
+        recipe, experts = merge.recipe, len(merge.experts)
+        if recipe.weighting == "equal":
+            return [({}, None if module.position.method.has_scale else torch.ones(experts, dtype=torch.float64))]
+        if recipe.weighting == "size":
+            return [({}, size_weighted(self._row_counts(merge)))]
+        if recipe.weighting == "inverse_norm":
+            return [({}, inverse_norm(module.position.grams[0]))]
+        one_hot = [Candidate({}, row, 1.0) for row in torch.eye(experts, dtype=torch.float64)]
+        evaluate = partial(self._objectives, module, trainer, self.data.losses_on_probe())
+        losses = evaluate(one_hot)
+        if recipe.weighting == "greedy":
+            return [({}, greedy_soup(losses, lambda a: evaluate([Candidate({}, a, 1.0)])[0]))]
+        return [
+            ({"temperature": t, "with_start": member}, lm_cocktail(losses, t, 1.0 if member else None))
+            for t in recipe.temperatures
+            for member in (False, True)  # losses are relative to the start's, which is 1
+        ]
+
+    def _objectives(
+        self, module: MergeModule, trainer: Trainer, data: LightningDataModule, candidates: Sequence[Candidate]
+    ) -> list[float]:
+        """The objective at each candidate, on the validation rows of a data module."""
+        module.base_losses = {}  # they are those of other rows
+        found = []
+        for candidate in candidates:
+            module.position.stand_at(candidate.a, candidate.scale)
+            trainer.validate(module, datamodule=data, verbose=False)
+            found.append(float(trainer.callback_metrics["val/loss"]))
+        return found
+
+    def _row_counts(self, merge: Merge) -> list[int]:
+        for name, recipe in merge.rows.items():
+            if recipe is None:
+                raise UserError(
+                    f"a weighting by size needs the training rows of '{name}', which is a folder or a merge"
+                )
+        return [self.data.rows(recipe) for recipe in merge.rows.values() if recipe is not None]
+
+    def _module(self, merge: Merge) -> MergeModule:
+        folders = {name: Expert(path=model.folder(self.graph)) for name, model in merge.experts.items()}
+        return MergeModule(merge.start.folder(self.graph), folders, **self._arguments(merge))
+
+    def _arguments(self, merge: Merge) -> dict[str, Any]:
+        """The arguments of MergeModule: the recipe's own win over those of the section ``model``."""
+        own = {key: getattr(merge.recipe, key) for key in ("granularity", "signed", "mu", "pull", "search")}
+        arguments = self.options | {key: value for key, value in own.items() if value is not None}
+        arguments["method"] = self.method(merge)
+        if merge.recipe.weighting != "learned":
+            # Fixed weightings are of whole task vectors, and some are 0.
+            arguments["signed"] = merge.recipe.weighting != "equal"
+            arguments["granularity"] = merge.recipe.granularity or "model"
+        return arguments
+
+    def _content(self, merge: Merge) -> dict[str, Any]:
+        given = [model.identity() for model in merge.experts.values()]
+        return {"base": merge.start.identity(), "experts": list(merge.experts), "given": given}
+
+
+def describe(part: Any) -> dict[str, Any] | None:
+    """A merge method or a search as JSON: its class and its settings."""
+    return None if part is None else {"class": type(part).__name__, **vars(part)}
+
+
+def _position_of(model: Model, graph: StageGraph) -> Mapping[str, float]:
+    if model.stage is None or model.stage.kind != "position":
+        raise UserError(f"'{model.name}' is no learned merge: there is no position to start from")
+    found: dict[str, Any] = json.loads((graph.folder(model.stage) / POSITION).read_text(encoding="utf-8"))
+    position: dict[str, float] = found["position"]
+    return position
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

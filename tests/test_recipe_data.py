@@ -1,0 +1,80 @@
+"""What recipes train on: shares, mixes, resampled mixes, probe rows."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from datamodules import DataSource, TaskDataModule
+from datamodules.batching import OneTaskBatches
+from lightning_app.recipe import ExpertRecipe
+from lightning_app.recipe_data import RecipeData
+from modules import Expert, UserError
+from tests.conftest import Project
+
+PROBE: dict[str, Any] = {"size": 32, "validation_size": 24, "batch_size": 8, "reserve": 48, "task_weights": None}
+
+
+def read(project: Project, **recipes: ExpertRecipe) -> RecipeData:
+    experts = {
+        name: ExpertRecipe(data=[DataSource(str(project.folder / f"{name}.jsonl"))], batch_size=8)
+        for name in ("qa", "sts")
+    }
+    return RecipeData(experts | recipes, {name: Expert(recipe=name) for name in experts}, PROBE, None, seed=0)
+
+
+@pytest.mark.parametrize("length", ["total", "max"])
+@pytest.mark.parametrize("ratio", [(3.0, 1.0), (1.0, 1.0), (1.0, 3.0)])
+def test_a_resampled_mix_has_its_rows_and_draws_in_their_proportion(
+    project: Project, ratio: tuple[float, float], length: Any
+) -> None:
+    mix: dict[str, float | None] = dict(zip(("qa", "sts"), ratio, strict=True))
+    data = read(project, mixed=ExpertRecipe(mix=mix, resample=length, batch_size=8))
+    natural = {task.name: len(task.expert) for task in (*data.of("qa"), *data.of("sts"))}
+    rows = {task.name: len(task.expert) for task in data.of("mixed")}
+    if length == "total":
+        assert sum(rows.values()) == sum(natural.values())
+    else:
+        assert max(rows.values()) == max(natural.values())
+    assert abs(rows["qa"] * ratio[1] - rows["sts"] * ratio[0]) <= max(ratio)
+    module = TaskDataModule(data.of("mixed"), batch_size=8)
+    module.setup()
+    batches = OneTaskBatches(list(rows), list(rows.values()), list(rows.values()), 8, seed=3)
+    drawn = Counter(task for batch in batches for task, _ in batch)
+    total = sum(rows.values()) // 8
+    assert all(abs(drawn[i] / 8 - total * n / sum(rows.values())) < 1 for i, n in enumerate(rows.values()))
+
+
+def test_a_resampled_mix_keeps_the_shares_within_a_recipe(project: Project) -> None:
+    pair = [
+        DataSource(str(project.folder / "qa.jsonl"), share=3.0),
+        DataSource(str(project.folder / "sts.jsonl"), share=1.0),
+    ]
+    both = ExpertRecipe(data=pair, batch_size=8)
+    data = read(project, both=both, mixed=ExpertRecipe(mix={"both": 1.0, "qa": 1.0}, resample="total", batch_size=8))
+    rows = [len(task.expert) for task in data.of("mixed")]
+    assert rows[0] + rows[1] == pytest.approx(sum(rows) / 2, abs=1)
+    assert rows[0] == pytest.approx(3 * rows[1], abs=3)
+
+
+def test_the_probe_rows_can_be_trained_on(project: Project) -> None:
+    data = read(project, control=ExpertRecipe(mix={"qa": None, "sts": None}, rows="probe", batch_size=8))
+    assert [task.expert.texts for task in data.of("control")] == [task.probe.texts for task in data.probe_tasks()]
+
+
+def test_a_smaller_probe_is_the_beginning_of_a_larger_one(project: Project) -> None:
+    data = read(project)
+    modules = [data.probe(size) for size in (16, 48)]
+    for module in modules:
+        module.setup()
+    for small, large in zip(modules[0].splits, modules[1].splits, strict=True):
+        assert small.probe.texts[0] == large.probe.texts[0][: len(small.probe)]
+        assert small.validation.texts == large.validation.texts
+    with pytest.raises(UserError, match="raise data.reserve"):
+        data.probe(64)
+
+
+def test_resampling_needs_weights(project: Project) -> None:
+    data = read(project, mixed=ExpertRecipe(mix={"qa": None, "sts": None}, resample="total", batch_size=8))
+    with pytest.raises(UserError, match="needs a weight"):
+        data.of("mixed")
