@@ -14,6 +14,7 @@ verbs:
   test       scores of the run's model, a checkpoint or a folder on the recipe's MTEB tasks
   predict    embeddings of a text file, as safetensors
   evaluate   MTEB scores of any saved model, or of two to compare: python -m lightning_app evaluate --help
+  study      the comparison before trusting a merge: all baselines, sweeps, pictures, a report: study --config quick
   merge      merge model folders or LoRA adapters on disk, without training: python -m lightning_app merge --help
 
 A recipe is a YAML file, or the name of a packaged one: {recipes}.
@@ -22,7 +23,7 @@ Without --config the recipe is quickstart, which needs no network. Any key can b
   python -m lightning_app fit --config quickstart --print_config
 All keys of a verb: python -m lightning_app VERB --help"""
 
-VERBS = ("fit", "validate", "test", "predict", "evaluate", "merge")
+VERBS = ("fit", "validate", "test", "predict", "evaluate", "study", "merge")
 
 
 def main(arguments: list[str]) -> int:
@@ -66,13 +67,20 @@ def _run(arguments: list[str]) -> int:
 
         evaluate(rest)
         return 0
-    rest = with_recipe(rest, default="quickstart")
+    rest = with_recipe(rest, default="quick" if verb == "study" else "quickstart")
 
     from lightning_app.cli import is_merge_recipe, quiet_libraries
     from lightning_app.expert_cli import ExpertCLI
     from lightning_app.merge_cli import MergeCLI
 
     quiet_libraries()
+    if verb == "study":
+        from lightning_app.study_cli import StudyCLI
+
+        if not is_merge_recipe(recipe_of(rest)):
+            raise UserError(f"{recipe_of(rest)}: a study compares merges; its model needs experts")
+        StudyCLI(rest).run()
+        return 0
     cli = MergeCLI if is_merge_recipe(recipe_of(rest)) else ExpertCLI
     cli([verb, *rest])
     return 0

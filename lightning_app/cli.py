@@ -54,7 +54,11 @@ class AppCLI(LightningCLI):
     description = "Train."
 
     def __init__(
-        self, model_class: type[LightningModule], data_class: type[LightningDataModule], args: list[str]
+        self,
+        model_class: type[LightningModule],
+        data_class: type[LightningDataModule],
+        args: list[str],
+        run: bool = True,
     ) -> None:
         self.stage: Stage | None = None
         super().__init__(
@@ -66,6 +70,7 @@ class AppCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             args=args,
+            run=run,
         )
 
     @staticmethod

@@ -16,6 +16,7 @@ from lightning_app.pipeline import Pipeline
 from lightning_app.recipe import ExpertRecipe, MergeRecipe
 from lightning_app.recipe_settings import read_settings
 from lightning_app.stages import Stage
+from lightning_app.study_recipe import StudyRecipe
 from modules import MergeModule, UserError
 
 NAME = "self_positioning"
@@ -25,14 +26,15 @@ NAME = "self_positioning"
 class MergeCLI(AppCLI):
     """Experts, joint model, baselines, Self Positioning, scores, report."""
 
-    def __init__(self, args: list[str]) -> None:
-        super().__init__(MergeModule, ProbeDataModule, args)
+    def __init__(self, args: list[str], run: bool = True) -> None:
+        super().__init__(MergeModule, ProbeDataModule, args, run)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """``recipes``, ``merges`` and ``baselines``."""
+        """``recipes``, ``merges``, ``baselines`` and ``study``."""
         super().add_arguments_to_parser(parser)
         parser.add_argument("--recipes", type=dict[str, ExpertRecipe], default={}, help="Models to train, by name.")
         parser.add_argument("--merges", type=dict[str, MergeRecipe], default={}, help="Models to merge, by name.")
+        parser.add_class_arguments(StudyRecipe, "study")
         parser.add_argument("--baselines", type=list[str], default=[], help="Other rows of the final table.")
 
     def prepare(self) -> Stage:

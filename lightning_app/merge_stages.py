@@ -23,6 +23,9 @@ from modules.gather import barrier
 from modules.merging.weightings import greedy_soup, inverse_norm, lm_cocktail, size_weighted
 from modules.statistics import collect_statistics
 
+BACKWARD = 3
+"""Passes that a text counts for which is trained on."""
+
 POSITION = "position.json"
 """What a stage that merges found."""
 
@@ -80,6 +83,10 @@ class MergeStages:
     def __init__(self, options: dict[str, Any], trainers: TrainerFactory, graph: StageGraph, data: RecipeData) -> None:
         self.options, self.trainers, self.graph, self.data = options, trainers, graph, data
 
+    def with_seed(self, seed: int) -> "MergeStages":
+        """The same with other random numbers, the order of the probe's batches among them."""
+        return MergeStages(self.options, self.trainers.with_seed(seed), self.graph, self.data.with_order(seed))
+
     def stage(self, name: str, merge: Merge) -> Stage:
         """The stage that makes a merge.
 
@@ -96,11 +103,37 @@ class MergeStages:
         method: MergeMethod = merge.recipe.method or self.options["method"] or Slerp()
         return method
 
+    def module(self, merge: Merge, **options: Any) -> MergeModule:
+        """The experts and their start in memory, at the start of the merge's position; they must be made already.
+
+        Args:
+            merge: which experts, and how they are merged.
+            options: arguments of `MergeModule` that win over all others.
+        """
+        folders = {name: Expert(path=model.folder(self.graph)) for name, model in merge.experts.items()}
+        return MergeModule(merge.start.folder(self.graph), folders, **self._arguments(merge) | options)
+
+    def steps(self, recipe: MergeRecipe) -> int:
+        """How many optimiser steps the learning of a position takes at most."""
+        if recipe.max_steps is not None:
+            return recipe.max_steps
+        trainer, probe = self.trainers.config, self.data.probe_arguments
+        if trainer.max_steps > 0:
+            return int(trainer.max_steps)
+        search = recipe.search or self.options["search"]
+        batches = (recipe.probe_size or probe["size"]) // probe["batch_size"]
+        return int((trainer.max_epochs or 1) * (1 if search is not None and search.full_probe else batches))
+
+    def identity(self, merge: Merge) -> dict[str, Any]:
+        """Which experts it is between: what a stage's key must hold beside the stages that made them."""
+        given = [model.identity() for model in merge.experts.values()]
+        return {"base": merge.start.identity(), "experts": list(merge.experts), "given": given}
+
     def learned_content(self, merge: Merge) -> dict[str, Any]:
         """All that determines a learned position, inputs aside."""
         options = self._arguments(merge)
         content = {
-            **self._content(merge),
+            **self.identity(merge),
             "options": options | {key: describe(options[key]) for key in ("method", "search")},
             **self.data.probe_content(merge.recipe.probe_size),
             "trainer": self.trainers.settings(lengths=True),
@@ -164,7 +197,7 @@ class MergeStages:
     def _learned(self, name: str, merge: Merge) -> Stage:
         def train(folder: Path) -> None:
             self.collect_statistics(merge)
-            module = self._module(merge)
+            module = self.module(merge)
             if merge.initial is not None:
                 module.start_from(_position_of(merge.initial, self.graph))
             lengths = {} if merge.recipe.max_steps is None else {"max_steps": merge.recipe.max_steps, "max_epochs": -1}
@@ -172,12 +205,13 @@ class MergeStages:
             trainer = self.trainers.make(name, callbacks, num_sanity_val_steps=0, **lengths)
             self.train_position(folder, module, trainer, self.data.probe(merge.recipe.probe_size))
 
-        return Stage("position", name, self.learned_content(merge), train, merge.inputs)
+        texts = 2 * BACKWARD * self.steps(merge.recipe) * self.data.probe_arguments["batch_size"]
+        return Stage("position", name, self.learned_content(merge), train, merge.inputs, texts)
 
     def _fixed(self, name: str, merge: Merge) -> Stage:
         recipe = merge.recipe
         content = {
-            **self._content(merge),
+            **self.identity(merge),
             "method": describe(self.method(merge)),
             "granularity": self._arguments(merge)["granularity"],
             "weighting": recipe.weighting,
@@ -191,7 +225,7 @@ class MergeStages:
 
         def run(folder: Path) -> None:
             self.collect_statistics(merge)
-            module = self._module(merge)
+            module = self.module(merge)
             trainer = self.trainers.make(name, [], logger=False, enable_progress_bar=False)
             candidates = self._candidates(merge, module, trainer)
             objectives = [0.0]
@@ -205,7 +239,9 @@ class MergeStages:
                 found = {"position": module.describe_position(), "mean_position": module.mean_position()}
                 _write(folder / POSITION, found | ({"tried": tried} if len(tried) > 1 else {}))
 
-        return Stage("merge", name, content, run, merge.inputs)
+        tried = max(1, len(recipe.scales)) * max(1, 2 * len(recipe.temperatures))
+        texts = 0 if tried == 1 else 2 * tried * self.data.probe_arguments["validation_size"]
+        return Stage("merge", name, content, run, merge.inputs, texts)
 
     def _candidates(self, merge: Merge, module: MergeModule, trainer: Trainer) -> list[Candidate]:
         """All positions that a fixed weighting tries."""
@@ -259,10 +295,6 @@ class MergeStages:
                 )
         return [self.data.rows(recipe) for recipe in merge.rows.values() if recipe is not None]
 
-    def _module(self, merge: Merge) -> MergeModule:
-        folders = {name: Expert(path=model.folder(self.graph)) for name, model in merge.experts.items()}
-        return MergeModule(merge.start.folder(self.graph), folders, **self._arguments(merge))
-
     def _arguments(self, merge: Merge) -> dict[str, Any]:
         """The arguments of MergeModule: the recipe's own win over those of the section ``model``."""
         own = {key: getattr(merge.recipe, key) for key in ("granularity", "signed", "mu", "pull", "search")}
@@ -273,10 +305,6 @@ class MergeStages:
             arguments["signed"] = merge.recipe.weighting != "equal"
             arguments["granularity"] = merge.recipe.granularity or "model"
         return arguments
-
-    def _content(self, merge: Merge) -> dict[str, Any]:
-        given = [model.identity() for model in merge.experts.values()]
-        return {"base": merge.start.identity(), "experts": list(merge.experts), "given": given}
 
 
 def describe(part: Any) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from callbacks import ResumableRun
 from datamodules import TaskDataModule
 from lightning_app import baselines
-from lightning_app.merge_stages import Merge, MergeStages
+from lightning_app.merge_stages import BACKWARD, Merge, MergeStages
 from lightning_app.model import Model
 from lightning_app.recipe import ExpertRecipe, check_merge, joint_recipe
 from lightning_app.recipe_data import RecipeData
@@ -50,7 +50,7 @@ class Pipeline:
 
     def with_seed(self, seed: int) -> "Pipeline":
         """The same models, trained and learned with other random numbers on the same rows."""
-        return Pipeline(self.settings, self.trainers.with_seed(seed), self.graph, self.data)
+        return Pipeline(self.settings, self.trainers.with_seed(seed), self.graph, self.data.with_order(seed))
 
     def baseline_models(self) -> list[Model]:
         """The baselines of the recipe, in its order."""
@@ -209,4 +209,5 @@ class Pipeline:
             if trainer.is_global_zero:
                 module.save(folder / "model")
 
-        return Stage("model", name, content, train, start.inputs)
+        texts = 2 * BACKWARD * recipe.max_steps * recipe.batch_size
+        return Stage("model", name, content, train, start.inputs, texts)

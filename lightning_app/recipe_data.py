@@ -1,6 +1,7 @@
 """The data sets of a recipe, read and split once, and who trains or probes on which."""
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -37,6 +38,12 @@ class RecipeData:
         self.probe_arguments, self.probe_sources = probe, probe_sources
         ProbeDataModule(**probe)  # refuses what it cannot do
         self.tasks = self._load()
+
+    def with_order(self, seed: int) -> "RecipeData":
+        """The same rows, those of the probe in another order."""
+        other = copy(self)
+        other.probe_arguments = self.probe_arguments | {"seed": seed}
+        return other
 
     def of(self, name: str) -> list[SplitTask]:
         """The data sets that a recipe trains on, with their shares and, resampled, their rows."""

@@ -34,6 +34,8 @@ class Stage:
         run: writes the result into a folder; every process calls it. A folder left by an interrupted run is passed
             again as it was left.
         inputs: stages whose results `run` reads.
+        texts: about how many texts pass through a model, those trained on counted as often as they cost; no part of
+            the key.
     """
 
     kind: str
@@ -41,6 +43,7 @@ class Stage:
     content: dict[str, Any]
     run: Callable[[Path], None] = field(repr=False)
     inputs: tuple["Stage", ...] = ()
+    texts: int = 0
 
     @property
     def key(self) -> str:

@@ -1,0 +1,70 @@
+"""What a run would do: its stages, which of them are done, and how long the others may take."""
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+
+from lightning_app.recipe_data import RecipeData
+from lightning_app.report import markdown_table
+from lightning_app.stages import Stage, StageGraph
+from modules import TextEncoder
+
+TIMED = 64
+"""Texts that are embedded to estimate the time of a first run."""
+
+
+def with_inputs(stages: Sequence[Stage]) -> list[Stage]:
+    """All stages that these need, each once, inputs first."""
+    found: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        if stage.key not in found:
+            for needed in stage.inputs:
+                visit(needed)
+            found[stage.key] = stage
+
+    for stage in stages:
+        visit(stage)
+    return list(found.values())
+
+
+def plan_table(stages: Sequence[Stage], graph: StageGraph, seconds_per_text: float) -> str:
+    """Stages by state, seconds taken or estimated; the last row adds up what is left.
+
+    A stage is taken to need the time per text that the done ones of its kind needed.
+
+    Args:
+        stages: in the order in which they run.
+        graph: knows what is done.
+        seconds_per_text: where nothing of a kind is done yet.
+    """
+    taken: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for stage in stages:
+        if graph.is_done(stage) and stage.texts:
+            taken[stage.kind][0] += graph.seconds(stage)
+            taken[stage.kind][1] += stage.texts
+    rates = {kind: seconds / texts for kind, (seconds, texts) in taken.items()}
+    rows, left = [], 0.0
+    for stage in stages:
+        if graph.is_done(stage):
+            rows.append([stage.kind, stage.name, "done", f"{graph.seconds(stage):.0f}"])
+        else:
+            seconds = stage.texts * rates.get(stage.kind, seconds_per_text)
+            left += seconds
+            rows.append([stage.kind, stage.name, "to run", f"about {seconds:.0f}"])
+    count = sum(not graph.is_done(stage) for stage in stages)
+    rows.append(["together", f"{count} of {len(stages)} stages", "to run", f"about {left:.0f}"])
+    return markdown_table(["stage", "name", "state", "seconds"], rows)
+
+
+@torch.no_grad()
+def time_per_text(base: str, data: RecipeData, device: torch.device) -> float:
+    """Seconds that the base needs to embed a text of the probe, in a batch."""
+    encoder = TextEncoder.load(base).to(device)
+    texts = [text for task in data.probe_tasks() for text in task.probe.texts[-1]][:TIMED]
+    encoder.encode(texts)
+    started = time.perf_counter()
+    encoder.encode(texts)
+    return (time.perf_counter() - started) / len(set(texts))

@@ -1,0 +1,72 @@
+"""The verb study: the parser of a merge recipe, without a Trainer of its own."""
+
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+
+from callbacks import MtebCallback
+from lightning_app.dry_run import plan_table, time_per_text, with_inputs
+from lightning_app.evaluate import Scorer
+from lightning_app.merge_cli import MergeCLI
+from lightning_app.parser import instantiate
+from lightning_app.recipe_settings import read_settings
+from lightning_app.stages import StageGraph, is_main_process
+from lightning_app.study import Study
+from lightning_app.study_recipe import StudyRecipe
+from lightning_app.trainers import TrainerFactory
+from modules import UserError
+
+AFTERWARDS = (
+    "The other seeds of the best rows, the curves and the landscape come after these: where they are depends on what "
+    "these find."
+)
+
+
+class StudyCLI(MergeCLI):
+    """Parses a recipe, and runs its study; every Trainer is that of a stage."""
+
+    def __init__(self, args: list[str]) -> None:
+        super().__init__(args, run=False)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """``dry_run`` beside the keys of a recipe."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--dry_run", action="store_true", help="Print the stages and about how long they take.")
+
+    @property
+    def section(self) -> Namespace:
+        """The configuration."""
+        config: Namespace = self.config
+        return config
+
+    def before_instantiate_classes(self) -> None:
+        """Nothing: every model of a study is a stage's."""
+
+    def instantiate_classes(self) -> None:
+        """Nothing, as well."""
+
+    def run(self) -> None:
+        """Run the study, or say what it would do.
+
+        Raises:
+            UserError: a mistake in the recipe, before anything is trained.
+        """
+        section = self.section
+        if not self.mteb.selection:
+            raise UserError("mteb.tasks is empty: a study compares scores, name the tasks")
+        self.mteb.load()  # what is wrong here shows before training
+        graph = StageGraph(section.run_dir, section.fresh)
+        trainers = TrainerFactory(section.trainer, section.run_dir, int(section.seed_everything))
+        recipe: StudyRecipe = instantiate(study=(StudyRecipe, section.study)).study
+        scorer = Scorer(self.mteb, trainers.device)
+        study = Study(read_settings(section), recipe, trainers, graph, scorer)
+        if section.dry_run:
+            if is_main_process():
+                rate = time_per_text(section.model.base, study.pipeline.data, trainers.device)
+                print(plan_table(with_inputs(study.known_stages()), graph, rate))
+                print(f"\n{AFTERWARDS}")
+            return
+        if is_main_process():
+            self.save_config()
+        study.run()
+        caps = {"max_examples": recipe.max_examples, "max_corpus": recipe.max_corpus}
+        look = Scorer(MtebCallback(**section.mteb.as_dict() | caps), trainers.device)

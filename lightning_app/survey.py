@@ -1,0 +1,120 @@
+"""Looking around in the span of task vectors: objective and scores at many places, and the vectors' geometry."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_app.evaluate import Scorer
+from lightning_app.merge_stages import Merge, MergeStages
+from lightning_app.model import Model
+from lightning_app.stages import Stage, StageGraph, is_main_process
+from modules import TextEncoder
+from modules.gather import barrier
+from modules.merging import TaskArithmetic
+from modules.task_vectors import gram_matrices, load_task_vectors
+
+FILE = "points.jsonl"
+GRAM = "gram.json"
+
+
+@dataclass(frozen=True)
+class Point:
+    """What is found at one place.
+
+    Args:
+        c: factor of each task vector.
+        objective: on the probe-validation rows, relative to the start's, without regulariser.
+        losses: data set to mean loss there.
+        scores: MTEB task to main score x 100; empty if it was not scored.
+    """
+
+    c: list[float]
+    objective: float
+    losses: dict[str, float]
+    scores: dict[str, float]
+
+
+def survey_stage(
+    name: str, merge: Merge, places: Sequence[Sequence[float]], stages: MergeStages, scorer: Scorer | None
+) -> Stage:
+    """A stage that measures at many places; broken off, it goes on at the next one.
+
+    Args:
+        name: of the stage.
+        merge: the experts and their start; how it merges does not matter.
+        places: each with one factor for each task vector.
+        stages: builds the merges.
+        scorer: scores the places on its tasks; None: only losses are taken.
+    """
+    linear = replace(
+        merge, recipe=replace(merge.recipe, weighting="equal", method=TaskArithmetic(), granularity="model")
+    )
+    content = {
+        **stages.identity(merge),
+        **stages.data.probe_content(),
+        "places": [list(place) for place in places],
+        "trainer": stages.trainers.settings(lengths=False),
+        "tasks": None if scorer is None else scorer.content(),
+    }
+
+    def run(folder: Path) -> None:
+        done = len(read_points(folder))
+        module = stages.module(linear, signed=True)
+        trainer = stages.trainers.make(name, [], logger=False, enable_progress_bar=False)
+        data = stages.data.probe()
+        for place in places[done:]:
+            module.position.stand_at(torch.tensor(place, dtype=torch.float64))
+            trainer.validate(module, datamodule=data, verbose=False)
+            metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+            losses = {task: metrics[f"val/{task}/loss"] for task in stages.data.probe_weights()}
+            scores = {} if scorer is None else scorer.score_encoder(module.encoder, name)
+            if is_main_process():
+                point = {"c": list(place), "objective": metrics["val/loss"], "losses": losses, "scores": scores}
+                with (folder / FILE).open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(point) + "\n")
+            barrier()
+
+    scored = 0 if scorer is None else scorer.texts()
+    texts = len(places) * (2 * stages.data.probe_arguments["validation_size"] + scored)
+    return Stage("survey", name, content, run, merge.inputs, texts)
+
+
+def read_points(folder: Path) -> list[Point]:
+    """What a survey has found so far; a line that was broken off does not count."""
+    file = folder / FILE
+    if not file.is_file():
+        return []
+    lines = file.read_text(encoding="utf-8").split("\n")[:-1]
+    return [Point(**json.loads(line)) for line in lines]
+
+
+def geometry_stage(name: str, start: Model, models: Sequence[Model], graph: StageGraph) -> Stage:
+    """A stage that takes the Gram matrix of the task vectors of models.
+
+    Args:
+        name: of the stage.
+        start: what the task vectors are taken against.
+        models: N of them.
+        graph: knows where they lie.
+    """
+    content: dict[str, Any] = {"start": start.identity(), "given": [model.identity() for model in models]}
+
+    def run(folder: Path) -> None:
+        if is_main_process():
+            encoder = TextEncoder.load(start.folder(graph))
+            folders = {str(i): model.folder(graph) for i, model in enumerate(models)}
+            vectors = load_task_vectors(encoder, folders)
+            gram = gram_matrices(vectors, dict.fromkeys(vectors, "model"))[0]
+            (folder / GRAM).write_text(json.dumps(gram.tolist()) + "\n", encoding="utf-8")
+
+    inputs = tuple(stage for model in (start, *models) for stage in model.inputs)
+    return Stage("geometry", name, content, run, inputs)
+
+
+def read_gram(folder: Path) -> torch.Tensor:
+    """``[N, N]`` float64: what `geometry_stage` wrote."""
+    return torch.tensor(json.loads((folder / GRAM).read_text(encoding="utf-8")), dtype=torch.float64)
