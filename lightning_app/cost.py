@@ -1,0 +1,54 @@
+"""What a route costs: its own stages, and those that it needs."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lightning_app.dry_run import with_inputs
+from lightning_app.stages import Stage, StageGraph
+
+FILE = "cost.json"
+"""What `callbacks.CostMeter` writes into a stage's folder."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A sum over stages.
+
+    Args:
+        steps: optimiser steps.
+        examples: rows seen, one that is seen twice counted twice.
+        flops: floating point operations of training and of validation, counted.
+        seconds: measured, all interrupted attempts included.
+    """
+
+    steps: int = 0
+    examples: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            self.steps + other.steps,
+            self.examples + other.examples,
+            self.flops + other.flops,
+            self.seconds + other.seconds,
+        )
+
+
+def cost_of(stages: Iterable[Stage], graph: StageGraph, *, inputs: bool) -> Cost:
+    """What these stages took, each counted once; merging at given coefficients counts by its seconds only.
+
+    Args:
+        stages: that have run.
+        graph: has their results.
+        inputs: whether the stages that they need count, too.
+    """
+    counted = with_inputs(list(stages)) if inputs else list({stage.key: stage for stage in stages}.values())
+    total = Cost()
+    for stage in counted:
+        file = graph.folder(stage) / FILE
+        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        flops = found.get("flops", 0.0) + found.get("validation_flops", 0.0)
+        total += Cost(found.get("steps", 0), found.get("examples", 0), flops, graph.seconds(stage))
+    return total

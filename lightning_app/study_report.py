@@ -1,0 +1,223 @@
+"""The report of a study: its tables and pictures, as files and as one page."""
+
+import csv
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lightning_app.conflict_pictures import (
+    JointDirection,
+    SizedExpert,
+    TaskScores,
+    direction_against_share,
+    gradient_cosines,
+    norm_against_examples,
+    task_conflict,
+)
+from lightning_app.html_report import Section, html_report
+from lightning_app.landscape_picture import Plane, loss_landscape
+from lightning_app.model import Model
+from lightning_app.pictures import Picture, styles_of, write_to_tensorboard
+from lightning_app.position_pictures import (
+    Sweep,
+    position_along_training,
+    score_against_scale,
+    score_against_weight,
+    sensitivity_to_mu,
+    sensitivity_to_probe_size,
+    sensitivity_to_seed,
+)
+from lightning_app.study import Row, Study
+from lightning_app.study_looks import Looks, read_path
+from lightning_app.study_tables import StudyTables
+from lightning_app.survey import Point, geometry_stage, read_gram
+
+if TYPE_CHECKING:
+    from mteb import AbsTask
+
+SWEEPS = {"mu": sensitivity_to_mu, "probe size": sensitivity_to_probe_size, "seed": sensitivity_to_seed}
+
+
+class StudyReport:
+    """Puts together what a study found.
+
+    Args:
+        study: whose stages have run.
+        tables: its tables.
+        looks: measures around its position.
+    """
+
+    def __init__(self, study: Study, tables: StudyTables, looks: Looks) -> None:
+        self.study, self.tables, self.looks = study, tables, looks
+        self.experts = list(study.pipeline.experts)
+        self.styles = styles_of(dict.fromkeys([*self.looks.path.chosen, *self.experts]))
+        self.task_styles = styles_of(tables.types)
+
+    def write(self, folder: Path, title: str) -> Path:
+        """Write ``report.html``, ``report.md``, ``pictures/*.png`` and ``*.csv``, and to TensorBoard; returns the page."""
+        sections = self.sections()
+        pictures = [picture for section in sections for picture in section.pictures]
+        folder.mkdir(parents=True, exist_ok=True)
+        for picture in pictures:
+            picture.save(folder / "pictures")
+        write_to_tensorboard(pictures, folder / "logs" / "study")
+        parts = [f"# {title}"]
+        for section in sections:
+            parts += [f"## {section.heading}", *section.paragraphs, *(table.markdown() for table in section.tables)]
+            parts += [f"![{p.title}](pictures/{p.name}.png)\n\n{p.sentence}" for p in section.pictures]
+        (folder / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+        page = folder / "report.html"
+        page.write_text(html_report(title, sections), encoding="utf-8")
+        return page
+
+    def sections(self) -> list[Section]:
+        """The parts of the report, the main table first."""
+        tables = self.tables
+        compared = [tables.choices(), tables.seeds(), tables.resampling(), tables.orders(), tables.positions()]
+        return [
+            Section("The models", tables=[tables.main()]),
+            Section("What was compared", tables=[table for table in compared if table is not None]),
+            Section("Cost", tables=[tables.costs()]),
+            Section("Conflict and imbalance", pictures=self.conflict()),
+            Section("The position", pictures=self.position()),
+            Section("What the position depends on", pictures=self.sensitivity()),
+        ]
+
+    def conflict(self) -> list[Picture]:
+        """Experts against the joint model, gradients, norms and directions."""
+        return [p for p in (self._task_conflict(), self._gradients(), self._norms(), self._directions()) if p]
+
+    def position(self) -> list[Picture]:
+        """The way of the position, and what is around it."""
+        path = self.looks.path
+        pictures = [position_along_training(path.steps, path.coefficients, path.scale, self.styles)]
+        if self.study.study.points:
+            weights, points = self.looks.weights()
+            pictures.append(
+                score_against_weight(weights, _columns(points), self.looks.weight, self.looks.plane, self.task_styles)
+            )
+            scales, points = self.looks.scales()
+            pictures.append(score_against_scale(scales, _columns(points), path.chosen_scale, self.task_styles))
+        if self.study.study.grid:
+            pictures.append(self._landscape())
+        return pictures
+
+    def sensitivity(self) -> list[Picture]:
+        """Positions learned with another mu, probe, seed."""
+        pictures = []
+        of = self.study.study.sensitivity.of
+        main = Row(of, self.study.pipeline.model(of))
+        for family, picture in SWEEPS.items():
+            rows = self.study.family(family)
+            if rows:
+                own = self._own_value(family)
+                rows = sorted([*rows, *([main] if own is None else [Row(of, main.model, value=own)])], key=lambda r: r.value)
+                pictures.append(picture(self._sweep(rows), self.styles))
+        return pictures
+
+    def _own_value(self, family: str) -> float:
+        """What the main position was learned with."""
+        recipe, pipeline = self.looks.merge.recipe, self.study.pipeline
+        if family == "mu":
+            return float(pipeline.settings.options["mu"] if recipe.mu is None else recipe.mu)
+        if family == "probe size":
+            return float(recipe.probe_size or pipeline.settings.probe["size"])
+        return float(pipeline.settings.probe["seed"])
+
+    def _sweep(self, rows: Sequence[Row]) -> Sweep:
+        paths = [read_path(self.study, row.model.stage) for row in rows if row.model.stage is not None]
+        coefficients = {name: [path.chosen[name] for path in paths] for name in paths[0].chosen}
+        scales = [path.chosen_scale for path in paths]
+        return Sweep([row.value for row in rows], coefficients, scales, [self.study.objective(row) for row in rows])
+
+    def _task_conflict(self) -> Picture | None:
+        joint = self.study.study.resampling.of
+        if joint not in self.study.pipeline.recipes or not self.study.study.tasks:
+            return None
+        rows = {row.name: self.tables.scores(row) for row in self.study.scored_rows()}
+        scores = {
+            task: TaskScores(expert, rows["base"][task], rows[expert][task], rows[joint][task])
+            for expert, tasks in self.study.study.tasks.items()
+            for task in tasks
+        }
+        return task_conflict(scores, self.styles)
+
+    def _gradients(self) -> Picture | None:
+        joint = self.study.study.resampling.of
+        recipe = self.study.pipeline.recipes.get(joint)
+        if recipe is None or recipe.conflict_every is None:
+            return None
+        stage = self.study.pipeline.model(joint).stage
+        assert stage is not None
+        cosines: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
+        with (self.study.graph.folder(stage) / "gradient_cosines.csv").open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                cosines[row["task_a"], row["task_b"]][int(row["step"])] = float(row["cosine"])
+        steps = list(next(iter(cosines.values())))
+        return gradient_cosines(steps, {pair: list(of.values()) for pair, of in cosines.items()})
+
+    def _norms(self) -> Picture | None:
+        shortened = self.study.shortened
+        if not shortened:
+            return None
+        recipes, pipeline = self.study.pipeline.recipes, self.study.pipeline
+        named = [(expert, name) for expert, _, name, _ in shortened] + [(e, e) for e in {e: 0 for e, *_ in shortened}]
+        models = [pipeline.model(name) for _, name in named]
+        gram = self._gram("norms", models)
+        return norm_against_examples(
+            [
+                SizedExpert(expert, recipes[name].max_steps * recipes[name].batch_size, float(gram[i, i]) ** 0.5)
+                for i, (expert, name) in enumerate(named)
+            ],
+            self.styles,
+        )
+
+    def _directions(self) -> Picture | None:
+        """The joint model and its resampled kin against the experts that their data is of."""
+        joint = self.study.study.resampling.of
+        rows = self.study.family("resampling")
+        if not rows:
+            return None
+        data, pipeline = self.study.pipeline.data, self.study.pipeline
+        experts = list(pipeline.recipes[joint].mix)
+        models = [pipeline.model(name) for name in [*experts, joint, *(row.name for row in rows)]]
+        gram = self._gram("directions", models)
+        norms = gram.diagonal().sqrt()
+        points = []
+        for i, name in enumerate([joint, *(row.name for row in rows)], start=len(experts)):
+            counts = [data.share(name, group) for group in experts]
+            points += [
+                JointDirection(expert, share, float(gram[i, e] / (norms[i] * norms[e])))
+                for e, (expert, share) in enumerate(zip(experts, counts, strict=True))
+            ]
+        return direction_against_share(points, self.styles)
+
+    def _gram(self, name: str, models: Sequence[Model]) -> "np.ndarray":
+        stage = geometry_stage(name, self.study.pipeline.base, models, self.study.graph)
+        return read_gram(self.study.graph.run(stage))
+
+    def _landscape(self) -> Picture:
+        first, second, points = self.looks.landscape()
+        shape = len(first), len(second)
+        loss = np.reshape([point.objective for point in points], shape)
+        score = np.reshape([np.mean(list(point.scores.values())) for point in points], shape)
+        a, b = self.looks.plane
+        path = np.stack([self.looks.path.coefficients[a], self.looks.path.coefficients[b]], axis=1)
+        return loss_landscape(Plane((a, b), first, second, loss, score), path, self._rivals(a, b, first[-1], second[-1]))
+
+    def _rivals(self, a: str, b: str, furthest_a: float, furthest_b: float) -> dict[str, tuple[float, float]]:
+        """The base, the two experts and the merges of the main table that lie on the plane's window."""
+        found = {"base": (0.0, 0.0), a: (1.0, 0.0), b: (0.0, 1.0)}
+        for row in self.study.main_rows:
+            c = self.tables.coefficients(row)
+            if c is not None and a in c and b in c and c[a] <= furthest_a and c[b] <= furthest_b:
+                found[row.name] = (c[a], c[b])
+        return found
+
+
+def _columns(points: Sequence[Point]) -> dict[str, list[float]]:
+    """Task to its scores, point by point."""
+    return {task: [point.scores[task] for point in points] for task in points[0].scores}

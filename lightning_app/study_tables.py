@@ -1,0 +1,173 @@
+"""The tables of a study."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING
+
+from lightning_app.cost import Cost, cost_of
+from lightning_app.evaluate import read_scores
+from lightning_app.study import KINDS, MAIN, Row, Study
+from lightning_app.study_looks import read_path
+from lightning_app.table import Table
+
+if TYPE_CHECKING:
+    from mteb import AbsTask
+
+
+class StudyTables:
+    """Reads the results of a study whose stages have run.
+
+    Args:
+        study: the study.
+        tasks: the MTEB tasks that its rows were scored on.
+    """
+
+    def __init__(self, study: Study, tasks: "Sequence[AbsTask]") -> None:
+        self.study = study
+        self.types = {task.metadata.name: str(task.metadata.type) for task in tasks}
+        owned = {name for names in study.study.tasks.values() for name in names}
+        self.seen = [name for name in self.types if name in owned]
+        self.unseen = [name for name in self.types if name not in owned]
+
+    def scores(self, row: Row) -> dict[str, float]:
+        """Task to main score x 100."""
+        return read_scores(self.study.graph.folder(self.study.scorer.stage(row.model, self.study.graph)))
+
+    def average(self, row: Row) -> float:
+        """The mean over all tasks."""
+        return fmean(self.scores(row).values())
+
+    @cached_property
+    def groups(self) -> dict[str, list[str]]:
+        """Name of each average to the tasks that it is over; where there is but one kind of tasks it has none."""
+        by_type = {kind: [name for name, of in self.types.items() if of == kind] for kind in self.types.values()}
+        groups = by_type if len(by_type) > 1 else {}
+        if self.seen and self.unseen:
+            groups = groups | {"seen": self.seen, "unseen": self.unseen}
+        return groups | {"all": list(self.types)}
+
+    def main(self) -> Table:
+        """Models by tasks and averages; the best of each column is bold."""
+        columns = [*self.seen, *self.unseen]
+        rows, values = self.study.main_rows, []
+        for row in rows:
+            scores = self.scores(row)
+            means = [fmean(scores[name] for name in names) for names in self.groups.values()]
+            values.append([scores[name] for name in columns] + means)
+        best = {
+            (i, 1 + j)
+            for j, column in enumerate(zip(*values, strict=True))
+            for i, value in enumerate(column)
+            if value == max(column)
+        }
+        cells = [
+            [row.name, *(f"{value:.2f}" for value in line), f"{self.study.objective(row):.4f}", *self._own_cost(row)]
+            for row, line in zip(rows, values, strict=True)
+        ]
+        marked = [f"{name} (unseen)" if name in self.unseen and self.seen else name for name in columns]
+        header = ["model", *marked, *(f"mean {name}" for name in self.groups), "probe", "seconds", "with inputs"]
+        notes = [
+            "Main scores x 100, the best of each column in bold. `probe`: mean loss on the probe-validation rows "
+            "relative to the base's, on which every choice is made. `seconds`: measured, of the model's own stage; "
+            "`with inputs`: and of all that it is made of.",
+        ]
+        return Table("All models", header, cells, best, notes)
+
+    def choices(self) -> Table:
+        """What the probe-validation rows choose of each kind, and what the test tasks would have chosen."""
+        rows = []
+        for kind, chosen in self.study.headline().items():
+            oracle = max(self.study.candidates(kind), key=self.average)
+            lost = self.average(chosen) - self.average(oracle)
+            rows.append(
+                [KINDS[kind], chosen.name, f"{self.average(chosen):.2f}", oracle.name, f"{self.average(oracle):.2f}", f"{lost:+.2f}"]
+            )
+        header = ["best", "chosen on probe-validation", "mean", "an oracle's choice", "mean", "difference"]
+        return Table("What was chosen, and what the test scores would have chosen", header, rows)
+
+    def seeds(self) -> Table | None:
+        """The headline rows over the seeds."""
+        if not self.study.study.seeds:
+            return None
+        rows = []
+        for kind, others in self.study.seeded().items():
+            first = self.study.headline()[kind]
+            means = [self.average(row) for row in (first, *others)]
+            singles = ", ".join(f"{mean:.2f}" for mean in means)
+            rows.append([KINDS[kind], first.name, singles, f"{fmean(means):.2f}", f"{stdev(means):.2f}"])
+        header = ["best", "model", "mean of all tasks, seed by seed", "mean", "standard deviation"]
+        return Table("Other seeds of the chosen models; everything they are made of is trained anew", header, rows)
+
+    def resampling(self) -> Table | None:
+        """The joint models of other proportions."""
+        rows = self.study.family("resampling")
+        if not rows:
+            return None
+        cells = []
+        for row in rows:
+            tasks = self.study.pipeline.data.of(row.name)
+            counts: dict[str, int] = {}
+            for group, names in self.study.pipeline.data.groups(row.name).items():
+                counts[group] = sum(len(task.expert) for task in tasks if task.name in names)
+            steps = self.study.pipeline.recipes[row.name].max_steps
+            cells.append([row.name, *(f"{n:,}" for n in counts.values()), str(steps), *self._scored(row)])
+        header = ["model", *(f"rows of {name}" for name in counts), "steps", *self.types, "mean", "probe"]
+        return Table("Joint training, resampled", header, cells)
+
+    def orders(self) -> Table | None:
+        """The SLERP chain in several orders of the experts."""
+        rows = self.study.family("order")
+        if not rows:
+            return None
+        means = [self.average(row) for row in rows]
+        note = f"Spread of the mean over orders: {max(means) - min(means):.2f} points."
+        header = ["order of the chain", *self.types, "mean", "probe"]
+        return Table("The learned SLERP chain by order of the experts", header, [[r.name, *self._scored(r)] for r in rows], notes=[note])
+
+    def positions(self) -> Table:
+        """Where every merge stands."""
+        found = {}
+        for row in self.study.main_rows:
+            if row.model.stage is not None and row.model.stage.kind == "position":
+                path = read_path(self.study, row.model.stage)
+                found[row.name] = path.chosen | {"scale": path.chosen_scale}
+        columns = list(dict.fromkeys(key for position in found.values() for key in position))
+        rows = [[name, *(f"{p[key]:.3f}" if key in p else "" for key in columns)] for name, p in found.items()]
+        return Table("Positions learned: the factor of each task vector, means over layers", ["model", *columns], rows)
+
+    def costs(self) -> Table:
+        """What each route costs, and what part of the resampling search that is."""
+        graph = self.study.graph
+        routes = {row.name: list(row.model.inputs) for row in self.study.main_rows if row.model.inputs}
+        searched = [stage for row in self.study.family("resampling") for stage in row.model.inputs]
+        if searched:
+            routes["the resampling search"] = searched
+        search = cost_of(searched, graph, inputs=True)
+        rows = []
+        for name, stages in routes.items():
+            own, whole = (cost_of(stages, graph, inputs=inputs) for inputs in (False, True))
+            rows.append([name, *_cost_cells(own), *_cost_cells(whole), _part(own, search), _part(whole, search)])
+        header = ["route", "steps", "examples", "TFLOP", "seconds", "steps, all", "examples, all", "TFLOP, all", "seconds, all", "% of search", "% of search, all"]
+        notes = [
+            "`all`: with all models that it is made of, each counted once. FLOPs are counted operation by operation "
+            "by torch.utils.flop_counter in the first training step of every batch shape, and validation's forward "
+            "passes likewise. The last columns are parts of the FLOPs of the resampling search.",
+        ]
+        return Table("Cost", header, rows, notes=notes)
+
+    def _scored(self, row: Row) -> list[str]:
+        scores = self.scores(row)
+        return [*(f"{scores[n]:.2f}" for n in self.types), f"{self.average(row):.2f}", f"{self.study.objective(row):.4f}"]
+
+    def _own_cost(self, row: Row) -> list[str]:
+        stages = list(row.model.inputs)
+        return [f"{cost_of(stages, self.study.graph, inputs=inputs).seconds:.0f}" for inputs in (False, True)]
+
+
+def _cost_cells(cost: Cost) -> list[str]:
+    return [f"{cost.steps:,}", f"{cost.examples:,}", f"{cost.flops / 1e12:.1f}", f"{cost.seconds:.0f}"]
+
+
+def _part(cost: Cost, whole: Cost) -> str:
+    return f"{100 * cost.flops / whole.flops:.1f}" if whole.flops else ""
