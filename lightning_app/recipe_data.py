@@ -62,6 +62,13 @@ class RecipeData:
         """What a recipe mixes, each with the names of its data sets; a recipe with data of its own is one group."""
         return {other: [task.name for task in self.of(other)] for other in self.recipes[name].mix or [name]}
 
+    def shares(self, name: str) -> dict[str, float]:
+        """What a recipe mixes, each with its part of the batches; the parts add up to 1."""
+        tasks = {task.name: task for task in self.of(name)}
+        weights = {n: float(len(task.expert)) if task.share is None else task.share for n, task in tasks.items()}
+        total = sum(weights.values())
+        return {group: sum(weights[n] for n in names) / total for group, names in self.groups(name).items()}
+
     def rows(self, name: str) -> int:
         """How many rows a recipe trains on."""
         return sum(len(task.expert) for task in self.of(name))
@@ -72,18 +79,12 @@ class RecipeData:
         Args:
             size: how many to learn on; None: as the recipe says.
         """
-        arguments = self.probe_arguments | {"task_weights": self.probe_weights()}
-        if size is not None:
-            reserved = arguments["reserve"] or arguments["size"]
-            if size > reserved:
-                raise UserError(f"a probe of {size} rows is wanted, and {reserved} are held out: raise data.reserve")
-            arguments |= {"size": size, "reserve": reserved}
-        return ProbeDataModule(tasks=self.probe_tasks(), **arguments)
+        return ProbeDataModule(tasks=self.probe_tasks(), **self._arguments(size))
 
     def losses_on_probe(self) -> ProbeDataModule:
         """A data module whose validation rows are the probe rows, to take losses on them."""
         tasks = [replace(task, validation=task.probe) for task in self.probe_tasks()]
-        arguments = self.probe_arguments | {"task_weights": self.probe_weights()}
+        arguments = self._arguments(None)
         return ProbeDataModule(tasks=tasks, **arguments | {"validation_size": arguments["size"]})
 
     def probe_tasks(self) -> list[SplitTask]:
@@ -103,14 +104,27 @@ class RecipeData:
         }
 
     def probe_content(self, size: int | None = None) -> dict[str, Any]:
-        """All that a result which was learned, or chosen, on the probe depends on."""
-        arguments = self.probe_arguments | {"task_weights": self.probe_weights()}
+        """All that a result which was learned, or chosen, on the probe depends on.
+
+        Raises:
+            UserError: more rows are wanted than are held out.
+        """
         return {
-            "probe": arguments if size is None else arguments | {"size": size},
+            "probe": self._arguments(size),
             "data": {
                 task.name: [task.probe.fingerprint(), task.validation.fingerprint()] for task in self.probe_tasks()
             },
         }
+
+    def _arguments(self, size: int | None) -> dict[str, Any]:
+        """The arguments of the probe's data module, for so many rows."""
+        arguments = self.probe_arguments | {"task_weights": self.probe_weights()}
+        if size is None:
+            return arguments
+        reserved = arguments["reserve"] or arguments["size"]
+        if size > reserved:
+            raise UserError(f"a probe of {size} rows is wanted, and {reserved} are held out: raise data.reserve")
+        return arguments | {"size": size, "reserve": reserved}
 
     def _load(self) -> dict[str, SplitTask]:
         sources = {

@@ -1,5 +1,7 @@
 """The verb study: the parser of a merge recipe, without a Trainer of its own."""
 
+from pathlib import Path
+
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -11,7 +13,10 @@ from lightning_app.parser import instantiate
 from lightning_app.recipe_settings import read_settings
 from lightning_app.stages import StageGraph, is_main_process
 from lightning_app.study import Study
-from lightning_app.study_recipe import StudyRecipe
+from lightning_app.study_looks import Looks
+from lightning_app.study_recipe import StudyRecipe, check_tasks
+from lightning_app.study_report import StudyReport
+from lightning_app.study_tables import StudyTables
 from lightning_app.trainers import TrainerFactory
 from modules import UserError
 
@@ -53,10 +58,11 @@ class StudyCLI(MergeCLI):
         section = self.section
         if not self.mteb.selection:
             raise UserError("mteb.tasks is empty: a study compares scores, name the tasks")
-        self.mteb.load()  # what is wrong here shows before training
+        tasks = self.mteb.load()  # what is wrong here shows before training
         graph = StageGraph(section.run_dir, section.fresh)
         trainers = TrainerFactory(section.trainer, section.run_dir, int(section.seed_everything))
         recipe: StudyRecipe = instantiate(study=(StudyRecipe, section.study)).study
+        check_tasks(recipe, list(section.model.experts), [task.metadata.name for task in tasks])
         scorer = Scorer(self.mteb, trainers.device)
         study = Study(read_settings(section), recipe, trainers, graph, scorer)
         if section.dry_run:
@@ -69,4 +75,9 @@ class StudyCLI(MergeCLI):
             self.save_config()
         study.run()
         caps = {"max_examples": recipe.max_examples, "max_corpus": recipe.max_corpus}
-        look = Scorer(MtebCallback(**section.mteb.as_dict() | caps), trainers.device)
+        looks = Looks(study, Scorer(MtebCallback(**section.mteb.as_dict() | caps), trainers.device))
+        report = StudyReport(study, StudyTables(study, tasks), looks)
+        title = f"Study of {section.run_dir}"
+        page = report.write(Path(section.run_dir), title)
+        if is_main_process():
+            print(f"\n{report.tables.main().markdown()}\n\n{report.tables.choices().markdown()}\n\nreport: {page}")

@@ -1,7 +1,7 @@
 """The section ``study`` of a recipe; every field is a key of the YAML."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from datamodules.resampling import Length, resampled_sizes
@@ -69,6 +69,25 @@ class StudyRecipe:
     grid: int = 0
     max_examples: int | None = None
     max_corpus: int | None = None
+
+
+def check_tasks(study: StudyRecipe, experts: Sequence[str], tasks: Sequence[str]) -> None:
+    """Refuse tasks of experts that are not there, and tasks that nothing is scored on.
+
+    Args:
+        study: has them.
+        experts: names of the experts.
+        tasks: names of the MTEB tasks.
+
+    Raises:
+        UserError: there is one.
+    """
+    for expert, names in study.tasks.items():
+        if expert not in experts:
+            raise UserError(f"study.tasks: there is no expert '{expert}' ({', '.join(experts)} are there)")
+        for name in names:
+            if name not in tasks:
+                raise UserError(f"study.tasks: '{name}' is not among mteb.tasks ({', '.join(tasks)})")
 
 
 def resampled_recipes(

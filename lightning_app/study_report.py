@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import Tensor
 
 from lightning_app.conflict_pictures import (
     JointDirection,
@@ -36,7 +37,7 @@ from lightning_app.study_tables import StudyTables
 from lightning_app.survey import Point, geometry_stage, read_gram
 
 if TYPE_CHECKING:
-    from mteb import AbsTask
+    pass
 
 SWEEPS = {"mu": sensitivity_to_mu, "probe size": sensitivity_to_probe_size, "seed": sensitivity_to_seed}
 
@@ -53,11 +54,11 @@ class StudyReport:
     def __init__(self, study: Study, tables: StudyTables, looks: Looks) -> None:
         self.study, self.tables, self.looks = study, tables, looks
         self.experts = list(study.pipeline.experts)
-        self.styles = styles_of(dict.fromkeys([*self.looks.path.chosen, *self.experts]))
+        self.styles = styles_of(dict.fromkeys([*self.looks.path.chosen, *self.experts, *study.pipeline.recipes]))
         self.task_styles = styles_of(tables.types)
 
     def write(self, folder: Path, title: str) -> Path:
-        """Write ``report.html``, ``report.md``, ``pictures/*.png`` and ``*.csv``, and to TensorBoard; returns the page."""
+        """Write ``report.html``, ``report.md``, each picture and its CSV, and to TensorBoard; returns the page."""
         sections = self.sections()
         pictures = [picture for section in sections for picture in section.pictures]
         folder.mkdir(parents=True, exist_ok=True)
@@ -114,7 +115,9 @@ class StudyReport:
             rows = self.study.family(family)
             if rows:
                 own = self._own_value(family)
-                rows = sorted([*rows, *([main] if own is None else [Row(of, main.model, value=own)])], key=lambda r: r.value)
+                rows = sorted(
+                    [*rows, *([main] if own is None else [Row(of, main.model, value=own)])], key=lambda r: r.value
+                )
                 pictures.append(picture(self._sweep(rows), self.styles))
         return pictures
 
@@ -135,9 +138,9 @@ class StudyReport:
 
     def _task_conflict(self) -> Picture | None:
         joint = self.study.study.resampling.of
-        if joint not in self.study.pipeline.recipes or not self.study.study.tasks:
-            return None
         rows = {row.name: self.tables.scores(row) for row in self.study.scored_rows()}
+        if not self.study.study.tasks or not {joint, *self.study.study.tasks} <= rows.keys():
+            return None
         scores = {
             task: TaskScores(expert, rows["base"][task], rows[expert][task], rows[joint][task])
             for expert, tasks in self.study.study.tasks.items()
@@ -188,14 +191,13 @@ class StudyReport:
         norms = gram.diagonal().sqrt()
         points = []
         for i, name in enumerate([joint, *(row.name for row in rows)], start=len(experts)):
-            counts = [data.share(name, group) for group in experts]
             points += [
                 JointDirection(expert, share, float(gram[i, e] / (norms[i] * norms[e])))
-                for e, (expert, share) in enumerate(zip(experts, counts, strict=True))
+                for e, (expert, share) in enumerate(data.shares(name).items())
             ]
         return direction_against_share(points, self.styles)
 
-    def _gram(self, name: str, models: Sequence[Model]) -> "np.ndarray":
+    def _gram(self, name: str, models: Sequence[Model]) -> Tensor:
         stage = geometry_stage(name, self.study.pipeline.base, models, self.study.graph)
         return read_gram(self.study.graph.run(stage))
 
@@ -206,7 +208,9 @@ class StudyReport:
         score = np.reshape([np.mean(list(point.scores.values())) for point in points], shape)
         a, b = self.looks.plane
         path = np.stack([self.looks.path.coefficients[a], self.looks.path.coefficients[b]], axis=1)
-        return loss_landscape(Plane((a, b), first, second, loss, score), path, self._rivals(a, b, first[-1], second[-1]))
+        return loss_landscape(
+            Plane((a, b), first, second, loss, score), path, self._rivals(a, b, first[-1], second[-1])
+        )
 
     def _rivals(self, a: str, b: str, furthest_a: float, furthest_b: float) -> dict[str, tuple[float, float]]:
         """The base, the two experts and the merges of the main table that lie on the plane's window."""

@@ -1,13 +1,15 @@
 """The tables of a study."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 from functools import cached_property
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from lightning_app.cost import Cost, cost_of
 from lightning_app.evaluate import read_scores
-from lightning_app.study import KINDS, MAIN, Row, Study
+from lightning_app.merge_stages import POSITION
+from lightning_app.study import KINDS, Row, Study
 from lightning_app.study_looks import read_path
 from lightning_app.table import Table
 
@@ -81,7 +83,14 @@ class StudyTables:
             oracle = max(self.study.candidates(kind), key=self.average)
             lost = self.average(chosen) - self.average(oracle)
             rows.append(
-                [KINDS[kind], chosen.name, f"{self.average(chosen):.2f}", oracle.name, f"{self.average(oracle):.2f}", f"{lost:+.2f}"]
+                [
+                    KINDS[kind],
+                    chosen.name,
+                    f"{self.average(chosen):.2f}",
+                    oracle.name,
+                    f"{self.average(oracle):.2f}",
+                    f"{lost:+.2f}",
+                ]
             )
         header = ["best", "chosen on probe-validation", "mean", "an oracle's choice", "mean", "difference"]
         return Table("What was chosen, and what the test scores would have chosen", header, rows)
@@ -123,7 +132,21 @@ class StudyTables:
         means = [self.average(row) for row in rows]
         note = f"Spread of the mean over orders: {max(means) - min(means):.2f} points."
         header = ["order of the chain", *self.types, "mean", "probe"]
-        return Table("The learned SLERP chain by order of the experts", header, [[r.name, *self._scored(r)] for r in rows], notes=[note])
+        return Table(
+            "The learned SLERP chain by order of the experts",
+            header,
+            [[r.name, *self._scored(r)] for r in rows],
+            notes=[note],
+        )
+
+    def coefficients(self, row: Row) -> dict[str, float] | None:
+        """The factor of each task vector in a merge against the base; None for any other model."""
+        merge = self.study.pipeline.merges.get(row.model.name)
+        stage = row.model.stage
+        if merge is None or merge.start != "base" or stage is None:
+            return None
+        found = json.loads((self.study.graph.folder(stage) / POSITION).read_text(encoding="utf-8"))["mean_position"]
+        return {key.removeprefix("c/"): value for key, value in found.items() if key.startswith("c/")}
 
     def positions(self) -> Table:
         """Where every merge stands."""
@@ -148,7 +171,19 @@ class StudyTables:
         for name, stages in routes.items():
             own, whole = (cost_of(stages, graph, inputs=inputs) for inputs in (False, True))
             rows.append([name, *_cost_cells(own), *_cost_cells(whole), _part(own, search), _part(whole, search)])
-        header = ["route", "steps", "examples", "TFLOP", "seconds", "steps, all", "examples, all", "TFLOP, all", "seconds, all", "% of search", "% of search, all"]
+        header = [
+            "route",
+            "steps",
+            "examples",
+            "TFLOP",
+            "seconds",
+            "steps, all",
+            "examples, all",
+            "TFLOP, all",
+            "seconds, all",
+            "% of search",
+            "% of search, all",
+        ]
         notes = [
             "`all`: with all models that it is made of, each counted once. FLOPs are counted operation by operation "
             "by torch.utils.flop_counter in the first training step of every batch shape, and validation's forward "
@@ -158,7 +193,11 @@ class StudyTables:
 
     def _scored(self, row: Row) -> list[str]:
         scores = self.scores(row)
-        return [*(f"{scores[n]:.2f}" for n in self.types), f"{self.average(row):.2f}", f"{self.study.objective(row):.4f}"]
+        return [
+            *(f"{scores[n]:.2f}" for n in self.types),
+            f"{self.average(row):.2f}",
+            f"{self.study.objective(row):.4f}",
+        ]
 
     def _own_cost(self, row: Row) -> list[str]:
         stages = list(row.model.inputs)

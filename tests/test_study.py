@@ -1,0 +1,148 @@
+"""The verb study on a tiny model: what it makes, what it runs again, what it refuses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lightning_app.__main__ import main
+from tests.conftest import Project
+from tests.tiny_mirror import write_sts, write_xquad
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+def content(project: Project, **changes: Any) -> dict[str, Any]:
+    write_sts(project.folder)
+    write_xquad(project.folder)
+    given = project.content()
+    given["recipes"]["joint"] = {
+        "mix": {"qa": None, "sts": None}, "batch_size": 8, "lr": 1e-3, "max_steps": 8, "conflict_every": 4,
+    }  # fmt: skip
+    given["mteb"] = {"tasks": ["STSBenchmark", "XQuADRetrieval"], "data_root": str(project.folder)}
+    given["baselines"] = ["base", "experts", "joint", "average", "learned_linear"]
+    return given | changes
+
+
+def study(project: Project, recipe: dict[str, Any], *options: str) -> None:
+    project.write(recipe)
+    assert main(["study", "--config", str(project.recipe), *options]) == 0
+
+
+def finished(project: Project) -> dict[str, int]:
+    return {file.parent.name: file.stat().st_mtime_ns for file in (project.run_dir / "stages").glob("*/stage.json")}
+
+
+EVERYTHING = {
+    "tasks": {"sts": ["STSBenchmark"]},
+    "resampling": {"weights": [[3, 1], [1, 3]], "lengths": ["total", "max"]},
+    "seeds": [1],
+    "sizes": [0.5],
+    "orders": 2,
+    "sensitivity": {"mu": [0.0, 0.1], "probe_size": [16], "seeds": [3]},
+    "points": 3,
+    "grid": 3,
+    "max_examples": 10,
+}
+
+
+def test_a_study_makes_everything(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    study(project, content(project, study=EVERYTHING))
+    text = (project.run_dir / "report.md").read_text()
+    for row in ("base", "qa", "sts", "joint", "average", "learned_linear", "self_positioning"):
+        assert f"| {row} " in text
+    assert "resampled (joint " in text and "| joint 3:1 max " in text and "seed by seed" in text
+    page = (project.run_dir / "report.html").read_text()
+    assert page.index("<table") < page.index("<img")
+    pictures = {path.stem for path in (project.run_dir / "pictures").glob("*.png")}
+    assert pictures == {path.stem for path in (project.run_dir / "pictures").glob("*.csv")}
+    assert len(pictures) == 11
+    first = finished(project)
+    study(project, content(project, study=EVERYTHING))
+    assert finished(project) == first, "a second run makes nothing"
+    more = content(project, study=EVERYTHING)
+    more["baselines"] += ["size_weighted"]
+    study(project, more)
+    kinds = sorted(name.split("-")[0] for name in finished(project).keys() - first.keys())
+    assert kinds == ["merge", "probe", "scores"], "one more method makes only what is new"
+    assert "size_weighted" in (project.run_dir / "report.md").read_text()
+
+
+def test_any_model_can_be_a_start_and_an_expert(project: Project) -> None:
+    recipe = content(project)
+    training = {"batch_size": 8, "lr": 1e-3, "max_steps": 4}
+    recipe["recipes"] |= {
+        "qa_from_joint": {"data": recipe["recipes"]["qa"]["data"], "start": "joint", **training},
+        "sts_from_joint": {"data": recipe["recipes"]["sts"]["data"], "start": "joint", **training},
+        "control": {"mix": {"qa": None, "sts": None}, "rows": "probe", "start": "average", **training},
+    }
+    recipe["merges"] = {
+        "around_joint": {"start": "joint", "experts": ["qa_from_joint", "sts_from_joint"]},
+        "experts_and_joint": {"experts": ["qa", "sts", "joint"], "signed": True},
+        "of_a_merge": {"experts": ["around_joint", "qa"], "weighting": "equal"},
+        "only_qa": {"experts": ["qa"]},
+        "sts_added": {"initial": "only_qa", "max_steps": 2},
+    }
+    recipe["baselines"] = ["control", *recipe["merges"]]
+    study(project, recipe)
+    stages = project.stages()
+    joint = load_file(stages["model-joint"] / "model" / "model.safetensors")
+    around = load_file(stages["position-around_joint"] / "model" / "model.safetensors")
+    experts = [load_file(stages[f"model-{name}_from_joint"] / "model" / "model.safetensors") for name in ("qa", "sts")]
+    position = json.loads((stages["position-around_joint"] / "position.json").read_text())["position"]
+    key = "encoder.layer.0.output.dense.weight"
+    c = [position["c/qa_from_joint"], position["c/sts_from_joint"]]
+    expected = joint[key] + sum(f * (expert[key] - joint[key]) for f, expert in zip(c, experts, strict=True))
+    assert torch.allclose(around[key], expected, atol=1e-6)
+    lines = (stages["position-sts_added"] / "coefficients.csv").read_text().splitlines()
+    start = dict(zip(lines[0].split(","), map(float, lines[1].split(",")), strict=True))
+    old = json.loads((stages["position-only_qa"] / "position.json").read_text())["position"]
+    assert start["scale"] == pytest.approx(old["scale"], rel=1e-5)
+    assert start["a/qa"] == pytest.approx(start["a/sts"])
+
+
+def test_a_dry_run_says_what_is_left_and_makes_nothing(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = content(project)
+    study(project, recipe, "--dry_run")
+    assert not project.run_dir.exists() or not finished(project)
+    first = capsys.readouterr().out
+    assert "| joint " in first and " done " not in first
+    study(project, recipe)
+    capsys.readouterr()
+    study(project, recipe, "--dry_run")
+    second = capsys.readouterr().out
+    assert "to run" not in second.rsplit("| together", 1)[0] and "| 0 of " in second
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"study": {"resampling": {"weights": [[1, 1, 1]]}}}, "is not one weight for each of qa, sts"),
+        ({"study": {"resampling": {"of": "qa", "weights": [[1, 1]]}}}, "'qa' is not a recipe with a mix"),
+        ({"study": {"sizes": [2.0]}}, "2.0 is not a fraction"),
+        ({"study": {"sensitivity": {"of": "average"}}}, "'average' is not a learned merge"),
+        ({"study": {"sensitivity": {"probe_size": [4096]}}}, "raise data.reserve"),
+        ({"study": {"tasks": {"qa": ["SciFact"]}}}, "study.tasks: 'SciFact' is not among mteb.tasks"),
+        ({"study": {"tasks": {"oops": ["STSBenchmark"]}}}, "study.tasks: there is no expert 'oops'"),
+        (
+            {"merges": {"a": {"experts": ["b"]}, "b": {"experts": ["a"]}}, "baselines": ["a"]},
+            "in a circle: a -> b -> a",
+        ),
+        ({"merges": {"a": {"experts": ["nobody"]}}, "baselines": ["a"]}, "there is no model 'nobody'"),
+        ({"merges": {"a": {"weighting": "size", "mu": 0.1}}}, "merges.a.mu: only a learned position has one"),
+        ({"merges": {"a": {"scales": [1.0]}}}, "a learned position finds its own scale"),
+        ({"merges": {"qa": {}}}, "another model has that name"),
+        ({"mteb": {"tasks": []}}, "mteb.tasks is empty"),
+    ],
+)
+def test_mistakes_are_one_line_before_any_training(
+    project: Project, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], message: str
+) -> None:
+    project.write(content(project, **changes))
+    assert main(["study", "--config", str(project.recipe)]) == 2
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ") and message in line
+    assert not Path(project.run_dir / "stages").exists()
