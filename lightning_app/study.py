@@ -52,15 +52,22 @@ class Study:
         trainers: makes the Trainer of each stage.
         graph: runs the stages.
         scorer: scores models on the recipe's tasks.
+        full: scores the few that count on the same tasks without caps.
 
     Raises:
         UserError: the study asks for something that the recipe does not have.
     """
 
     def __init__(
-        self, settings: RecipeSettings, study: StudyRecipe, trainers: TrainerFactory, graph: StageGraph, scorer: Scorer
+        self,
+        settings: RecipeSettings,
+        study: StudyRecipe,
+        trainers: TrainerFactory,
+        graph: StageGraph,
+        scorer: Scorer,
+        full: Scorer,
     ) -> None:
-        self.study, self.trainers, self.graph, self.scorer = study, trainers, graph, scorer
+        self.study, self.trainers, self.graph, self.scorer, self.full = study, trainers, graph, scorer, full
         plain = Pipeline(settings, trainers, graph)
         with_data = [name for name, recipe in plain.recipes.items() if recipe.data]
         counts = {name: plain.data.rows(name) for name in with_data}
@@ -110,6 +117,11 @@ class Study:
         """Of each kind that there is, the row that the probe-validation rows choose."""
         return {kind: self.best(rows) for kind in KINDS if (rows := self.candidates(kind))}
 
+    def final_rows(self) -> list[Row]:
+        """The rows that are scored on whole tasks: the base, the experts, and the best of each kind."""
+        experts = [Row(name, model) for name, model in self.pipeline.experts.items()]
+        return [self.base, *experts, *self.headline().values()]
+
     def seeded(self) -> dict[str, list[Row]]:
         """Of each headline row, the same model from the other seeds: its experts, too, are trained anew."""
         pipelines = {seed: self.pipeline.with_seed(seed) for seed in self.study.seeds}
@@ -135,9 +147,11 @@ class Study:
         return rows if any(row.name == "base" for row in rows) else [self.base, *rows]
 
     def run(self) -> None:
-        """Run all stages up to the scores of the headline rows' other seeds."""
+        """Run all stages up to the scores of the best rows: on whole tasks, and from the other seeds."""
         for stage in self.known_stages():
             self.graph.run(stage)
+        for row in self.final_rows():
+            self.graph.run(self.full.stage(row.model, self.graph))
         for rows in self.seeded().values():
             for row in rows:
                 for stage in [

@@ -64,7 +64,7 @@ class StudyCLI(MergeCLI):
         recipe: StudyRecipe = instantiate(study=(StudyRecipe, section.study)).study
         check_tasks(recipe, list(section.model.experts), [task.metadata.name for task in tasks])
         scorer = Scorer(self.mteb, trainers.device)
-        study = Study(read_settings(section), recipe, trainers, graph, scorer)
+        study = Study(read_settings(section), recipe, trainers, graph, scorer, self._scorer(trainers))
         if section.dry_run:
             if is_main_process():
                 rate = time_per_text(section.model.base, study.pipeline.data, trainers.device)
@@ -74,10 +74,16 @@ class StudyCLI(MergeCLI):
         if is_main_process():
             self.save_config()
         study.run()
-        caps = {"max_examples": recipe.max_examples, "max_corpus": recipe.max_corpus}
-        looks = Looks(study, Scorer(MtebCallback(**section.mteb.as_dict() | caps), trainers.device))
+        looks = Looks(study, self._scorer(trainers, recipe.max_examples, recipe.max_corpus))
         report = StudyReport(study, StudyTables(study, tasks), looks)
         title = f"Study of {section.run_dir}"
         page = report.write(Path(section.run_dir), title)
         if is_main_process():
             print(f"\n{report.tables.main().markdown()}\n\n{report.tables.choices().markdown()}\n\nreport: {page}")
+
+    def _scorer(
+        self, trainers: TrainerFactory, max_examples: int | None = None, max_corpus: int | None = None
+    ) -> Scorer:
+        """The recipe's scoring with other caps."""
+        caps = {"max_examples": max_examples, "max_corpus": max_corpus}
+        return Scorer(MtebCallback(**self.section.mteb.as_dict() | caps), trainers.device)

@@ -77,7 +77,14 @@ class StudyReport:
     def sections(self) -> list[Section]:
         """The parts of the report, the main table first."""
         tables = self.tables
-        compared = [tables.choices(), tables.seeds(), tables.resampling(), tables.orders(), tables.positions()]
+        compared = [
+            tables.final(),
+            tables.choices(),
+            tables.seeds(),
+            tables.resampling(),
+            tables.orders(),
+            tables.positions(),
+        ]
         return [
             Section("The models", tables=[tables.main()]),
             Section("What was compared", tables=[table for table in compared if table is not None]),

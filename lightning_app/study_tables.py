@@ -57,12 +57,7 @@ class StudyTables:
             scores = self.scores(row)
             means = [fmean(scores[name] for name in names) for names in self.groups.values()]
             values.append([scores[name] for name in columns] + means)
-        best = {
-            (i, 1 + j)
-            for j, column in enumerate(zip(*values, strict=True))
-            for i, value in enumerate(column)
-            if value == max(column)
-        }
+        best = _best(values)
         cells = [
             [row.name, *(f"{value:.2f}" for value in line), f"{self.study.objective(row):.4f}", *self._own_cost(row)]
             for row, line in zip(rows, values, strict=True)
@@ -75,6 +70,26 @@ class StudyTables:
             "`with inputs`: and of all that it is made of.",
         ]
         return Table("All models", header, cells, best, notes)
+
+    def final(self) -> Table:
+        """The base, the experts and the best of each kind on whole tasks."""
+        rows = self.study.final_rows()
+        columns = [*self.seen, *self.unseen]
+        scores = [self.full_scores(row) for row in rows]
+        values = [
+            [of[n] for n in columns] + [fmean(of[n] for n in names) for names in self.groups.values()] for of in scores
+        ]
+        best = _best(values)
+        cells = [[row.name, *(f"{value:.2f}" for value in line)] for row, line in zip(rows, values, strict=True)]
+        return Table(
+            "The chosen models on whole tasks", ["model", *columns, *(f"mean {n}" for n in self.groups)], cells, best
+        )
+
+    def full_scores(self, row: Row) -> dict[str, float]:
+        """Task to main score x 100 on the whole task."""
+        found = read_scores(self.study.graph.folder(self.study.full.stage(row.model, self.study.graph)))
+        # A capped task has a name of its own; in the order of the tasks both are the same.
+        return dict(zip(self.types, found.values(), strict=True))
 
     def choices(self) -> Table:
         """What the probe-validation rows choose of each kind, and what the test tasks would have chosen."""
@@ -210,3 +225,9 @@ def _cost_cells(cost: Cost) -> list[str]:
 
 def _part(cost: Cost, whole: Cost) -> str:
     return f"{100 * cost.flops / whole.flops:.1f}" if whole.flops else ""
+
+
+def _best(values: Sequence[Sequence[float]]) -> set[tuple[int, int]]:
+    """Row and column of the highest value of each column, in a table whose first column is a name."""
+    columns = list(zip(*values, strict=True))
+    return {(i, 1 + j) for j, column in enumerate(columns) for i, value in enumerate(column) if value == max(column)}
