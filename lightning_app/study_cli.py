@@ -6,6 +6,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from callbacks import MtebCallback
+from callbacks.task_cap import full_name
 from lightning_app.dry_run import plan_table, time_per_text, with_inputs
 from lightning_app.evaluate import Scorer
 from lightning_app.merge_cli import MergeCLI
@@ -62,7 +63,7 @@ class StudyCLI(MergeCLI):
         graph = StageGraph(section.run_dir, section.fresh)
         trainers = TrainerFactory(section.trainer, section.run_dir, int(section.seed_everything))
         recipe: StudyRecipe = instantiate(study=(StudyRecipe, section.study)).study
-        check_tasks(recipe, list(section.model.experts), [task.metadata.name for task in tasks])
+        check_tasks(recipe, list(section.model.experts), [full_name(task.metadata.name) for task in tasks])
         scorer = Scorer(self.mteb, trainers.device)
         study = Study(read_settings(section), recipe, trainers, graph, scorer, self._scorer(trainers))
         if section.dry_run:

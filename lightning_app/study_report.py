@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from callbacks.task_cap import full_name
 from lightning_app.conflict_pictures import (
     JointDirection,
     SizedExpert,
@@ -151,7 +152,8 @@ class StudyReport:
         scores = {
             task: TaskScores(expert, rows["base"][task], rows[expert][task], rows[joint][task])
             for expert, tasks in self.study.study.tasks.items()
-            for task in tasks
+            for task in self.tables.types
+            if full_name(task) in tasks
         }
         return task_conflict(scores, self.styles)
 

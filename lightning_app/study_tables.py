@@ -6,6 +6,7 @@ from functools import cached_property
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
+from callbacks.task_cap import full_name
 from lightning_app.cost import Cost, cost_of
 from lightning_app.evaluate import read_scores
 from lightning_app.merge_stages import POSITION
@@ -29,8 +30,8 @@ class StudyTables:
         self.study = study
         self.types = {task.metadata.name: str(task.metadata.type) for task in tasks}
         owned = {name for names in study.study.tasks.values() for name in names}
-        self.seen = [name for name in self.types if name in owned]
-        self.unseen = [name for name in self.types if name not in owned]
+        self.seen = [name for name in self.types if full_name(name) in owned]
+        self.unseen = [name for name in self.types if full_name(name) not in owned]
 
     def scores(self, row: Row) -> dict[str, float]:
         """Task to main score x 100."""
@@ -82,14 +83,16 @@ class StudyTables:
         best = _best(values)
         cells = [[row.name, *(f"{value:.2f}" for value in line)] for row, line in zip(rows, values, strict=True)]
         return Table(
-            "The chosen models on whole tasks", ["model", *columns, *(f"mean {n}" for n in self.groups)], cells, best
+            "The chosen models on whole tasks",
+            ["model", *map(full_name, columns), *(f"mean {n}" for n in self.groups)],
+            cells,
+            best,
         )
 
     def full_scores(self, row: Row) -> dict[str, float]:
-        """Task to main score x 100 on the whole task."""
+        """Name of each task, which may be capped, to the main score x 100 on the whole of it."""
         found = read_scores(self.study.graph.folder(self.study.full.stage(row.model, self.study.graph)))
-        # A capped task has a name of its own; in the order of the tasks both are the same.
-        return dict(zip(self.types, found.values(), strict=True))
+        return {name: found[full_name(name)] for name in self.types}
 
     def choices(self) -> Table:
         """What the probe-validation rows choose of each kind, and what the test tasks would have chosen."""
