@@ -10,7 +10,9 @@ from callbacks.mteb_tasks import averages, evaluate_tasks, load_tasks
 from callbacks.prompts import check_prompts
 from callbacks.resumable_run import ResumableRun
 from callbacks.task_selection import TaskSelection
+from modules.encode import PRECISIONS
 from modules.errors import UserError
+from modules.tokenized_texts import TokenizedTexts
 
 if TYPE_CHECKING:
     from mteb import AbsTask
@@ -37,6 +39,8 @@ class MtebCallback(Callback):
         at_end: also score the model after its last step.
         data_root: folder with copies of hub data sets, see ``load_tasks``.
         batch_size: texts in one forward pass, on each process.
+        precision: what the model computes in while it is scored: float32, or bfloat16, which is faster where the device
+            has it and changes the scores a little.
     """
 
     def __init__(
@@ -54,10 +58,13 @@ class MtebCallback(Callback):
         at_end: bool = False,
         data_root: str | None = None,
         batch_size: int = 64,
+        precision: str = "float32",
     ) -> None:
         for key, value in {"every_n_epochs": every_n_epochs, "every_n_steps": every_n_steps}.items():
             if value is not None and value < 1:
                 raise UserError(f"mteb.{key}: {value} is not a positive number of {key.removeprefix('every_n_')}")
+        if precision not in PRECISIONS:
+            raise UserError(f"mteb.precision: '{precision}' is unknown; use {' or '.join(PRECISIONS)}")
         self.selection = TaskSelection(tasks or [], types or [], benchmark, languages or [], max_examples, max_corpus)
         self.prompts = prompts or {}
         self.every_n_epochs = every_n_epochs
@@ -66,6 +73,8 @@ class MtebCallback(Callback):
         self.at_end = at_end
         self.data_root = data_root
         self.batch_size = batch_size
+        self.precision = precision
+        self._tokenized = TokenizedTexts()
         self._loaded: list[AbsTask] = []
         self._scored_step: int | None = None
 
@@ -108,13 +117,23 @@ class MtebCallback(Callback):
         if self.at_end and not interrupted:
             self._score(trainer, pl_module)
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of the tokens of all texts."""
+        self._tokenized = TokenizedTexts()
+
     def _score(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate and publish, once a step. Every process enters, since the texts are shared out over them."""
         step = trainer.global_step
         if not self._loaded or step == self._scored_step:
             return
         self._scored_step = step
-        encoder = MtebEncoder(pl_module.encoder, revision=f"step-{step}", prompts=self.prompts)  # type: ignore[arg-type]
+        encoder = MtebEncoder(
+            pl_module.encoder,  # type: ignore[arg-type]
+            revision=f"step-{step}",
+            prompts=self.prompts,
+            precision=self.precision,
+            tokenized=self._tokenized,
+        )
         scores = evaluate_tasks(encoder, self._loaded, batch_size=self.batch_size)
         metrics = {f"mteb/{name}": score for name, score in (scores | averages(self._loaded, scores)).items()}
         # `log_dict` would keep them from the loggers at most steps, and from everyone at the start and at the end.

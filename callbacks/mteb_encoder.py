@@ -87,6 +87,7 @@ class MtebEncoder:
         self.precision = precision
         self._tokenized = None if tokenized is None else tokenized.of(encoder.tokenizer, encoder.max_length)
         self._vectors: dict[str, Tensor] = {}
+        self._said: set[tuple[str, str, str]] = set()
 
     @cached_property
     def mteb_model_meta(self) -> "ModelMeta":
@@ -118,7 +119,7 @@ class MtebEncoder:
             ``[texts, dim]`` float32 on the CPU, in the order of ``inputs``.
         """
         prompt = self.prompt(task_metadata, prompt_type)
-        log.info("%s, %s: prompt %r", task_metadata.name, prompt_type.value if prompt_type else "all texts", prompt)
+        self._say_once(task_metadata.name, prompt_type.value if prompt_type else "all texts", prompt)
         texts = [prompt + text for batch in inputs for text in batch["text"]]  # type: ignore[typeddict-item]
         # Sorted by length, every process gets an equal share of the work.
         unseen = sorted((text for text in dict.fromkeys(texts) if text not in self._vectors), key=len)
@@ -153,6 +154,12 @@ class MtebEncoder:
 
         pairwise = SimilarityFunction.to_similarity_pairwise_fn(self.encoder.config.similarity or "cosine")
         return pairwise(embeddings1, embeddings2)
+
+    def _say_once(self, task: str, side: str, prompt: str) -> None:
+        """Log a prompt; a task may ask for its texts in many calls."""
+        if (task, side, prompt) not in self._said:
+            self._said.add((task, side, prompt))
+            log.info("%s, %s: prompt %r", task, side, prompt)
 
     def _encode_shared(self, texts: list[str], batch_size: int, progress: bool) -> Tensor:
         """Embeddings ``[len(texts), dim]``, each computed by one of the processes and sent to all."""

@@ -47,6 +47,8 @@ class Scorer:
 
         selection = {key: value for key, value in asdict(self.mteb.selection).items() if value or key == "tasks"}
         content = {**selection, "given": model.identity()}
+        if self.mteb.precision != "float32":  # where it is, the key is that of a stage from before there was a choice
+            content["precision"] = self.mteb.precision
         if self.mteb.prompts:
             content["prompts"] = self.mteb.prompts
         if any(task.startswith("PythonDocs") for task in self.mteb.selection.tasks):
@@ -54,7 +56,7 @@ class Scorer:
         return Stage("scores", model.name, content, run, model.inputs)
 
     def score(self, folder: str) -> dict[str, float]:
-        """Task name to main score x 100 of the model in a folder; float32."""
+        """Task name to main score x 100 of the model in a folder."""
         encoder = TextEncoder.load(folder).to(self.device)
         return self.score_encoder(encoder, folder)
 
@@ -65,7 +67,9 @@ class Scorer:
             encoder: the model, on its device.
             name: what mteb calls it.
         """
-        wrapped = MtebEncoder(encoder, name=name, prompts=self.mteb.prompts, tokenized=self.tokenized)
+        wrapped = MtebEncoder(
+            encoder, name=name, prompts=self.mteb.prompts, precision=self.mteb.precision, tokenized=self.tokenized
+        )
         return evaluate_tasks(wrapped, self.mteb.load(), batch_size=self.mteb.batch_size, progress=True)
 
 

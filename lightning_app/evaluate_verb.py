@@ -22,7 +22,9 @@ from lightning_app.report import OVERLAP_LEGEND, markdown_table, overlap_table
 from lightning_app.verb_parser import Parser
 from modules import TextEncoder, UserError
 from modules.base_model import find_base_model, looks_like_hub_name, weights_sha256
+from modules.encode import PRECISIONS
 from modules.pooling import POOLINGS
+from modules.tokenized_texts import TokenizedTexts
 
 if TYPE_CHECKING:
     from mteb import AbsTask
@@ -60,10 +62,17 @@ def main(arguments: list[str]) -> None:
     check_prompts(prompts)
     selection = TaskSelection(**{field.name: getattr(options, field.name) for field in fields(TaskSelection)})
     tasks = load_tasks(selection, options.data_root)
-    found = []
+    found, tokenized = [], TokenizedTexts()
     for model in models:
         encoder = TextEncoder.load(model, pooling=options.pooling).to(device)
-        wrapped = MtebEncoder(encoder, model_name(model), revision(encoder, model, prompts), prompts)
+        wrapped = MtebEncoder(
+            encoder,
+            model_name(model),
+            revision(encoder, model, prompts, options.precision),
+            prompts,
+            precision=options.precision,
+            tokenized=tokenized,
+        )
         found.append(evaluate_model(wrapped, tasks, Path(options.out), options.batch_size))
     print("\n" + (comparison_table(tasks, *found) if options.compare else result_table(tasks, found[0])))
     if options.compare:
@@ -94,6 +103,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--data_root", metavar="DIR", help="folder with copies of hub data sets, DIR/org/name (MTEB_DATA_ROOT)")
     add("--training_data", nargs="+", default=[], metavar="FILE", help="count what the tasks share with these rows")
     add("--batch_size", type=int, default=64, help="texts a forward pass (64)")
+    add("--precision", choices=PRECISIONS, default="float32", help="what the model computes in (float32)")
     add("--device", help="cpu, cuda, cuda:1 (a GPU if there is one)")
     add("--out", metavar="DIR", help="mteb's JSON results are written here; what is there is not computed again")
     options = parser.parse_args(arguments)
@@ -145,10 +155,12 @@ def model_name(model: str) -> str:
     return f"local/{Path(model).expanduser().resolve().name}"
 
 
-def revision(encoder: TextEncoder, model: str, prompts: Mapping[str, str]) -> str:
-    """A hash of all that determines a score: weights and their precision, prompts, pooling, longest text."""
+def revision(encoder: TextEncoder, model: str, prompts: Mapping[str, str], precision: str) -> str:
+    """A hash of all that determines a score: weights, prompts, pooling, longest text, what is computed in."""
     dtype = str(next(encoder.parameters()).dtype)
     parts = [weights_sha256(model), dtype, asdict(encoder.config), dict(prompts)]
+    if precision != "float32":  # the results in float32 stay those of before there was a choice
+        parts.append(precision)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -4,7 +4,6 @@ Shapes: batch, length (tokens).
 """
 
 import hashlib
-import uuid
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,7 +28,9 @@ class TokenizedTexts:
 
     def of(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, TokenIds]:
         """What is known already of one way to tokenise; ``encode`` reads it and adds to it."""
-        return self._known.setdefault((_identity(tokenizer), max_length), {})
+        identity = _identity(tokenizer)
+        # What nobody will ask for again is not held on to.
+        return {} if identity is None else self._known.setdefault((identity, max_length), {})
 
 
 def look_up(
@@ -66,11 +67,11 @@ def pad(ids: Sequence[TokenIds], pad_id: int) -> Features:
     return {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(mask)}
 
 
-def _identity(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Equal for tokenizers that give every text the same ids; those that cannot tell are equal to none."""
+def _identity(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Equal for tokenizers that give every text the same ids; None for those that cannot tell."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        return uuid.uuid4().hex
+        return None
     backend.no_truncation()  # left over from the last call; transformers sets both again at the next
     backend.no_padding()
     return hashlib.sha256(f"{tokenizer.truncation_side} {backend.to_str()}".encode()).hexdigest()

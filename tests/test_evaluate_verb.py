@@ -1,6 +1,8 @@
 """``python -m lightning_app evaluate`` as a user meets it."""
 
+import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,10 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+import modules.tokenized_texts
 from lightning_app.__main__ import main
 from lightning_app.evaluate_verb import read_prompts, revision
+from modules.base_model import weights_sha256
 from modules.encoder import TextEncoder
 from modules.errors import UserError
 from modules.st_folder import EncoderConfig
@@ -83,6 +87,29 @@ def test_compares_two_models(evaluate: Any, tmp_path: Path, capsys: pytest.Captu
     assert lines_of(capsys.readouterr().out)["STSBenchmark"][3:] == ["+0.00", "+0.00 to +0.00"]
 
 
+def test_the_precision_has_results_of_its_own(
+    evaluate: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    tokenise = modules.tokenized_texts.token_ids
+
+    def noted(tokenizer: Any, texts: Any, max_length: int) -> Any:
+        seen.extend(texts)
+        return tokenise(tokenizer, texts, max_length)
+
+    monkeypatch.setattr(modules.tokenized_texts, "token_ids", noted)
+    assert evaluate("--compare", tmp_path / "a", tmp_path / "b") == 0
+    assert len(seen) == len(set(seen)), "both models share the tokens"
+    used: list[str] = []
+    encode = TextEncoder.encode
+    monkeypatch.setattr(TextEncoder, "encode", lambda *a, **o: used.append(o["precision"]) or encode(*a, **o))
+    assert evaluate("--compare", tmp_path / "a", tmp_path / "b", "--precision", "bfloat16") == 0
+    assert set(used) == {"bfloat16"}
+    assert len(list(tmp_path.glob("out/results/local__a/*"))) == 2
+    assert evaluate("--model", tmp_path / "a", "--precision", "float16") == 2
+    assert "--precision: invalid choice: 'float16'" in capsys.readouterr().err
+
+
 def test_the_examples_give_the_score(evaluate: Any, tmp_path: Path) -> None:
     assert evaluate("--model", tmp_path / "a") == 0
     [file] = tmp_path.glob("out/examples/local__a/*/XQuADRetrieval.json")
@@ -109,14 +136,18 @@ def test_the_revision_is_of_all_that_determines_a_score(tmp_path: Path) -> None:
     a = tiny_encoder(0)
     model = str(tmp_path / "a")
     others = [
-        revision(a, str(tmp_path / "b"), {}),
-        revision(a, model, {"STS": "x"}),
-        revision(tiny_encoder(config=EncoderConfig(max_length=16)), model, {}),
-        revision(tiny_encoder(config=EncoderConfig(max_length=32, pooling="cls")), model, {}),
-        revision(tiny_encoder().to(torch.bfloat16), model, {}),
+        revision(a, str(tmp_path / "b"), {}, "float32"),
+        revision(a, model, {"STS": "x"}, "float32"),
+        revision(tiny_encoder(config=EncoderConfig(max_length=16)), model, {}, "float32"),
+        revision(tiny_encoder(config=EncoderConfig(max_length=32, pooling="cls")), model, {}, "float32"),
+        revision(tiny_encoder().to(torch.bfloat16), model, {}, "float32"),
+        revision(a, model, {}, "bfloat16"),
     ]
-    assert len({revision(a, model, {}), *others}) == 6
-    assert revision(a, model, {}) == revision(tiny_encoder(0), model, {})
+    assert len({revision(a, model, {}, "float32"), *others}) == 7
+    assert revision(a, model, {}, "float32") == revision(tiny_encoder(0), model, {}, "float32")
+    parts = [weights_sha256(model), "torch.float32", asdict(a.config), {}]
+    before = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    assert revision(a, model, {}, "float32") == before, "results of before there was a choice are still found"
 
 
 def test_prompts_are_a_file_or_text(tmp_path: Path) -> None:

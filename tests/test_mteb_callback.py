@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import callbacks.prompts
+import modules.tokenized_texts
 from callbacks.mteb_callback import MtebCallback
 from callbacks.mteb_encoder import MtebEncoder
 from callbacks.mteb_tasks import evaluate_tasks, load_tasks
+from modules.encoder import TextEncoder
 from modules.errors import UserError
 from tests.tiny_encoder import tiny_encoder
-from tests.tiny_mirror import write_sts
+from tests.tiny_mirror import SENTENCES, write_sts
 
 PAIRS = [
     ("a red cat", "the blue sky"),
@@ -160,6 +162,32 @@ def test_prompts_change_the_scores_and_are_said_once(mirror: str, monkeypatch: p
     assert said == ["  STSBenchmark: no prompt", "  STSBenchmark: prompt 'query : the sky '"]
     with pytest.raises(UserError, match="prompts: STSS is no task and no type of tasks; did you mean STS?"):
         fit([MtebCallback(["STSBenchmark"], data_root=mirror, prompts={"STSS": "x"})], mirror)
+
+
+def test_each_text_is_tokenised_once_in_a_fit(mirror: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    tokenise = modules.tokenized_texts.token_ids
+
+    def noted(tokenizer: Any, texts: Any, max_length: int) -> Any:
+        seen.extend(texts)
+        return tokenise(tokenizer, texts, max_length)
+
+    monkeypatch.setattr(modules.tokenized_texts, "token_ids", noted)
+    callback = Scores(["STSBenchmark"], data_root=mirror, at_start=True)
+    fit([callback], mirror)
+    assert len(callback.seen) == 3 and sorted(seen) == sorted(SENTENCES)
+    fit([callback], mirror, max_epochs=1)
+    assert len(seen) == 2 * len(SENTENCES), "tokens are let go of after a fit"
+
+
+def test_scores_in_bfloat16(mirror: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[str] = []
+    encode = TextEncoder.encode
+    monkeypatch.setattr(TextEncoder, "encode", lambda *a, **o: used.append(o["precision"]) or encode(*a, **o))
+    fit([MtebCallback(["STSBenchmark"], data_root=mirror, precision="bfloat16")], mirror, max_epochs=1)
+    assert set(used) == {"bfloat16"}
+    with pytest.raises(UserError, match="mteb.precision: 'float16' is unknown; use float32 or bfloat16"):
+        MtebCallback(["STSBenchmark"], precision="float16")
 
 
 def test_fast_dev_run_evaluates_once(mirror: str) -> None:

@@ -54,6 +54,19 @@ def test_order_is_kept_and_each_text_encoded_once() -> None:
     assert Counter(model.encoder.seen) == Counter({*TEXTS, "a ball"})  # type: ignore[attr-defined]
 
 
+def test_a_prompt_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="callbacks.mteb_encoder")
+    from mteb.types import PromptType
+
+    model = MtebEncoder(recorder(), prompts={"STS": "the "})
+    for _ in range(2):
+        encode(model, TEXTS)
+        model.encode([{"text": TEXTS}], task_metadata=task("XQuADRetrieval"), prompt_type=PromptType.query)  # type: ignore[typeddict-item]
+    assert caplog.messages == ["STSBenchmark, all texts: prompt 'the '", "XQuADRetrieval, query: prompt ''"]
+    encode(MtebEncoder(recorder()), TEXTS)
+    assert caplog.messages[2:] == ["STSBenchmark, all texts: prompt ''"]
+
+
 def test_mteb_takes_it_for_an_encoder_and_nothing_else() -> None:
     import mteb
 
