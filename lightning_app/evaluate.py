@@ -2,13 +2,16 @@
 
 import json
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks import MtebCallback, MtebEncoder, evaluate_tasks
 from callbacks.mteb_encoder import Encoder
+from callbacks.task_texts import task_texts
 from datamodules.python_docs import held_out_fingerprint
 from lightning_app.model import Model
 from lightning_app.stages import Stage, StageGraph, is_main_process
@@ -45,15 +48,24 @@ class Scorer:
                 (where / FILE).write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
             rank_zero_info("  " + ", ".join(f"{task} {score:.2f}" for task, score in scores.items()))
 
-        selection = {key: value for key, value in asdict(self.mteb.selection).items() if value or key == "tasks"}
-        content = {**selection, "given": model.identity()}
+        content = self.content() | {"given": model.identity()}
+        return Stage("scores", model.name, content, run, model.inputs, self.texts)
+
+    def content(self) -> dict[str, Any]:
+        """All that scores depend on beside the model."""
+        content = {key: value for key, value in asdict(self.mteb.selection).items() if value or key == "tasks"}
         if self.mteb.precision != "float32":  # where it is, the key is that of a stage from before there was a choice
             content["precision"] = self.mteb.precision
         if self.mteb.prompts:
             content["prompts"] = self.mteb.prompts
         if any(task.startswith("PythonDocs") for task in self.mteb.selection.tasks):
             content["python_docs"] = held_out_fingerprint()  # another environment has other documentation
-        return Stage("scores", model.name, content, run, model.inputs)
+        return content
+
+    @cached_property
+    def texts(self) -> int:
+        """How many distinct texts the tasks have."""
+        return len({text for task in self.mteb.load() for text in task_texts(task)})
 
     def score(self, folder: str) -> dict[str, float]:
         """Task name to main score x 100 of the model in a folder."""

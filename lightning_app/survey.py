@@ -78,7 +78,7 @@ def survey_stage(
                     file.write(json.dumps(point) + "\n")
             barrier()
 
-    scored = 0 if scorer is None else scorer.texts()
+    scored = 0 if scorer is None else scorer.texts
     texts = len(places) * (2 * stages.data.probe_arguments["validation_size"] + scored)
     return Stage("survey", name, content, run, merge.inputs, texts)
 
