@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from safetensors.torch import save_file
 
-from callbacks import MtebCallback, ResumableRun, StageProgressBar
+from callbacks import CostMeter, MtebCallback, ResumableRun, StageProgressBar
 from callbacks.task_texts import overlaps
 from datamodules import SplitTask
 from lightning_app.evaluate import Scorer
@@ -155,7 +155,8 @@ class AppCLI(LightningCLI):
     def stage_callbacks(self) -> list[Callback]:
         """Callbacks of the outer Trainer that belong to its stage's folder."""
         assert self.stage is not None
-        return [ResumableRun(self.graph.folder(self.stage))]
+        folder = self.graph.folder(self.stage)
+        return [ResumableRun(folder), CostMeter(folder)]
 
     def save_config(self) -> None:
         """Write the resolved configuration to ``<run_dir>/config.yaml``."""

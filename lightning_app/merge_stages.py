@@ -11,7 +11,7 @@ import torch
 from lightning import LightningDataModule, Trainer
 from torch import Tensor
 
-from callbacks import CoefficientTrace, ResumableRun
+from callbacks import CoefficientTrace, CostMeter, ResumableRun
 from datamodules.task_datamodule import first_batches
 from lightning_app.model import Model
 from lightning_app.recipe import MergeRecipe
@@ -201,7 +201,7 @@ class MergeStages:
             if merge.initial is not None:
                 module.start_from(_position_of(merge.initial, self.graph))
             lengths = {} if merge.recipe.max_steps is None else {"max_steps": merge.recipe.max_steps, "max_epochs": -1}
-            callbacks = [ResumableRun(folder), CoefficientTrace(folder)]
+            callbacks = [ResumableRun(folder), CoefficientTrace(folder), CostMeter(folder)]
             trainer = self.trainers.make(name, callbacks, num_sanity_val_steps=0, **lengths)
             self.train_position(folder, module, trainer, self.data.probe(merge.recipe.probe_size))
 

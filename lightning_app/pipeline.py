@@ -4,9 +4,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from lightning import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from callbacks import ResumableRun
+from callbacks import CostMeter, GradientConflict, ResumableRun
 from datamodules import TaskDataModule
 from lightning_app import baselines
 from lightning_app.merge_stages import BACKWARD, Merge, MergeStages
@@ -190,9 +191,12 @@ class Pipeline:
             )
             self.trainers.seed_stage()
             steps = (recipe.validate_every or recipe.max_steps) * self.trainers.config.accumulate_grad_batches
+            callbacks: list[Callback] = [ResumableRun(folder), CostMeter(folder)]
+            if recipe.conflict_every:
+                callbacks.append(GradientConflict(folder, recipe.conflict_every, groups=self.data.groups(name)))
             trainer = self.trainers.make(
                 name,
-                [ResumableRun(folder)],
+                callbacks,
                 max_steps=recipe.max_steps,
                 max_epochs=-1,
                 max_time=None,

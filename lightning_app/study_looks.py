@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from callbacks import CoefficientTrace
 from lightning_app.evaluate import Scorer
 from lightning_app.merge_stages import POSITION, Merge
 from lightning_app.stages import Stage
@@ -108,7 +109,7 @@ class Looks:
 def read_path(study: Study, stage: Stage) -> Path:
     """The way that a learned position took; of one with several groups the means over them."""
     folder = study.graph.folder(stage)
-    with (folder / "coefficients.csv").open(encoding="utf-8", newline="") as file:
+    with (folder / CoefficientTrace.FILE).open(encoding="utf-8", newline="") as file:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     found = json.loads((folder / POSITION).read_text(encoding="utf-8"))["mean_position"]
     experts = [key.removeprefix("c/") for key in found if key.startswith("c/")]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from callbacks import GradientConflict
 from callbacks.task_cap import full_name
 from lightning_app.conflict_pictures import (
     JointDirection,
@@ -165,7 +166,7 @@ class StudyReport:
         stage = self.study.pipeline.model(joint).stage
         assert stage is not None
         cosines: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
-        with (self.study.graph.folder(stage) / "gradient_cosines.csv").open(encoding="utf-8", newline="") as file:
+        with (self.study.graph.folder(stage) / GradientConflict.FILE).open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 cosines[row["task_a"], row["task_b"]][int(row["step"])] = float(row["cosine"])
         steps = list(next(iter(cosines.values())))
