@@ -39,14 +39,13 @@ def task_conflict(scores: Mapping[str, TaskScores], styles: Mapping[str, Style])
         scores: task to scores.
         styles: of the experts.
     """
-    figure, (axes,) = new_figure(1.2 + 0.7 * len(scores))
+    figure, (axes,) = new_figure(0.7 + 0.7 * len(scores))
     for y, (task, of) in enumerate(scores.items()):
         axes.barh(y + 0.02, of.own - of.base, 0.22, color=styles[of.expert].colour)
         axes.barh(y + 0.26, of.joint - of.base, 0.22, color=JOINT)
         gains = f"base {of.base:.1f}, {of.expert} {of.own - of.base:+.1f}, joint {of.joint - of.base:+.1f}"
-        axes.text(
-            0.01, y - 0.29, f"{task}: {gains}", transform=axes.get_yaxis_transform(), va="center", fontsize=TEXT_SIZE
-        )
+        text = axes.text(0.01, y - 0.29, f"{task}: {gains}", transform=axes.get_yaxis_transform(), va="center")
+        text.set(fontsize=TEXT_SIZE, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
     axes.axvline(0, color="0.3", linewidth=1)
     axes.set_yticks([])
     axes.set_ylim(len(scores) - 0.5, -0.5)
@@ -83,12 +82,12 @@ def gradient_cosines(steps: Sequence[int], cosines: Mapping[tuple[str, str], Seq
         steps: optimiser steps at which it was measured, ascending, ``[n]``.
         cosines: pair of tasks to cosines, each ``[n]``.
     """
-    figure, (axes,) = new_figure(4.6)
+    figure, (axes,) = new_figure(4.1)
     labels = {pair: " / ".join(pair) for pair in cosines}
     styles = styles_of(labels.values())
     axes.axhline(0, color="0.3", linewidth=1)
     lines = [draw_line(axes, steps, cosines[pair], styles[label], label) for pair, label in labels.items()]
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
     axes.set_xlabel("optimiser step of joint training")
     axes.set_ylabel("cosine of the gradients")
     legend_below(figure, lines)
@@ -158,7 +157,7 @@ def norm_against_examples(points: Sequence[SizedExpert], styles: Mapping[str, St
     Raises:
         ValueError: all experts have the same size.
     """
-    figure, (axes,) = new_figure(4.6)
+    figure, (axes,) = new_figure(4.1)
     fit = linear_fit([p.examples for p in points], [p.norm for p in points])
     ends = np.array([0, 1.05 * max(p.examples for p in points)])
     lines = axes.plot(ends, fit.slope * ends + fit.intercept, color="0.4", linewidth=2, label="least squares")
@@ -206,7 +205,7 @@ def direction_against_share(points: Sequence[JointDirection], styles: Mapping[st
         points: of joint models with different shares, for each of the experts.
         styles: of the experts.
     """
-    figure, (axes,) = new_figure(4.6)
+    figure, (axes,) = new_figure(4.1)
     lines, ends = [], []
     for expert in dict.fromkeys(p.expert for p in points):
         shares, cosines = zip(*sorted((p.share, p.cosine) for p in points if p.expert == expert), strict=True)

@@ -1,6 +1,7 @@
 """A report in one HTML file that needs nothing else: no network, no script, no other file."""
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -21,7 +22,7 @@ STYLE = """
 }
 * { box-sizing: border-box; }
 body {
-  margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 62rem; color: var(--text); background: var(--page);
+  margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 78rem; color: var(--text); background: var(--page);
   font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; -webkit-text-size-adjust: 100%;
 }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 1.5rem; }
@@ -29,19 +30,20 @@ h2 { font-size: 1.3rem; line-height: 1.3; margin: 3rem 0 1rem; padding-top: .5re
 h3 { font-size: 1.05rem; line-height: 1.35; margin: 0 0 .25rem; }
 p { margin: .25rem 0 .75rem; max-width: 46rem; }
 figure { margin: 0 0 2.5rem; }
-.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
-table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; width: 100%; }
+.scroll { width: fit-content; max-width: 100%; overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
+table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; font-size: .95rem; }
 th, td { padding: .35rem .75rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 tbody tr:last-child > * { border-bottom: 0; }
-thead th { background: var(--band); font-weight: 600; }
+thead th { background: var(--band); font-weight: 600; white-space: normal; vertical-align: bottom; }
 tr > :first-child {
   position: sticky; left: 0; text-align: left; background: var(--page); border-right: 1px solid var(--line);
 }
+thead span { white-space: nowrap; }
 tbody th { font-weight: 400; }
 thead tr > :first-child { background: var(--band); }
-td.best, th.best { font-weight: 700; }
+.best { font-weight: 700; }
 ul { margin: .5rem 0 0; padding-left: 1.2rem; color: var(--faint); font-size: .9rem; }
-.picture { max-width: 44rem; background: #ffffff; padding: .5rem; }
+.picture { background: #ffffff; padding: .5rem; }
 .picture img { display: block; margin: 0 auto; max-width: 100%; min-width: 32rem; height: auto; }
 details { margin-top: .5rem; max-width: 44rem; }
 summary { cursor: pointer; color: var(--faint); font-size: .9rem; }
@@ -118,7 +120,7 @@ def _table(table: Table) -> str:
         best = ' class="best"' if (row, column) in table.bold else ""
         return f"<{tag}{best}>{escape(text)}</{tag[:2]}>"
 
-    header = "".join(f'<th scope="col">{escape(name)}</th>' for name in table.header)
+    header = "".join(f'<th scope="col">{_breakable(name)}</th>' for name in table.header)
     rows = ["".join(cell(i, j, text) for j, text in enumerate(row)) for i, row in enumerate(table.rows)]
     notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
     return "\n".join(
@@ -134,6 +136,12 @@ def _table(table: Table) -> str:
             "</figure>",
         ]
     )
+
+
+def _breakable(name: str) -> str:
+    """A name that may be broken before its long words only; names of tasks make a table of short numbers wide."""
+    parts = re.split(r"(?<=[A-Za-z0-9])(?=[A-Z][a-z]{4})|(?<=_)", name)
+    return "<wbr>".join(f"<span>{escape(part)}</span>" for part in parts)
 
 
 def _picture(picture: Picture) -> str:

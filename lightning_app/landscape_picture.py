@@ -52,7 +52,7 @@ def loss_landscape(plane: Plane, path: ArrayLike, points: Mapping[str, tuple[flo
         points: model to its coefficients: rival merges, the experts, the base.
     """
     steps = np.asarray(path, float)
-    figure, (axes,) = new_figure(6.1 + 0.09 * len(points))
+    figure, (axes,) = new_figure(5.7)
     axes.grid(visible=False)
     _draw_loss(figure, axes, plane)
     handles = _draw_path(axes, steps)

@@ -32,6 +32,9 @@ DASHES: tuple["str | tuple[int, tuple[float, ...]]", ...] = ("-", (0, (1, 1)), (
 LETTERS_PER_LINE = 86
 """About how many letters of the text fit into the width."""
 
+LEGEND_ROW = 0.26
+"""Height of a row of a legend, in inches."""
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -113,7 +116,7 @@ def new_figure(height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure with panels above each other that share x.
 
     Args:
-        height: in inches.
+        height: in inches, without the legend.
         panels: how many.
     """
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout=ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.1))
@@ -148,9 +151,10 @@ def draw_line(axes: Axes, x: Sequence[float], y: Sequence[float], style: Style, 
 
 
 def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
-    """Put a legend under the axes, in as many columns as fit."""
+    """Put a legend under the axes, in as many columns as fit, and make the figure that much higher."""
     widest = max(len(str(handle.get_label())) for handle in handles) + 8  # the sample of the line, and space
     rows = math.ceil(len(handles) / max(1, LETTERS_PER_LINE // widest))
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW * rows)
     figure.legend(
         handles=list(handles),
         loc="outside lower center",

@@ -78,7 +78,7 @@ class _Line:
         average = [fmean(column) for column in zip(*scores.values(), strict=True)]
         # Tasks differ by more than any of them moves: each is drawn against its own score at the chosen point.
         drawn = {task: np.asarray(y) - np.interp(chosen, x, y) for task, y in [*scores.items(), ("average", average)]}
-        figure, (axes,) = new_figure(5.0)
+        figure, (axes,) = new_figure(4.3)
         axes.axhline(0, color="0.3", linewidth=1)
         axes.axvline(chosen, color="0.3", linewidth=1)
         axes.annotate(
@@ -122,9 +122,9 @@ def position_along_training(
         scale: ``[n]``.
         styles: of the experts.
     """
-    figure, (axes,) = new_figure(4.6)
+    figure, (axes,) = new_figure(4.1)
     lines = _draw_position(axes, steps, coefficients, scale, styles)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
     axes.set_xlabel("optimiser step")
     axes.set_ylabel("coefficient, scale")
     legend_below(figure, lines)
@@ -181,7 +181,7 @@ def sensitivity_to_seed(sweep: Sweep, styles: Mapping[str, Style]) -> Picture:
 
 
 def _sensitivity(name: str, x_label: str, sweep: Sweep, styles: Mapping[str, Style], joined: bool = True) -> Picture:
-    figure, (above, below) = new_figure(6.2, panels=2)
+    figure, (above, below) = new_figure(5.8, panels=2)
     lines = _draw_position(above, sweep.values, sweep.coefficients, sweep.scale, styles)
     above.set_ylabel("coefficient, scale")
     objective = draw_line(below, sweep.values, sweep.objective, OBJECTIVE, "objective")

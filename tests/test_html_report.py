@@ -11,7 +11,7 @@ from lightning_app.pictures import Picture
 from lightning_app.table import Table
 from tests import study_examples as examples
 
-VOID = {"meta", "img"}
+VOID = {"meta", "img", "wbr"}
 
 MAIN = Table(
     "Main scores x 100",
@@ -62,7 +62,7 @@ def pictures() -> list[Picture]:
 def page(pictures: list[Picture]) -> Page:
     sections = [
         Section("Scores", tables=[MAIN]),
-        Section("Why <merge>", ["A & B."], [Table("small", ["x"], [["1"]])], pictures),
+        Section("Why <merge>", ["A & B."], [Table("small", ["of_Banking77Classification"], [["1"]])], pictures),
     ]
     return Page(html_report("Study of <runs/a>", sections))
 
@@ -83,7 +83,7 @@ def test_a_picture_comes_with_title_sentence_alternative_text_and_numbers(page: 
     assert page.texts_of("h3") == [picture.title for picture in pictures]
     assert {picture.sentence for picture in pictures} <= set(page.texts_of("p"))
     assert [image["alt"] for image in page.all("img")] == [f"{p.title}. {p.sentence}" for p in pictures]
-    assert (page.all("img")[0]["width"], page.all("img")[0]["height"]) == ("672", "451")
+    assert (page.all("img")[0]["width"], page.all("img")[0]["height"]) == ("672", "453")
     assert len(page.all("details")) == len(pictures)
     for text, picture in zip(page.texts_of("pre"), pictures, strict=True):
         assert list(csv.reader(text.splitlines())) == list(csv.reader(picture.csv().splitlines()))
@@ -94,7 +94,9 @@ def test_tables_come_first_and_text_is_escaped(page: Page) -> None:
     assert order == ["section", "table", "section", "table", "img", "img"]
     assert page.texts_of("h1") == page.texts_of("title") == ["Study of <runs/a>"]
     assert page.texts_of("h2") == ["Scores", "Why <merge>"]
-    assert page.texts_of("th") == ["model", "SICK-R", "average", "base", 'T < 1 & "quoted"', "x", "1"]
+    header = ["model", "SICK-R", "average", "of_", "Banking77", "Classification"]
+    assert page.texts_of("span") == header and len(page.all("wbr")) == 2
+    assert page.texts_of("th") == ["base", 'T < 1 & "quoted"', "1"]
     assert page.texts_of("td") == ["77.58", "79.62", "78.42", "80.25"]
     assert [attributes.get("class") for attributes in page.all("td")] == [None, None, "best", "best"]
     assert page.texts_of("li") == ["one seed <b>only</b>"]
