@@ -1,6 +1,8 @@
-"""What happens around training: scores and traces."""
+"""What happens around training: scores, traces and costs."""
 
 from callbacks.coefficient_trace import CoefficientTrace
+from callbacks.cost_meter import CostMeter
+from callbacks.gradient_conflict import GradientConflict
 from callbacks.mteb_callback import MtebCallback
 from callbacks.mteb_encoder import MtebEncoder
 from callbacks.mteb_tasks import evaluate_tasks, load_tasks
@@ -10,6 +12,8 @@ from callbacks.task_selection import TaskSelection
 
 __all__ = [
     "CoefficientTrace",
+    "CostMeter",
+    "GradientConflict",
     "MtebCallback",
     "MtebEncoder",
     "ResumableRun",

@@ -1,10 +1,11 @@
 """The path that a learned merge takes, one row an optimiser step."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from callbacks.csv_trace import CsvTrace
 
 
 class CoefficientTrace(Callback):
@@ -28,11 +29,8 @@ class CoefficientTrace(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write where training starts, after the rows of earlier steps if the run is resumed."""
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            path = self._path(trainer)
-            kept = _rows_before(path, trainer.global_step) if path.exists() else []
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("w", newline="") as file:
-                csv.writer(file).writerows([["step", *pl_module.describe_position()], *kept])  # type: ignore[operator]
+            columns = ["step", *pl_module.describe_position()]  # type: ignore[operator]
+            self._trace(trainer).begin(columns, trainer.global_step)
         self._step = -1
         self._write(trainer, pl_module)
 
@@ -46,19 +44,12 @@ class CoefficientTrace(Callback):
         self._step = trainer.global_step
         position: dict[str, float] = pl_module.describe_position()  # type: ignore[operator]
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            with self._path(trainer).open("a", newline="") as file:
-                csv.writer(file).writerow([self._step, *position.values()])
+            self._trace(trainer).add([[self._step, *position.values()]])
         metrics = {
             key.replace("c/", "coefficient/", 1): value for key, value in position.items() if not key.startswith("a/")
         }
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=self._step)
 
-    def _path(self, trainer: Trainer) -> Path:
-        return Path(self.folder or trainer.default_root_dir) / self.FILE
-
-
-def _rows_before(path: Path, step: int) -> list[list[str]]:
-    """The rows of ``path``, without its header, of steps before ``step``."""
-    with path.open(newline="") as file:
-        return [row for row in list(csv.reader(file))[1:] if int(row[0]) < step]
+    def _trace(self, trainer: Trainer) -> CsvTrace:
+        return CsvTrace(Path(self.folder or trainer.default_root_dir) / self.FILE)

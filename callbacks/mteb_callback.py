@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from callbacks.mteb_encoder import MtebEncoder
 from callbacks.mteb_tasks import averages, evaluate_tasks, load_tasks
 from callbacks.prompts import check_prompts
-from callbacks.resumable_run import ResumableRun
+from callbacks.resumable_run import was_interrupted
 from callbacks.task_selection import TaskSelection
 from modules.encode import PRECISIONS
 from modules.errors import UserError
@@ -112,9 +112,7 @@ class MtebCallback(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate the end, unless a signal brought it about."""
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        interrupted = any(isinstance(callback, ResumableRun) and callback.interrupted for callback in callbacks)
-        if self.at_end and not interrupted:
+        if self.at_end and not was_interrupted(trainer):
             self._score(trainer, pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

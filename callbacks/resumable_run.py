@@ -97,3 +97,9 @@ class ResumableRun(Callback):
     def _request(self, number: int, frame: FrameType | None) -> None:
         self._requested = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def was_interrupted(trainer: Trainer) -> bool:
+    """Whether a `ResumableRun` of this trainer was stopped by a signal, so that what is there is not yet the end."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return any(isinstance(callback, ResumableRun) and callback.interrupted for callback in callbacks)

@@ -79,6 +79,14 @@ def project(tmp_path: Path) -> Project:
 
 
 @pytest.fixture
+def experts(project: Project) -> Project:
+    """The project with a trained expert of each data set, as far as weights go."""
+    for seed, name in enumerate(("qa", "sts"), start=1):
+        tiny_encoder(seed=seed).save(project.folder / name)
+    return project
+
+
+@pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep prepared data sets out of the user's cache, and the user's mirror out of the tests."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))

@@ -1,5 +1,6 @@
 """Two processes give what one does."""
 
+import json
 import os
 import random
 import socket
@@ -17,6 +18,7 @@ from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 
+from callbacks import CostMeter, GradientConflict
 from datamodules import ProbeDataModule, SplitTask, TaskData, TaskDataModule, load_tasks
 from modules import Adam, ContrastiveModule, Expert, MergeModule
 from modules.task_batch import LossConfig, TaskBatch
@@ -248,3 +250,34 @@ def test_a_position_on_two_processes_is_that_of_accumulated_batches(project: Pro
     assert set(two["payloads"]) == {3}  # N + 1 numbers for N = 2
     assert two["broadcast"] == [3]  # once, at the start, and nothing frozen
     assert max(two["others"]) <= 4
+
+
+def train_joint(rank: int, port: int, folder: str, devices: int) -> None:
+    """Three steps on 8 rows over all processes, measured and not."""
+    for measured in (True, False):
+        out = Path(folder) / f"joint-{measured}"
+        callbacks: list[Callback] = [CostMeter(out), GradientConflict(out, every_n_steps=1)] if measured else []
+        module = ContrastiveModule(str(Path(folder) / "base"), lr=1e-3)
+        trainer = Trainer(
+            accelerator="cpu", max_steps=3, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, num_sanity_val_steps=0, val_check_interval=3, check_val_every_n_epoch=None,
+            callbacks=callbacks, **as_process(rank, port, devices),
+        )  # fmt: skip
+        trainer.fit(module, datamodule=TaskDataModule(tasks_of_every_loss(), batch_size=8 // devices))
+        trainer.save_checkpoint(out / "last.ckpt")
+
+
+def test_costs_and_conflicts_of_two_processes(project: Project) -> None:
+    """Costs are those of both, the main process compares gradients, and training does not notice."""
+    without_dropout(project)
+    mp.spawn(train_joint, (free_port(), str(project.folder), 2), nprocs=2)
+    with_both, plain = (torch.load(project.folder / f"joint-{m}" / "last.ckpt") for m in (True, False))
+    assert all(torch.equal(plain["state_dict"][name], w) for name, w in with_both["state_dict"].items())
+    cost = json.loads((project.folder / "joint-True" / "cost.json").read_text())
+    assert (cost.pop("steps"), cost["examples"]) == (3, 3 * 8)
+    assert with_both["callbacks"]["CostMeter"]["counts"] == cost
+    # An encoder's forward pass over the 40 rows of each data set, of two texts or more, padded to 5 to 8 tokens.
+    per_token = 2 * 2 * (4 * 16 * 16 + 2 * 16 * 32)
+    assert 6 * 40 * 5 * per_token < cost["validation_flops"] < 1.3 * 6 * 40 * 8 * per_token
+    rows = (project.folder / "joint-True" / "gradient_cosines.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows[1:]] == [str(step) for step in range(4) for _ in range(3)]

@@ -29,13 +29,6 @@ from tests.conftest import Project
 from tests.tiny_encoder import tiny_encoder
 
 
-@pytest.fixture
-def experts(project: Project) -> Project:
-    for seed, name in enumerate(("qa", "sts"), start=1):
-        tiny_encoder(seed=seed).save(project.folder / name)
-    return project
-
-
 def module(project: Project, **options: Any) -> MergeModule:
     folders = {name: Expert(path=str(project.folder / name)) for name in ("qa", "sts")}
     return MergeModule(

@@ -1,0 +1,205 @@
+"""What a stage of training costs, whatever the machine: steps, examples, floating-point operations."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from modules.gather import world_size
+from modules.merge_module import MergeModule
+from modules.task_batch import TaskBatch
+
+Shape = tuple[Any, ...]
+"""What decides how many operations a step takes."""
+
+
+class CostMeter(Callback):
+    """Writes ``cost.json``: ``steps``, ``examples``, ``flops`` and ``validation_flops`` of a run, over all processes.
+
+    FLOPs are those of all matrix products and attentions, forward and backward, that `FlopCounterMode` sees in a step.
+    A step is watched the first time that a batch of its shape comes, which slows it down a little, and every later
+    batch of this shape is taken to cost the same.
+
+    - ``steps``: optimiser steps.
+    - ``examples``: rows of the training batches, micro-batches included; where a search evaluates them several times
+      in a step, each time.
+    - ``flops``: of the training steps.
+    - ``validation_flops``: of the validations within ``fit``, and of what a `MergeModule` measures before its start.
+
+    A run that was stopped and resumed gives the numbers of one that was not. ``fast_dev_run`` writes no file.
+
+    Args:
+        folder: of the file.
+    """
+
+    FILE = "cost.json"
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._counter: FlopCounterMode | None = None
+        self._passes = 0
+        self._known: dict[Shape, int]
+        self._reset()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Start at nothing; a checkpoint is loaded after this."""
+        if stage == "fit":
+            self._reset()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go before the other callbacks, so that their work at the end of a batch is not counted; watch the start."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        trainer.callbacks = [self, *(callback for callback in callbacks if callback is not self)]  # type: ignore[attr-defined]
+        self._watch()
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End watching the start; the sanity check itself is not counted."""
+        self._here["validation_flops"] += self._stop_watching()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End watching the start."""
+        self._here["validation_flops"] += self._stop_watching()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Watch, if the shape is new."""
+        self._passes = _forward_passes(pl_module)
+        self._begin(("train", *_shape(batch)))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the batch."""
+        batches = _batches(batch)
+        times = 1
+        if isinstance(pl_module, MergeModule):
+            times = (_forward_passes(pl_module) - self._passes) // len(batches)
+        self._here["examples"] += times * sum(map(len, batches))
+        self._here["flops"] += self._end(("train", *_shape(batch)), times)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Watch, if the shape is new."""
+        if _validates_within_fit(trainer):
+            self._begin(("validation", *_shape(batch)))
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count the batch."""
+        if _validates_within_fit(trainer):
+            self._here["validation_flops"] += self._end(("validation", *_shape(batch)))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the file; also where a resumed run finds that it had ended, and does not start to train."""
+        self._stop_watching()
+        cost = {"steps": trainer.global_step} | self._totals()
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / self.FILE).write_text(json.dumps(cost, indent=2) + "\n", encoding="utf-8")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Watch no longer."""
+        self._stop_watching()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts of all processes, and the FLOPs of the shapes seen. Every process has to call it."""
+        return {"counts": self._totals(), "known": dict(self._known)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self._before, self._known = state_dict["counts"], dict(state_dict["known"])
+
+    def _reset(self) -> None:
+        self._known = {}
+        self._here = {"examples": 0, "flops": 0, "validation_flops": 0}
+        """Of this process, since the run was started or resumed."""
+        self._before = dict.fromkeys(self._here, 0)
+        """Of all processes, before it was resumed."""
+
+    def _totals(self) -> dict[str, int]:
+        here = _sum_over_processes(self._here)
+        return {name: self._before[name] + count for name, count in here.items()}
+
+    def _begin(self, shape: Shape) -> None:
+        if shape not in self._known:
+            self._watch()
+
+    def _end(self, shape: Shape, times: int = 1) -> int:
+        """FLOPs of a step that went `times` through its batches."""
+        if self._counter is not None:
+            counted = self._stop_watching()
+            if times:
+                # Of a search's own arithmetic, N + 1 numbers, every time gets its part.
+                self._known[shape] = counted // times
+        return times * self._known.get(shape, 0)
+
+    def _watch(self) -> None:
+        self._counter = FlopCounterMode(display=False, custom_mapping=_MISSING_FORMULAS)
+        self._counter.__enter__()
+
+    def _stop_watching(self) -> int:
+        """FLOPs since `_watch`; 0 if nothing is watched."""
+        counter, self._counter = self._counter, None
+        if counter is None:
+            return 0
+        counter.__exit__(None, None, None)
+        return counter.get_total_flops()
+
+
+def _attention(query: Shape, key: Shape, value: Shape, *_: Any, out_shape: Any = None, **options: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward(
+    gradient: Shape, query: Shape, key: Shape, value: Shape, *_: Any, out_shape: Any = None, **options: Any
+) -> int:
+    return sdpa_backward_flop_count(gradient, query, key, value)
+
+
+def _matrix_vector(matrix: Shape, vector: Shape, out_shape: Any = None) -> int:
+    return 2 * matrix[0] * matrix[1]
+
+
+_MISSING_FORMULAS = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    torch.ops.aten.mv: _matrix_vector,  # the gradient of a merge's coefficients
+}
+"""What torch 2.13 does not count by itself: attention on CPUs, and products of a matrix and a vector."""
+
+
+def _batches(batch: TaskBatch | Sequence[TaskBatch]) -> Sequence[TaskBatch]:
+    return [batch] if isinstance(batch, TaskBatch) else batch
+
+
+def _shape(batch: TaskBatch | Sequence[TaskBatch]) -> Shape:
+    return tuple((b.loss.name, *(tuple(column["input_ids"].shape) for column in b.features)) for b in _batches(batch))
+
+
+def _forward_passes(pl_module: LightningModule) -> int:
+    return pl_module.passes["forward"] if isinstance(pl_module, MergeModule) else 0
+
+
+def _validates_within_fit(trainer: Trainer) -> bool:
+    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+
+
+def _sum_over_processes(counts: Mapping[str, int]) -> dict[str, int]:
+    everyone: list[Any] = [counts]
+    if world_size() > 1:
+        everyone = [None] * world_size()
+        dist.all_gather_object(everyone, counts)
+    return {name: sum(each[name] for each in everyone) for name in counts}

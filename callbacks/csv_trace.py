@@ -1,0 +1,36 @@
+"""A CSV file that grows along a run, and that a resumed run goes on with."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+
+class CsvTrace:
+    """Rows of a run; the first column of each is its optimiser step.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def begin(self, columns: Sequence[str], step: int) -> None:
+        """Write the names of the columns and keep the rows of steps before `step`, where this part of the run starts.
+
+        Later rows were written after the checkpoint that the run goes on from.
+        """
+        kept = self._rows_before(step) if self.path.exists() else []
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("w", newline="") as file:
+            csv.writer(file).writerows([columns, *kept])
+
+    def add(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Append rows."""
+        with self.path.open("a", newline="") as file:
+            csv.writer(file).writerows(rows)
+
+    def _rows_before(self, step: int) -> list[list[str]]:
+        with self.path.open(newline="") as file:
+            return [row for row in list(csv.reader(file))[1:] if int(row[0]) < step]
