@@ -76,14 +76,14 @@ class Looks:
 
     def weights(self) -> tuple[list[float], list[Point]]:
         """From the first expert of the plane to the second, the sum of their coefficients kept."""
-        weights = np.linspace(0, 1, self.study.study.points).tolist()
+        weights = sorted({*np.linspace(0, 1, self.study.study.points).tolist(), self.weight})
         together = sum(self.path.chosen[name] for name in self.plane)
         places = [self._moved((1 - w) * together, w * together) for w in weights]
         return weights, self._survey("weight", places)
 
     def scales(self) -> tuple[list[float], list[Point]]:
         """From the base through the position and on, its direction kept."""
-        times = np.linspace(0, FURTHEST, self.study.study.points).tolist()
+        times = sorted({*np.linspace(0, FURTHEST, self.study.study.points).tolist(), 1.0})
         places = [[t * c for c in self.path.chosen.values()] for t in times]
         return [t * self.path.chosen_scale for t in times], self._survey("scale", places)
 

@@ -21,8 +21,9 @@ PRECISIONS = ("float32", "bfloat16")
 TOKENS_PER_TEXT = 32
 """A batch has room for ``batch_size`` texts of this many tokens: more texts that are shorter, fewer that are longer."""
 
-CHUNK = 1024
-"""Texts tokenised in one go; the model starts on them while the next are tokenised."""
+CHUNK = 2**18
+"""Characters tokenised in one go; the model starts on them while the next are tokenised. A tokenizer takes a hundred
+bytes for every token of a text, those that are cut off included."""
 
 
 class EncodeOptions(TypedDict, total=False):
@@ -99,13 +100,24 @@ def _batches(texts: Sequence[str], tokenize: Tokenize, budget: int) -> Iterator[
 
 def _tokenized_ahead(texts: Sequence[str], tokenize: Tokenize) -> Iterator[tuple[Sequence[str], list[TokenIds]]]:
     """Chunks of texts with their tokens; while one is embedded, another thread tokenises the next."""
-    chunks = [texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)]
+    chunks = list(_chunks(texts))
     with ThreadPoolExecutor(max_workers=1) as thread:
         ahead = thread.submit(tokenize, chunks[0])
         for chunk, following in pairwise([*chunks, []]):
             ids = ahead.result()
             ahead = thread.submit(tokenize, following)
             yield chunk, ids
+
+
+def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The texts in their order, in pieces of `CHUNK` characters or of one text that is longer."""
+    start, characters = 0, 0
+    for end, text in enumerate(texts):
+        characters += len(text)
+        if characters > CHUNK and end > start:
+            yield texts[start:end]
+            start, characters = end, len(text)
+    yield texts[start:]
 
 
 def plan_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
