@@ -1,33 +1,25 @@
-"""What a model made of every single example of an MTEB task, for comparing two models.
+"""mteb's result of a model on a task, and what the model made of each example, kept in files and taken from there.
 
 mteb is imported inside functions only: importing it takes seconds and reseeds every random number generator.
 """
 
 import json
-import re
 import tempfile
-from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from callbacks.example_values import Examples, evaluate_watched, has_examples, parts
 from callbacks.mteb_encoder import MtebEncoder
-from callbacks.mteb_tasks import evaluate_task
-from modules.bootstrap import Interval, interval, mean_differences, spearman_differences
+from modules.gather import from_main, is_main_process
+from modules.json_files import read_json
+from modules.together import together
 
 if TYPE_CHECKING:
     from mteb import AbsTask
     from mteb.results import TaskResult
 
-Examples = dict[str, list[float]]
-"""``subset/split`` to a value an example: the similarity of a pair, the score of a query (in the order of its id)."""
-
-SIMILARITIES = {"cosine_spearman": "cosine_scores", "spearman": "similarity_scores"}
-"""Main score of an STS task to mteb's name of what it ranks."""
-
-QUERY_SCORES = {"ndcg": "ndcg_cut", "map": "map_cut", "recall": "recall", "precision": "P", "hit_rate": "success"}
-"""Main score of a retrieval task, without its cut-off, to trec_eval's name of it."""
+SETTINGS = "run_settings.jsonl"
+"""mteb's record of how the tasks of a model were evaluated, which it goes on with."""
 
 
 def evaluate_examples(
@@ -35,80 +27,74 @@ def evaluate_examples(
 ) -> "tuple[TaskResult, Examples]":
     """Score a model on a loaded task, and keep what it made of each example beside mteb's results.
 
+    What `folder` has of this model, revision and task is not computed again. With ``torch.distributed`` all processes
+    must enter: the main one alone reads and writes `folder`, and all return the same.
+
     Args:
         encoder: the model, with a name and a revision of its own.
         task: from ``load_tasks``.
-        folder: mteb's results go to, and are taken from, ``folder/results``.
+        folder: mteb's results go to, and are taken from, ``folder/results``, the examples ``folder/examples``.
         options: further ones of `evaluate_task`.
 
     Returns:
-        mteb's result, and the examples, empty for a task that is neither STS nor retrieval.
+        mteb's result for the subsets and splits of `task`, as its file has it, and the examples: empty for a task that
+        has none, see `has_examples`.
     """
-    model = encoder.name.replace("/", "__")
-    file = folder / "examples" / model / encoder.revision / f"{task.metadata.name}.json"
-    known: Examples = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    watched, examples = _watched(task)
-    if examples is not None and not known:
-        options["overwrite_strategy"] = "always"  # a run may have been stopped between mteb's file and ours
-    with tempfile.TemporaryDirectory() as predictions:
-        if _is_sts(task):
-            options["prediction_folder"] = predictions
-        result = evaluate_task(encoder, watched, results_dir=str(folder), **options)
-        new = _read_similarities(task, Path(predictions)) if _is_sts(task) else examples or {}
-    if new:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(known | new), encoding="utf-8")
-    return result, known | new
+    place = Path("results") / encoder.mteb_model_meta.model_name_as_path() / encoder.revision
+    name = f"{task.metadata.name}.json"
+    with together():
+        kept = _read_kept(encoder, task, folder, folder / place) if is_main_process() else ({}, {})
+    files, examples = from_main(kept)
+    # mteb reads and writes a folder of this process's own, so that no process ever sees half a file of another.
+    with together(), tempfile.TemporaryDirectory() as own:
+        for file, text in files.items():
+            _write(Path(own) / place / file, text)
+        found, new = evaluate_watched(encoder, task, Path(own) / "predictions", results_dir=own, **options)
+        examples = examples | new
+        if is_main_process():
+            if new:
+                _write(examples_file(folder, encoder.name, encoder.revision, task.metadata.name), json.dumps(examples))
+            for path in sorted((Path(own) / place).iterdir(), key=lambda path: path.name == name):  # the result last
+                text = path.read_text(encoding="utf-8")
+                if text != files.get(path.name):
+                    _write(folder / place / path.name, text)
+        result = type(found).from_disk(Path(own) / place / name)
+    return result.validate_and_filter_scores(task), {part: examples[part] for part in parts(task) if part in examples}
 
 
-def difference_interval(task: "AbsTask", a: Examples, b: Examples) -> Interval | None:
-    """Where the difference of the main scores x 100, ``b`` minus ``a``, lies with 95 %; None: not known.
+def read_examples(folder: Path, model: str, revision: str, task: str) -> Examples:
+    """What `evaluate_examples` has kept of the examples, of all subsets and splits; empty: nothing.
 
-    Examples are drawn anew within each subset and split of the task, whose means are then averaged as mteb does.
+    Args:
+        folder: as it was given there.
+        model: the encoder's name.
+        revision: the encoder's.
+        task: the task's name.
     """
-    if not a or a.keys() != b.keys():
-        return None
-    parts = []
-    for key in sorted(a):
-        subset, split = key.rsplit("/", 1)
-        if _is_sts(task):
-            assert task.dataset is not None
-            gold = task.dataset.get(subset, task.dataset)[split]["score"]
-            parts.append(spearman_differences(gold, a[key], b[key]))
-        else:
-            parts.append(mean_differences(a[key], b[key]))
-    return interval(100 * np.mean(parts, axis=0))
+    examples: Examples = read_json(examples_file(folder, model, revision, task), default={})
+    return examples
 
 
-def _is_sts(task: "AbsTask") -> bool:
-    from mteb.abstasks.sts import AbsTaskSTS
-
-    return isinstance(task, AbsTaskSTS) and task.metadata.main_score in SIMILARITIES
-
-
-def _watched(task: "AbsTask") -> "tuple[AbsTask, Examples | None]":
-    """A copy of the task that notes its queries' scores in what is returned with it; None: it has no examples."""
-    from mteb.abstasks.retrieval import AbsTaskRetrieval
-
-    metric = re.fullmatch(r"(\w+)_at_(\d+)", task.metadata.main_score)
-    if not isinstance(task, AbsTaskRetrieval) or metric is None or metric[1] not in QUERY_SCORES:
-        return task, {} if _is_sts(task) else None
-    name, found, watched = f"{QUERY_SCORES[metric[1]]}_{metric[2]}", {}, copy(task)
-
-    def note(scores: Any, qrels: Any, results: Any, hf_split: str, hf_subset: str) -> dict[str, float]:
-        found[f"{hf_subset}/{hf_split}"] = [scores[query][name] for query in sorted(scores)]
-        return task.task_specific_scores(scores, qrels, results, hf_split, hf_subset)
-
-    watched.task_specific_scores = note  # type: ignore[method-assign]
-    return watched, found
+def examples_file(folder: Path, model: str, revision: str, task: str) -> Path:
+    """Where they are; see `read_examples`."""
+    return folder / "examples" / model.replace("/", "__") / revision / f"{task}.json"
 
 
-def _read_similarities(task: "AbsTask", folder: Path) -> Examples:
-    """What mteb wrote of the pairs that it has just compared."""
-    file = folder / task.prediction_file_name
-    if not file.is_file():
-        return {}
-    subsets = json.loads(file.read_text(encoding="utf-8"))
-    subsets.pop("mteb_model_meta")
-    ranked = SIMILARITIES[task.metadata.main_score]
-    return {f"{subset}/{split}": found[ranked] for subset, of in subsets.items() for split, found in of.items()}
+def _read_kept(encoder: MtebEncoder, task: "AbsTask", folder: Path, place: Path) -> tuple[dict[str, str], Examples]:
+    """What there is already: mteb's files by name, without a result that lacks its examples, and the examples."""
+    name = f"{task.metadata.name}.json"
+    files = {file: (place / file).read_text(encoding="utf-8") for file in (name, SETTINGS) if (place / file).is_file()}
+    examples = read_examples(folder, encoder.name, encoder.revision, task.metadata.name)
+    scores = read_json(place / name, default={"scores": {}})["scores"]
+    scored = {f"{score['hf_subset']}/{split}" for split, of in scores.items() for score in of}
+    if has_examples(task) and (scored & set(parts(task))) - examples.keys():
+        files.pop(name, None)
+    return files, examples
+
+
+def _write(path: Path, text: str) -> None:
+    """Written aside and renamed, so that a run that is stopped leaves no half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".tmp")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)

@@ -1,24 +1,117 @@
-"""Scoring models on MTEB tasks, as stages."""
+"""Scoring models on MTEB tasks: saved ones task by task, with a memory, and as stages."""
 
+import hashlib
 import json
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from tqdm.auto import tqdm
 
 from callbacks import MtebCallback, MtebEncoder, evaluate_tasks
+from callbacks.example_values import Examples
+from callbacks.examples import evaluate_examples
+from callbacks.examples import read_examples as read_task_examples
 from callbacks.mteb_encoder import Encoder
+from callbacks.mteb_tasks import main_score
 from callbacks.task_texts import task_texts
 from datamodules.python_docs import held_out_fingerprint
 from lightning_app.model import Model
-from lightning_app.stages import Stage, StageGraph, is_main_process
+from lightning_app.stages import Stage, StageGraph, is_main_process, safe_name
 from modules import TextEncoder
+from modules.base_model import weights_sha256
+from modules.gather import from_main
+from modules.json_files import read_json
+from modules.together import together
 from modules.tokenized_texts import TokenizedTexts
 
+if TYPE_CHECKING:
+    from mteb import AbsTask
+
 FILE = "scores.json"
+
+SCORED = "scored.json"
+"""Beside the scores: task to the name and revision under which the score cache has the model."""
+
+
+@dataclass(frozen=True)
+class ScoredTask:
+    """What a saved model got on a task.
+
+    Args:
+        task: its name.
+        score: the main score x 100.
+        seconds: that the evaluation took, in this run or in the one that the result is taken from.
+        examples: what the model made of each example.
+        model: the name under which mteb's files have the model.
+        revision: likewise.
+    """
+
+    task: str
+    score: float
+    seconds: float
+    examples: Examples
+    model: str
+    revision: str
+
+
+def score_tasks(
+    encoder: TextEncoder,
+    weights: str,
+    tasks: "Sequence[AbsTask]",
+    folder: Path,
+    name_of: Callable[[str], str],
+    *,
+    prompts: Mapping[str, str],
+    precision: str,
+    tokenized: TokenizedTexts,
+    batch_size: int,
+) -> Iterator[ScoredTask]:
+    """Score a saved model task by task; what `folder` has already is not computed again.
+
+    Args:
+        encoder: the model, on its device.
+        weights: the sha256 of what was loaded.
+        tasks: with their data.
+        folder: see `evaluate_examples`.
+        name_of: revision to the model's name in mteb's files.
+        prompts: win over the model's own.
+        precision: what the model computes in.
+        tokenized: shared by all that is scored on these tasks.
+        batch_size: texts in one forward pass.
+    """
+    wrapped: dict[str, MtebEncoder] = {}
+    for task in tasks:
+        name = task.metadata.name
+        this = revision(encoder, weights, prompts, precision, name)
+        if this not in wrapped:
+            wrapped[this] = MtebEncoder(encoder, name_of(this), this, prompts, precision=precision, tokenized=tokenized)
+        result, examples = evaluate_examples(wrapped[this], task, folder, batch_size=batch_size, progress=True)
+        seconds = result.evaluation_time or 0.0
+        yield ScoredTask(name, main_score(result), seconds, examples, wrapped[this].name, this)
+
+
+def revision(encoder: TextEncoder, weights: str, prompts: Mapping[str, str], precision: str, task: str) -> str:
+    """A hash of all that determines a score on a task: weights, prompts, pooling, longest text, what is computed in.
+
+    Args:
+        encoder: the model.
+        weights: the sha256 of what was loaded.
+        prompts: win over the model's own.
+        precision: what the model computes in.
+        task: its name; the data of one that reads documentation is part of the hash.
+    """
+    dtype = str(next(encoder.parameters()).dtype)
+    parts = [weights, dtype, asdict(encoder.config), dict(prompts)]
+    if precision != "float32":  # the results in float32 stay those of before there was a choice
+        parts.append(precision)
+    if _reads_documentation(task):
+        parts.append(held_out_fingerprint())
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Scorer:
@@ -35,7 +128,7 @@ class Scorer:
         self.tokenized = TokenizedTexts()
 
     def stage(self, model: Model, graph: StageGraph) -> Stage:
-        """The stage that scores a model.
+        """The stage that scores a model; a task on which equal weights were scored before is not scored again.
 
         Args:
             model: whose weights.
@@ -43,10 +136,11 @@ class Scorer:
         """
 
         def run(where: Path) -> None:
-            scores = self.score(model.folder(graph))
+            scored = self.score(model, graph)
             if is_main_process():
-                (where / FILE).write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
-            rank_zero_info("  " + ", ".join(f"{task} {score:.2f}" for task, score in scores.items()))
+                _write_json(where / FILE, {found.task: found.score for found in scored})
+                _write_json(where / SCORED, {found.task: [found.model, found.revision] for found in scored})
+            rank_zero_info("  " + ", ".join(f"{found.task} {found.score:.2f}" for found in scored))
 
         content = self.content() | {"given": model.identity()}
         return Stage("scores", model.name, content, run, model.inputs, self.texts)
@@ -58,7 +152,7 @@ class Scorer:
             content["precision"] = self.mteb.precision
         if self.mteb.prompts:
             content["prompts"] = self.mteb.prompts
-        if any(task.startswith("PythonDocs") for task in self.mteb.selection.tasks):
+        if any(map(_reads_documentation, self.mteb.selection.tasks)):
             content["python_docs"] = held_out_fingerprint()  # another environment has other documentation
         return content
 
@@ -67,10 +161,26 @@ class Scorer:
         """How many distinct texts the tasks have."""
         return len({text for task in self.mteb.load() for text in task_texts(task)})
 
-    def score(self, folder: str) -> dict[str, float]:
-        """Task name to main score x 100 of the model in a folder."""
-        encoder = TextEncoder.load(folder).to(self.device)
-        return self.score_encoder(encoder, folder)
+    def score(self, model: Model, graph: StageGraph) -> list[ScoredTask]:
+        """What a model gets on each task, from the graph's score cache where that has it.
+
+        Args:
+            model: whose stage has run.
+            graph: knows where it lies.
+        """
+        folder, tasks = model.folder(graph), self.mteb.load()
+        scored = score_tasks(
+            TextEncoder.load(folder).to(self.device),
+            weights_sha256(folder),
+            tasks,
+            graph.score_cache,
+            lambda revision: _name_in(graph.score_cache, revision, f"local/{safe_name(model.name)}"),
+            prompts=self.mteb.prompts,
+            precision=self.mteb.precision,
+            tokenized=self.tokenized,
+            batch_size=self.mteb.batch_size,
+        )
+        return list(tqdm(scored, desc="MTEB", total=len(tasks), unit="task", leave=False))
 
     def score_encoder(self, encoder: Encoder, name: str) -> dict[str, float]:
         """Task name to main score x 100 of a model that is loaded already.
@@ -89,3 +199,34 @@ def read_scores(folder: Path) -> dict[str, float]:
     """What a scores stage wrote."""
     scores: dict[str, float] = json.loads((folder / FILE).read_text(encoding="utf-8"))
     return scores
+
+
+def read_examples(folder: Path, cache: Path) -> dict[str, Examples]:
+    """What the model of a scores stage made of the examples of each task.
+
+    Args:
+        folder: the stage's.
+        cache: the score cache of its graph.
+
+    Returns:
+        Task to examples; a task without any is not among them, and none is that was scored by a version that kept none.
+    """
+    scored: dict[str, list[str]] = read_json(folder / SCORED, default={})
+    found = {task: read_task_examples(cache, model, revision, task) for task, (model, revision) in scored.items()}
+    return {task: examples for task, examples in found.items() if examples}
+
+
+def _name_in(cache: Path, revision: str, otherwise: str) -> str:
+    """The name under which a score cache has a revision, whichever stage it was that scored equal weights first."""
+    with together():
+        found = sorted(cache.glob(f"results/local__*/{revision}")) if is_main_process() else []
+    return from_main(found[0].parent.name.replace("__", "/", 1) if found else otherwise)
+
+
+def _reads_documentation(task: str) -> bool:
+    """Whether the data of a task is the documentation of the running environment, see `datamodules.python_docs`."""
+    return task.startswith("PythonDocs")
+
+
+def _write_json(path: Path, content: Mapping[str, object]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,23 +1,23 @@
 """``python -m lightning_app evaluate``: MTEB scores of any saved model, or of two to compare."""
 
 import argparse
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 import yaml
 
-from callbacks import MtebEncoder, TaskSelection, load_tasks
-from callbacks.examples import Examples, difference_interval, evaluate_examples
-from callbacks.mteb_tasks import averages, main_score
+from callbacks import TaskSelection, load_tasks
+from callbacks.differences import difference_interval
+from callbacks.example_values import Examples
+from callbacks.mteb_tasks import averages
 from callbacks.prompts import check_prompts
 from callbacks.task_texts import overlaps
 from datamodules import DataSource, load_task
 from lightning_app.cli import quiet_libraries
+from lightning_app.evaluate import score_tasks
 from lightning_app.report import OVERLAP_LEGEND, markdown_table, overlap_table
 from lightning_app.verb_parser import Parser
 from modules import TextEncoder, UserError
@@ -62,18 +62,8 @@ def main(arguments: list[str]) -> None:
     check_prompts(prompts)
     selection = TaskSelection(**{field.name: getattr(options, field.name) for field in fields(TaskSelection)})
     tasks = load_tasks(selection, options.data_root)
-    found, tokenized = [], TokenizedTexts()
-    for model in models:
-        encoder = TextEncoder.load(model, pooling=options.pooling).to(device)
-        wrapped = MtebEncoder(
-            encoder,
-            model_name(model),
-            revision(encoder, model, prompts, options.precision),
-            prompts,
-            precision=options.precision,
-            tokenized=tokenized,
-        )
-        found.append(evaluate_model(wrapped, tasks, Path(options.out), options.batch_size))
+    tokenized = TokenizedTexts()
+    found = [evaluate_model(model, tasks, device, prompts, tokenized, options) for model in models]
     print("\n" + (comparison_table(tasks, *found) if options.compare else result_table(tasks, found[0])))
     if options.compare:
         print(f"\nA: {models[0]}\nB: {models[1]}\nThe intervals are 95 % bootstrap intervals of the difference.")
@@ -136,15 +126,31 @@ def read_prompts(given: str | None) -> dict[str, str]:
     return prompts
 
 
-def evaluate_model(encoder: MtebEncoder, tasks: "list[AbsTask]", out: Path, batch_size: int) -> Scores:
-    """Score one model, task by task; tasks whose results lie in ``out`` are taken from there."""
-    found = Scores({}, {}, {})
-    for task in tasks:
-        name = task.metadata.name
-        result, examples = evaluate_examples(encoder, task, out, batch_size=batch_size, progress=True)
-        found.scores[name], found.examples[name] = main_score(result), examples
-        found.seconds[name] = result.evaluation_time or 0.0
-        print(f"{encoder.name}: {name} {found.scores[name]:.2f}", flush=True)
+def evaluate_model(
+    model: str,
+    tasks: "list[AbsTask]",
+    device: torch.device,
+    prompts: Mapping[str, str],
+    tokenized: TokenizedTexts,
+    options: argparse.Namespace,
+) -> Scores:
+    """Score one model, task by task; tasks whose results lie in ``--out`` are taken from there."""
+    name, found = model_name(model), Scores({}, {}, {})
+    scored = score_tasks(
+        TextEncoder.load(model, pooling=options.pooling).to(device),
+        weights_sha256(model),
+        tasks,
+        Path(options.out),
+        lambda _: name,
+        prompts=prompts,
+        precision=options.precision,
+        tokenized=tokenized,
+        batch_size=options.batch_size,
+    )
+    for task in scored:
+        found.scores[task.task], found.seconds[task.task] = task.score, task.seconds
+        found.examples[task.task] = task.examples
+        print(f"{name}: {task.task} {task.score:.2f}", flush=True)
     return found
 
 
@@ -153,15 +159,6 @@ def model_name(model: str) -> str:
     if looks_like_hub_name(model) and not Path(model).is_dir():
         return model
     return f"local/{Path(model).expanduser().resolve().name}"
-
-
-def revision(encoder: TextEncoder, model: str, prompts: Mapping[str, str], precision: str) -> str:
-    """A hash of all that determines a score: weights, prompts, pooling, longest text, what is computed in."""
-    dtype = str(next(encoder.parameters()).dtype)
-    parts = [weights_sha256(model), dtype, asdict(encoder.config), dict(prompts)]
-    if precision != "float32":  # the results in float32 stay those of before there was a choice
-        parts.append(precision)
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def result_table(tasks: "list[AbsTask]", found: Scores) -> str:

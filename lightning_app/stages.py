@@ -13,14 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from modules.gather import barrier
-
-
-def is_main_process() -> bool:
-    """Whether this process writes; known before any process group exists, because launchers say it."""
-    return getattr(rank_zero_only, "rank", 0) == 0
+from modules.gather import barrier, is_main_process
 
 
 @dataclass(frozen=True)
@@ -56,19 +51,20 @@ class StageGraph:
     """Runs stages and keeps their results.
 
     Args:
-        run_dir: results go to ``<run_dir>/stages``.
+        run_dir: results go to ``<run_dir>/stages``, scores of single tasks, which stages share, to ``<run_dir>/mteb``.
         fresh: forget what is there.
     """
 
     def __init__(self, run_dir: str | Path, fresh: bool = False) -> None:
         self.root = Path(run_dir) / "stages"
+        self.score_cache = Path(run_dir) / "mteb"
         if fresh and is_main_process():
             shutil.rmtree(self.root, ignore_errors=True)
+            shutil.rmtree(self.score_cache, ignore_errors=True)
 
     def folder(self, stage: Stage) -> Path:
         """Where the result of a stage lies, or will lie."""
-        safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in stage.name)
-        return self.root / f"{stage.kind}-{safe}-{stage.key}"
+        return self.root / f"{stage.kind}-{safe_name(stage.name)}-{stage.key}"
 
     def is_done(self, stage: Stage) -> bool:
         """Whether the result is there."""
@@ -100,6 +96,11 @@ class StageGraph:
             _write_json(folder / "stage.json", {"kind": stage.kind, "inputs": inputs, "content": stage.content})
         barrier()  # all processes see it done
         return folder
+
+
+def safe_name(name: str) -> str:
+    """A name that a folder can have."""
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,10 +1,12 @@
-"""All-gather over the processes of a distributed run, with its gradient."""
+"""What the processes of a run tell each other: all-gather, with its gradient, and what the main one has."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 class _AllGather(torch.autograd.Function):
@@ -43,6 +45,22 @@ def world_size() -> int:
 def rank() -> int:
     """Number of this process, 0 outside a distributed run."""
     return dist.get_rank() if world_size() > 1 else 0
+
+
+def is_main_process() -> bool:
+    """Whether this process writes; known before any process group exists, because launchers say it."""
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only  # here, because merging files does not wait for it
+
+    return rank() == 0 and getattr(rank_zero_only, "rank", 0) == 0
+
+
+def from_main(value: T) -> T:
+    """The main process's value, in every process; the value itself outside a distributed run."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box)
+    return box[0]
 
 
 def barrier() -> None:

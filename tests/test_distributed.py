@@ -25,6 +25,7 @@ from modules.task_batch import LossConfig, TaskBatch
 from modules.task_loss import task_loss
 from tests.conftest import Project
 from tests.tiny_encoder import WORDS, tiny_encoder
+from tests.tiny_mirror import write_sts
 
 ROWS = 4
 
@@ -106,7 +107,9 @@ def test_fit_on_two_processes_trains_the_expert_of_one(project: Project) -> None
     without_dropout(project)
     content = project.content()
     content["recipes"] = {name: recipe | {"batch_size": 8} for name, recipe in content["recipes"].items()}
-    project.write(content | {"baselines": ["joint"]})
+    write_sts(project.folder)
+    mteb = {"tasks": ["STSBenchmark"], "data_root": str(project.folder)}
+    project.write(content | {"baselines": ["joint"], "mteb": mteb})
     two = run_fit(project, project.folder / "two", "--trainer.strategy", "ddp", "--trainer.devices", "2")
     for recipe in content["recipes"].values():
         recipe["batch_size"] = 16
@@ -116,6 +119,8 @@ def test_fit_on_two_processes_trains_the_expert_of_one(project: Project) -> None
     assert max(float((one[name] - start[name]).abs().max()) for name in one) > 1e-3
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-5
     assert (project.folder / "two" / "report.md").is_file()
+    names = {path.parent.parent.name for path in (project.folder / "two/mteb/examples").rglob("STSBenchmark.json")}
+    assert names == {"local__joint", "local__self_positioning"}
 
 
 def tasks_of_every_loss() -> list[SplitTask]:

@@ -1,8 +1,6 @@
 """``python -m lightning_app evaluate`` as a user meets it."""
 
-import hashlib
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +11,9 @@ from scipy.stats import spearmanr
 
 import modules.tokenized_texts
 from lightning_app.__main__ import main
-from lightning_app.evaluate_verb import read_prompts, revision
-from modules.base_model import weights_sha256
+from lightning_app.evaluate_verb import read_prompts
 from modules.encoder import TextEncoder
 from modules.errors import UserError
-from modules.st_folder import EncoderConfig
 from tests.conftest import write_rows
 from tests.tiny_encoder import tiny_encoder
 from tests.tiny_mirror import PAIRS, QUERIES, SENTENCES, write_classification, write_sts, write_xquad
@@ -128,26 +124,6 @@ def test_a_plain_transformers_folder_needs_its_pooling(evaluate: Any, tmp_path: 
         assert evaluate("--model", tmp_path / "plain", "--pooling", pooling) == 0
         tables.append(lines_of(capsys.readouterr().out)["average"][2])
     assert tables[0] != tables[1]
-
-
-def test_the_revision_is_of_all_that_determines_a_score(tmp_path: Path) -> None:
-    tiny_encoder(0).save(tmp_path / "a")
-    tiny_encoder(1).save(tmp_path / "b")
-    a = tiny_encoder(0)
-    model = str(tmp_path / "a")
-    others = [
-        revision(a, str(tmp_path / "b"), {}, "float32"),
-        revision(a, model, {"STS": "x"}, "float32"),
-        revision(tiny_encoder(config=EncoderConfig(max_length=16)), model, {}, "float32"),
-        revision(tiny_encoder(config=EncoderConfig(max_length=32, pooling="cls")), model, {}, "float32"),
-        revision(tiny_encoder().to(torch.bfloat16), model, {}, "float32"),
-        revision(a, model, {}, "bfloat16"),
-    ]
-    assert len({revision(a, model, {}, "float32"), *others}) == 7
-    assert revision(a, model, {}, "float32") == revision(tiny_encoder(0), model, {}, "float32")
-    parts = [weights_sha256(model), "torch.float32", asdict(a.config), {}]
-    before = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-    assert revision(a, model, {}, "float32") == before, "results of before there was a choice are still found"
 
 
 def test_prompts_are_a_file_or_text(tmp_path: Path) -> None:

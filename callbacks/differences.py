@@ -1,0 +1,41 @@
+"""How sure the difference of two models on an MTEB task is: the paired bootstrap over its examples."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from callbacks.example_values import Examples, is_sts, parts, rows_of
+from modules.bootstrap import Interval, interval, mean_differences, spearman_differences
+
+if TYPE_CHECKING:
+    from mteb import AbsTask
+
+
+def difference_interval(task: "AbsTask", a: Examples, b: Examples) -> Interval | None:
+    """Where the difference of the main scores x 100, ``b`` minus ``a``, lies with 95 %; None: not known."""
+    resampled = resampled_differences(task, a, b)
+    return None if resampled is None else interval(resampled)
+
+
+def resampled_differences(task: "AbsTask", a: Examples, b: Examples, seed: int = 0) -> NDArray[np.float64] | None:
+    """Resampled differences of the main scores x 100, ``b`` minus ``a``: ``[resamples]``; None: not known.
+
+    Examples are drawn anew within each subset and split of the task, whose means are then averaged as mteb does.
+
+    Args:
+        task: with its data.
+        a: what one model made of each example.
+        b: the other one.
+        seed: of the draws; those of two tasks are independent where their seeds are far from equal.
+    """
+    if not all(a.get(part) and b.get(part) for part in parts(task)):
+        return None
+    differences = []
+    for number, part in enumerate(sorted(parts(task))):
+        if is_sts(task):
+            gold = rows_of(task, part)["score"]
+            differences.append(spearman_differences(gold, a[part], b[part], seed=seed + number))
+        else:
+            differences.append(mean_differences(a[part], b[part], seed=seed + number))
+    return 100 * np.mean(differences, axis=0)

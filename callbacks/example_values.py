@@ -1,0 +1,114 @@
+"""What a model made of every single example of an MTEB task, taken out of mteb's evaluation.
+
+mteb is imported inside functions only: importing it takes seconds and reseeds every random number generator.
+"""
+
+import json
+import re
+from copy import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from callbacks.mteb_encoder import MtebEncoder
+from callbacks.mteb_tasks import evaluate_task
+
+if TYPE_CHECKING:
+    from mteb import AbsTask
+    from mteb.results import TaskResult
+
+Examples = dict[str, list[float]]
+"""``subset/split`` to a value an example: the similarity of a pair, the score of a query (in the order of its id)."""
+
+SIMILARITIES = {"cosine_spearman": "cosine_scores", "spearman": "similarity_scores"}
+"""Main score of an STS task to mteb's name of what it ranks."""
+
+QUERY_SCORES = {"ndcg": "ndcg_cut", "map": "map_cut", "recall": "recall", "precision": "P", "hit_rate": "success"}
+"""Main score of a retrieval task, without its cut-off, to trec_eval's name of it."""
+
+
+def evaluate_watched(
+    encoder: MtebEncoder, task: "AbsTask", predictions: Path, **options: Any
+) -> "tuple[TaskResult, Examples]":
+    """Score a model on a loaded task, and note what it makes of each example that is evaluated now.
+
+    Args:
+        encoder: the model.
+        task: from ``load_tasks``.
+        predictions: an empty folder, for what mteb writes.
+        options: further ones of `evaluate_task`.
+
+    Returns:
+        mteb's result, and the examples: none of a task that has none, see `has_examples`.
+    """
+    query_score = _query_score(task)
+    if query_score is not None:
+        watched, examples = _watched(task, query_score)
+        return evaluate_task(encoder, watched, **options), examples
+    if is_sts(task):
+        result = evaluate_task(encoder, task, prediction_folder=predictions, **options)
+        return result, _similarities(task, predictions)
+    return evaluate_task(encoder, task, **options), {}
+
+
+def has_examples(task: "AbsTask") -> bool:
+    """Whether the main score of a task is made of values of its examples: that of STS and retrieval tasks is."""
+    return is_sts(task) or _query_score(task) is not None
+
+
+def is_sts(task: "AbsTask") -> bool:
+    """Whether the main score of a task is the rank correlation of its pairs' similarities with the true ones."""
+    from mteb.abstasks.sts import AbsTaskSTS
+
+    return isinstance(task, AbsTaskSTS) and task.metadata.main_score in SIMILARITIES
+
+
+def parts(task: "AbsTask") -> list[str]:
+    """The keys of a task's `Examples`: all ``subset/split`` on which it is scored."""
+    return [f"{subset}/{split}" for subset in task.hf_subsets for split in task.eval_splits]
+
+
+def rows_of(task: "AbsTask", part: str) -> Any:
+    """The loaded rows of one of the `parts` of a task."""
+    assert task.dataset is not None
+    subset, split = part.rsplit("/", 1)
+    splits: Any = task.dataset.get(subset, task.dataset)  # a task with one subset may leave the level out
+    return splits[split]
+
+
+def _query_score(task: "AbsTask") -> str | None:
+    """What trec_eval calls the main score of a retrieval task."""
+    from mteb.abstasks.retrieval import AbsTaskRetrieval
+
+    metric = re.fullmatch(r"(\w+)_at_(\d+)", task.metadata.main_score)
+    if not isinstance(task, AbsTaskRetrieval) or metric is None or metric[1] not in QUERY_SCORES:
+        return None
+    return f"{QUERY_SCORES[metric[1]]}_{metric[2]}"
+
+
+def _watched(task: Any, query_score: str) -> "tuple[AbsTask, Examples]":
+    """A copy of a retrieval task that notes its queries' scores in what is returned with it."""
+    examples: Examples = {}
+    watched = copy(task)
+
+    def note(scores: Any, qrels: Any, results: Any, hf_split: str, hf_subset: str) -> Any:
+        examples[f"{hf_subset}/{hf_split}"] = [scores[query][query_score] for query in sorted(scores)]
+        return task.task_specific_scores(scores, qrels, results, hf_split, hf_subset)
+
+    watched.task_specific_scores = note
+    return watched, examples
+
+
+def _similarities(task: "AbsTask", folder: Path) -> Examples:
+    """Of the pairs that mteb has just compared."""
+    ranked = SIMILARITIES[task.metadata.main_score]
+    return {part: found[ranked] for part, found in _read_predictions(task, folder).items()}
+
+
+def _read_predictions(task: "AbsTask", folder: Path) -> dict[str, Any]:
+    """What mteb wrote of the parts of a task that it has just evaluated."""
+    file = folder / task.prediction_file_name
+    if not file.is_file():
+        return {}
+    subsets = json.loads(file.read_text(encoding="utf-8"))
+    del subsets["mteb_model_meta"]
+    return {f"{subset}/{split}": found for subset, of in subsets.items() for split, found in of.items()}
