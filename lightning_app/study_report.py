@@ -57,7 +57,7 @@ class StudyReport:
         self.study, self.tables, self.looks = study, tables, looks
         self.experts = list(study.pipeline.experts)
         self.styles = styles_of(dict.fromkeys([*self.looks.path.chosen, *self.experts, *study.pipeline.recipes]))
-        self.task_styles = styles_of(tables.types)
+        self.task_styles = styles_of(map(full_name, tables.types))
 
     def write(self, folder: Path, title: str) -> Path:
         """Write ``report.html``, ``report.md``, each picture and its CSV, and to TensorBoard; returns the page."""
@@ -233,5 +233,5 @@ class StudyReport:
 
 
 def _columns(points: Sequence[Point]) -> dict[str, list[float]]:
-    """Task to its scores, point by point."""
-    return {task: [point.scores[task] for point in points] for task in points[0].scores}
+    """Task, without its caps, to its scores, point by point."""
+    return {full_name(task): [point.scores[task] for point in points] for task in points[0].scores}
