@@ -82,6 +82,7 @@ class StudyReport:
         compared = [
             tables.final(),
             tables.choices(),
+            tables.differences(),
             tables.seeds(),
             tables.resampling(),
             tables.orders(),

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from callbacks.task_cap import full_name
 from lightning_app.cost import Cost, cost_of
-from lightning_app.evaluate import read_scores
+from lightning_app.evaluate import Scorer, read_scores
 from lightning_app.merge_stages import POSITION
+from lightning_app.significance import Difference, Significance, read_row, significance
 from lightning_app.study import KINDS, Row, Study
 from lightning_app.study_looks import read_path
 from lightning_app.table import Table
@@ -59,18 +60,53 @@ class StudyTables:
             means = [fmean(scores[name] for name in names) for names in self.groups.values()]
             values.append([scores[name] for name in columns] + means)
         best = _best(values)
-        cells = [
-            [row.name, *(f"{value:.2f}" for value in line), f"{self.study.objective(row):.4f}", *self._own_cost(row)]
-            for row, line in zip(rows, values, strict=True)
-        ]
+        rival = self.rival
+        cells = []
+        for row, line in zip(rows, values, strict=True):
+            scores_of_row = [f"{value:.2f}" for value in line]
+            against = _shown(self.difference(self.study.scorer, rival, row).average)
+            cells.append([row.name, *scores_of_row, against, f"{self.study.objective(row):.4f}", *self._own_cost(row)])
         marked = [f"{name} (unseen)" if name in self.unseen and self.seen else name for name in columns]
-        header = ["model", *marked, *(f"mean {name}" for name in self.groups), "probe", "seconds", "with inputs"]
+        means = [f"mean {name}" for name in self.groups]
+        header = ["model", *marked, *means, f"minus {rival.name}", "probe", "seconds", "with inputs"]
         notes = [
-            "Main scores x 100, the best of each column in bold. `probe`: mean loss on the probe-validation rows "
-            "relative to the base's, on which every choice is made. `seconds`: measured, of the model's own stage; "
-            "`with inputs`: and of all that it is made of.",
+            "Main scores x 100, the best of each column in bold.",
+            f"minus {rival.name}: difference of the means over all tasks, with its 95 % interval by the paired bootstrap "
+            f"over the tasks' examples.{self._constant_tasks()}",
+            "probe: mean loss on the probe-validation rows relative to the base's, on which every choice is made.",
+            "seconds: measured, of the model's own stage; with inputs: and of all that it is made of.",
         ]
         return Table("All models", header, cells, best, notes)
+
+    @property
+    def rival(self) -> Row:
+        """What the others are compared with: the best joint model, or the base where there is none."""
+        return self.study.headline().get("joint", self.study.base)
+
+    def difference(self, scorer: Scorer, a: Row, b: Row) -> Significance:
+        """How much better the second row is than the first, on the tasks of a scorer."""
+        graph = self.study.graph
+        rows = [read_row(graph.folder(scorer.stage(row.model, graph)), graph.score_cache) for row in (a, b)]
+        return significance(scorer.mteb.load(), *rows)
+
+    def differences(self) -> Table | None:
+        """The best learned merge against the base and the best of the other kinds, on whole tasks."""
+        headline = self.study.headline()
+        learned = headline.pop("learned", None)
+        if learned is None:
+            return None
+        cells = []
+        for rival in (*headline.values(), self.study.base):
+            found = self.difference(self.study.full, rival, learned)
+            by_task = [_shown(found.tasks[full_name(name)]) for name in (*self.seen, *self.unseen)]
+            cells.append([rival.name, _shown(found.average), *by_task])
+        header = [f"{learned.name} minus", "mean", *map(full_name, (*self.seen, *self.unseen))]
+        note = "Differences with 95 % intervals: the choice of test examples alone, not what a training's seed adds."
+        return Table("How sure the differences are, on whole tasks", header, cells, notes=[note])
+
+    def _constant_tasks(self) -> str:
+        constant = self.difference(self.study.scorer, self.study.base, self.rival).constant
+        return f" {', '.join(constant)} enter as constants: their examples are not known." if constant else ""
 
     def final(self) -> Table:
         """The base, the experts and the best of each kind on whole tasks."""
@@ -228,6 +264,13 @@ def _cost_cells(cost: Cost) -> list[str]:
 
 def _part(cost: Cost, whole: Cost) -> str:
     return f"{100 * cost.flops / whole.flops:.1f}" if whole.flops else ""
+
+
+def _shown(difference: Difference) -> str:
+    if difference.interval is None:
+        return f"{difference.observed:+.2f}"
+    low, high = difference.interval
+    return f"{difference.observed:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 def _best(values: Sequence[Sequence[float]]) -> set[tuple[int, int]]:

@@ -64,10 +64,10 @@ class TrainerFactory:
         config = self.config.clone()
         config.callbacks = config.logger = None
         arguments = self._parser.instantiate(Namespace(trainer=config)).trainer.as_dict()
-        bar = [StageProgressBar(label)] if arguments["enable_progress_bar"] is not False else []
         arguments |= {"default_root_dir": self.run_dir, "logger": self.logger(label), "enable_checkpointing": False}
-        arguments["enable_model_summary"] = False
-        return Trainer(**(arguments | overrides | {"callbacks": [*bar, *callbacks]}))
+        arguments |= {"enable_model_summary": False} | overrides
+        bar = [StageProgressBar(label)] if arguments["enable_progress_bar"] is not False else []
+        return Trainer(**(arguments | {"callbacks": [*bar, *callbacks]}))
 
     def logger(self, label: str) -> TensorBoardLogger:
         """TensorBoard, in a folder of the stage's own."""
