@@ -21,7 +21,8 @@ def difference_interval(task: "AbsTask", a: Examples, b: Examples) -> Interval |
 def resampled_differences(task: "AbsTask", a: Examples, b: Examples, seed: int = 0) -> NDArray[np.float64] | None:
     """Resampled differences of the main scores x 100, ``b`` minus ``a``: ``[resamples]``; None: not known.
 
-    Examples are drawn anew within each subset and split of the task, whose means are then averaged as mteb does.
+    Examples are drawn anew within each subset and split of the task, whose means are then averaged as mteb does. Of a
+    classification task that are the texts to classify; the training rows that mteb draws for each classifier stay.
 
     Args:
         task: with its data.

@@ -9,6 +9,8 @@ from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from callbacks.mteb_encoder import MtebEncoder
 from callbacks.mteb_tasks import evaluate_task
 
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
     from mteb.results import TaskResult
 
 Examples = dict[str, list[float]]
-"""``subset/split`` to a value an example: the similarity of a pair, the score of a query (in the order of its id)."""
+"""``subset/split`` to a value an example: the similarity of a pair; the score of a query, in the order of its id; the
+share of the classifiers that are right about a text. An empty list: the values do not make up the score."""
 
 SIMILARITIES = {"cosine_spearman": "cosine_scores", "spearman": "similarity_scores"}
 """Main score of an STS task to mteb's name of what it ranks."""
@@ -47,12 +50,15 @@ def evaluate_watched(
     if is_sts(task):
         result = evaluate_task(encoder, task, prediction_folder=predictions, **options)
         return result, _similarities(task, predictions)
+    if _is_classification(task):
+        result = evaluate_task(encoder, task, prediction_folder=predictions, **options)
+        return result, _accuracies(task, predictions, result)
     return evaluate_task(encoder, task, **options), {}
 
 
 def has_examples(task: "AbsTask") -> bool:
-    """Whether the main score of a task is made of values of its examples: that of STS and retrieval tasks is."""
-    return is_sts(task) or _query_score(task) is not None
+    """Whether the main score of a task is made of values of its examples: STS, retrieval and classification."""
+    return is_sts(task) or _query_score(task) is not None or _is_classification(task)
 
 
 def is_sts(task: "AbsTask") -> bool:
@@ -73,6 +79,18 @@ def rows_of(task: "AbsTask", part: str) -> Any:
     subset, split = part.rsplit("/", 1)
     splits: Any = task.dataset.get(subset, task.dataset)  # a task with one subset may leave the level out
     return splits[split]
+
+
+def _is_classification(task: "AbsTask") -> bool:
+    """Whether the main score of a task is the mean accuracy of several classifiers on the same texts."""
+    from mteb.abstasks.classification import AbsTaskClassification
+
+    return (
+        isinstance(task, AbsTaskClassification)
+        and type(task)._evaluate_subset is AbsTaskClassification._evaluate_subset  # one label a text
+        and not task.is_cross_validation  # each classifier has texts of its own
+        and task.metadata.main_score == "accuracy"
+    )
 
 
 def _query_score(task: "AbsTask") -> str | None:
@@ -102,6 +120,17 @@ def _similarities(task: "AbsTask", folder: Path) -> Examples:
     """Of the pairs that mteb has just compared."""
     ranked = SIMILARITIES[task.metadata.main_score]
     return {part: found[ranked] for part, found in _read_predictions(task, folder).items()}
+
+
+def _accuracies(task: Any, folder: Path, result: "TaskResult") -> Examples:
+    """Of the texts that have just been classified: the mean over the classifiers, if it makes up the score."""
+    found = {}
+    for part, predicted in _read_predictions(task, folder).items():
+        right = np.array(predicted) == np.array(list(rows_of(task, part)[task.label_column_name]))
+        subset, split = part.rsplit("/", 1)
+        [accuracy] = [score["accuracy"] for score in result.scores[split] if score["hf_subset"] == subset]
+        found[part] = right.mean(axis=0).tolist() if abs(right.mean() - accuracy) < 1e-5 else []
+    return found
 
 
 def _read_predictions(task: "AbsTask", folder: Path) -> dict[str, Any]:

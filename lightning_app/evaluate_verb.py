@@ -29,6 +29,8 @@ from modules.tokenized_texts import TokenizedTexts
 if TYPE_CHECKING:
     from mteb import AbsTask
 
+INTERVAL_LEGEND = "The intervals are 95 % bootstrap intervals of the difference, over the choice of the test examples."
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -66,7 +68,7 @@ def main(arguments: list[str]) -> None:
     found = [evaluate_model(model, tasks, device, prompts, tokenized, options) for model in models]
     print("\n" + (comparison_table(tasks, *found) if options.compare else result_table(tasks, found[0])))
     if options.compare:
-        print(f"\nA: {models[0]}\nB: {models[1]}\nThe intervals are 95 % bootstrap intervals of the difference.")
+        print(f"\nA: {models[0]}\nB: {models[1]}\n{INTERVAL_LEGEND}")
     if training:
         print(f"\n{OVERLAP_LEGEND}\n\n{overlap_table(overlaps(tasks, training))}")
     print(f"\nmteb's results: {Path(options.out) / 'results'}")

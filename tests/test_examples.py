@@ -15,15 +15,15 @@ from callbacks.mteb_tasks import evaluate_tasks, load_tasks, main_score
 from callbacks.task_selection import TaskSelection
 from modules.encoder import TextEncoder
 from tests.tiny_encoder import tiny_encoder
-from tests.tiny_mirror import write_clustering, write_multilingual, write_sts, write_xquad
+from tests.tiny_mirror import write_classification, write_clustering, write_multilingual, write_sts, write_xquad
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
-TASKS = ["STSBenchmark", "XQuADRetrieval", "TwentyNewsgroupsClustering"]
+TASKS = ["STSBenchmark", "XQuADRetrieval", "TwentyNewsgroupsClustering", "Banking77Classification"]
 
 
 def write_tasks(folder: Path) -> None:
-    for write in (write_sts, write_xquad, write_clustering):
+    for write in (write_sts, write_xquad, write_clustering, write_classification):
         write(folder)
 
 
@@ -77,7 +77,8 @@ def test_the_result_is_that_of_the_subsets_that_were_asked_for(tmp_path: Path) -
     tasks = {key: load_tasks(selection, str(tmp_path))[0] for key, selection in wanted.items()}
     fresh = {key: evaluate_tasks(MtebEncoder(tiny_encoder()), [task]) for key, task in tasks.items()}
     for key in ("deu", "eng", "deu"):
-        result, _ = evaluate_examples(MtebEncoder(tiny_encoder()), tasks[key], tmp_path / "out")
+        result, examples = evaluate_examples(MtebEncoder(tiny_encoder()), tasks[key], tmp_path / "out")
+        assert list(examples) == [f"{key[:2]}/test"]
         assert [score["hf_subset"] for score in result.scores["test"]] == [key[:2]]
         assert {result.task_name: main_score(result)} == pytest.approx(fresh[key], abs=1e-4)
     [file] = (tmp_path / "out/results").rglob("AmazonCounterfactualClassification.json")
