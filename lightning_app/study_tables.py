@@ -67,12 +67,12 @@ class StudyTables:
             against = _shown(self.difference(self.study.scorer, rival, row).average)
             cells.append([row.name, *scores_of_row, against, f"{self.study.objective(row):.4f}", *self._own_cost(row)])
         marked = [f"{name} (unseen)" if name in self.unseen and self.seen else name for name in columns]
-        means = [f"mean {name}" for name in self.groups]
-        header = ["model", *marked, *means, f"minus {rival.name}", "probe", "seconds", "with inputs"]
+        averages = [f"mean {name}" for name in self.groups]
+        header = ["model", *marked, *averages, f"minus {rival.name}", "probe", "seconds", "with inputs"]
         notes = [
             "Main scores x 100, the best of each column in bold.",
-            f"minus {rival.name}: difference of the means over all tasks, with its 95 % interval by the paired bootstrap "
-            f"over the tasks' examples.{self._constant_tasks()}",
+            f"minus {rival.name}: difference of the means over all tasks, with its 95 % interval by the paired "
+            f"bootstrap over the tasks' examples.{self._constant_tasks()}",
             "probe: mean loss on the probe-validation rows relative to the base's, on which every choice is made.",
             "seconds: measured, of the model's own stage; with inputs: and of all that it is made of.",
         ]
