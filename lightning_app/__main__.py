@@ -75,7 +75,7 @@ def _run(arguments: list[str]) -> int:
 
     quiet_libraries()
     if verb == "study":
-        from lightning_app.study_cli import StudyCLI
+        from lightning_app.study.cli import StudyCLI
 
         if not is_merge_recipe(recipe_of(rest)):
             raise UserError(f"{recipe_of(rest)}: a study compares merges; its model needs experts")

@@ -16,7 +16,7 @@ from lightning_app.pipeline import Pipeline
 from lightning_app.recipe import ExpertRecipe, MergeRecipe
 from lightning_app.recipe_settings import read_settings
 from lightning_app.stages import Stage
-from lightning_app.study_recipe import StudyRecipe
+from lightning_app.study.recipe import StudyRecipe
 from modules import MergeModule, UserError
 
 NAME = "self_positioning"

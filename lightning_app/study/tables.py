@@ -7,13 +7,13 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from callbacks.task_cap import full_name
-from lightning_app.cost import Cost, cost_of
 from lightning_app.evaluate import Scorer, read_scores
 from lightning_app.merge_stages import POSITION
-from lightning_app.significance import Difference, Significance, read_row, significance
-from lightning_app.study import KINDS, Row, Study
-from lightning_app.study_looks import read_path
-from lightning_app.table import Table
+from lightning_app.study.cost import Cost, cost_of
+from lightning_app.study.looks import read_path
+from lightning_app.study.significance import Difference, Significance, read_row, significance
+from lightning_app.study.study import KINDS, Row, Study
+from lightning_app.study.table import Table
 
 if TYPE_CHECKING:
     from mteb import AbsTask

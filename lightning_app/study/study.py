@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from lightning_app.evaluate import Scorer
 from lightning_app.model import Model
 from lightning_app.pipeline import Pipeline
-from lightning_app.probe_stage import Prober
 from lightning_app.recipe import MergeRecipe
 from lightning_app.recipe_settings import RecipeSettings
 from lightning_app.stages import Stage, StageGraph
-from lightning_app.study_recipe import StudyRecipe, resampled_recipes, shortened_recipes
+from lightning_app.study.probe import Prober
+from lightning_app.study.recipe import StudyRecipe, resampled_recipes, shortened_recipes
 from lightning_app.trainers import TrainerFactory
 from modules import Slerp, UserError
 

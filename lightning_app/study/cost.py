@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from callbacks import CostMeter
-from lightning_app.dry_run import with_inputs
 from lightning_app.stages import Stage, StageGraph
+from lightning_app.study.dry_run import with_inputs
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from callbacks import CoefficientTrace
 from lightning_app.evaluate import Scorer
 from lightning_app.merge_stages import POSITION, Merge
 from lightning_app.stages import Stage
-from lightning_app.study import Study
-from lightning_app.survey import Point, read_points, survey_stage
+from lightning_app.study.study import Study
+from lightning_app.study.survey import Point, read_points, survey_stage
 
 FURTHEST = 2.0
 """Times its own scale that a position is moved along its direction."""

@@ -7,17 +7,17 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from callbacks import MtebCallback
 from callbacks.task_cap import full_name
-from lightning_app.dry_run import plan_table, time_per_text, with_inputs
 from lightning_app.evaluate import Scorer
 from lightning_app.merge_cli import MergeCLI
 from lightning_app.parser import instantiate
 from lightning_app.recipe_settings import read_settings
 from lightning_app.stages import StageGraph, is_main_process
-from lightning_app.study import Study
-from lightning_app.study_looks import Looks
-from lightning_app.study_recipe import StudyRecipe, check_tasks
-from lightning_app.study_report import StudyReport
-from lightning_app.study_tables import StudyTables
+from lightning_app.study.dry_run import plan_table, time_per_text, with_inputs
+from lightning_app.study.looks import Looks
+from lightning_app.study.recipe import StudyRecipe, check_tasks
+from lightning_app.study.report import StudyReport
+from lightning_app.study.study import Study
+from lightning_app.study.tables import StudyTables
 from lightning_app.trainers import TrainerFactory
 from modules import UserError
 

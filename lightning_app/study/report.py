@@ -11,7 +11,8 @@ from torch import Tensor
 
 from callbacks import GradientConflict
 from callbacks.task_cap import full_name
-from lightning_app.conflict_pictures import (
+from lightning_app.model import Model
+from lightning_app.study.conflict_pictures import (
     JointDirection,
     SizedExpert,
     TaskScores,
@@ -20,11 +21,11 @@ from lightning_app.conflict_pictures import (
     norm_against_examples,
     task_conflict,
 )
-from lightning_app.html_report import Section, html_report
-from lightning_app.landscape_picture import Plane, loss_landscape
-from lightning_app.model import Model
-from lightning_app.pictures import Picture, styles_of, write_to_tensorboard
-from lightning_app.position_pictures import (
+from lightning_app.study.html_report import Section, html_report
+from lightning_app.study.landscape_picture import Plane, loss_landscape
+from lightning_app.study.looks import Looks, read_path
+from lightning_app.study.pictures import Picture, styles_of, write_to_tensorboard
+from lightning_app.study.position_pictures import (
     Sweep,
     position_along_training,
     score_against_scale,
@@ -33,10 +34,9 @@ from lightning_app.position_pictures import (
     sensitivity_to_probe_size,
     sensitivity_to_seed,
 )
-from lightning_app.study import Row, Study
-from lightning_app.study_looks import Looks, read_path
-from lightning_app.study_tables import StudyTables
-from lightning_app.survey import Point, geometry_stage, read_gram
+from lightning_app.study.study import Row, Study
+from lightning_app.study.survey import Point, geometry_stage, read_gram
+from lightning_app.study.tables import StudyTables
 
 if TYPE_CHECKING:
     pass
