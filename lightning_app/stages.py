@@ -4,6 +4,7 @@ A stage is a folder under ``<run_dir>/stages`` whose name ends in the stage's ke
 result, the keys of its inputs included. The folder counts as done once it holds ``stage.json``, written last.
 """
 
+import gc
 import hashlib
 import json
 import shutil
@@ -87,6 +88,7 @@ class StageGraph:
         try:
             stage.run(folder)
         finally:
+            gc.collect()  # a Trainer and its module refer to each other: their weights would stay for a while
             if is_main_process():
                 spent = self.seconds(stage) + time.perf_counter() - started
                 _write_json(folder / "seconds.json", {"seconds": round(spent, 2)})
