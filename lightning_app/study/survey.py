@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from lightning_app.model import Model
 from lightning_app.stages import Stage, StageGraph, is_main_process
 from modules import TextEncoder
 from modules.gather import barrier
+from modules.json_files import read_json
 from modules.merging import TaskArithmetic
 from modules.task_vectors import gram_matrices, load_task_vectors
 
-FILE = "points.jsonl"
+FILE = "points.json"
 GRAM = "gram.json"
 
 
@@ -62,21 +63,20 @@ def survey_stage(
     }
 
     def run(folder: Path) -> None:
-        done = len(read_points(folder))
+        found = read_points(folder)
+        barrier()  # every process has read what is there before it grows
         module = stages.module(linear, signed=True)
         trainer = stages.trainers.make(name, [], logger=False, enable_progress_bar=False)
         data = stages.data.probe()
-        for place in places[done:]:
+        for place in places[len(found) :]:
             module.position.stand_at(torch.tensor(place, dtype=torch.float64))
             trainer.validate(module, datamodule=data, verbose=False)
             metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
             losses = {task: metrics[f"val/{task}/loss"] for task in stages.data.probe_weights()}
             scores = {} if scorer is None else scorer.score_encoder(module.encoder, name)
+            found.append(Point(list(place), metrics["val/loss"], losses, scores))
             if is_main_process():
-                point = {"c": list(place), "objective": metrics["val/loss"], "losses": losses, "scores": scores}
-                with (folder / FILE).open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(point) + "\n")
-            barrier()
+                write_points(folder, found)
 
     scored = 0 if scorer is None else scorer.texts
     texts = len(places) * (2 * stages.data.probe_arguments["validation_size"] + scored)
@@ -84,12 +84,15 @@ def survey_stage(
 
 
 def read_points(folder: Path) -> list[Point]:
-    """What a survey has found so far; a line that was broken off does not count."""
-    file = folder / FILE
-    if not file.is_file():
-        return []
-    lines = file.read_text(encoding="utf-8").split("\n")[:-1]
-    return [Point(**json.loads(line)) for line in lines]
+    """What a survey has found so far."""
+    return [Point(**point) for point in read_json(folder / FILE, default=[])]
+
+
+def write_points(folder: Path, points: Sequence[Point]) -> None:
+    """Written aside and renamed, so that a survey that is broken off has whole points only."""
+    aside = folder / f"{FILE}.tmp"
+    aside.write_text(json.dumps([asdict(point) for point in points]) + "\n", encoding="utf-8")
+    aside.replace(folder / FILE)
 
 
 def geometry_stage(name: str, start: Model, models: Sequence[Model], graph: StageGraph) -> Stage:

@@ -44,12 +44,11 @@ class StudyTables:
 
     @cached_property
     def groups(self) -> dict[str, list[str]]:
-        """Name of each average to the tasks that it is over; where there is but one kind of tasks it has none."""
+        """Name of each average to the tasks that it is over: at least two, and not all of them."""
         by_type = {kind: [name for name, of in self.types.items() if of == kind] for kind in self.types.values()}
-        groups = by_type if len(by_type) > 1 else {}
-        if self.seen and self.unseen:
-            groups = groups | {"seen": self.seen, "unseen": self.unseen}
-        return groups | {"all": list(self.types)}
+        groups = by_type | {"seen": self.seen, "unseen": self.unseen}
+        some = {name: tasks for name, tasks in groups.items() if 1 < len(tasks) < len(self.types)}
+        return some | {"all": list(self.types)}
 
     def main(self) -> Table:
         """Models by tasks and averages; the best of each column is bold."""
