@@ -41,6 +41,8 @@ class MergeCLI(AppCLI):
         """Train what has to be there before there can be a `MergeModule`."""
         self.pipeline = Pipeline(read_settings(self.section), self.trainers, self.graph)
         self.baselines = self.pipeline.baseline_models()
+        stage = self.pipeline.model(NAME).stage  # what is wrong with it shows before training
+        assert stage is not None
         for model in [*self.pipeline.experts.values(), *self.baselines]:
             # Merges need no place among these: they are made of what is trained here.
             if model.stage is not None and model.stage.kind == "model":
@@ -48,8 +50,6 @@ class MergeCLI(AppCLI):
         experts = self.pipeline.expert_folders()
         self.section.model.experts = {name: Namespace(path=e.path, recipe=None) for name, e in experts.items()}
         self.pipeline.merge_stages.collect_statistics(self.pipeline.merge(NAME))
-        stage = self.pipeline.model(NAME).stage
-        assert stage is not None
         return replace(stage, run=self._train)  # by the outer Trainer, whose settings are the same
 
     def instantiate_classes(self) -> None:

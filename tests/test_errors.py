@@ -65,7 +65,7 @@ def changed(project: Project, path: str, value: Any) -> list[str]:
         ),
         ("baselines", ["bse"], "baselines: 'bse' is unknown; known are base, experts, joint"),
         ("recipes.qa.start", "sts2", "model 'sts2' not found: no such directory"),
-        ("recipes.qa.start", "qa", "recipes start from each other in a circle: qa -> qa"),
+        ("recipes.qa.start", "qa", "models are made of each other in a circle: qa -> qa"),
         ("recipes.qa.data", [], "recipes.qa: give either data or mix"),
         ("recipes.qa.lrr", 1.0, "lrr"),
         ("recipes.qa.batch_size", 500, "lower batch_size"),
