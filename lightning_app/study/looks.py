@@ -50,7 +50,7 @@ class Looks:
 
     def __init__(self, study: Study, scorer: Scorer) -> None:
         self.study, self.scorer = study, scorer
-        self.name = study.study.sensitivity.of
+        self.name = study.recipe.sensitivity.of
         self.merge: Merge = study.pipeline.merge(self.name)
 
     @cached_property
@@ -76,14 +76,14 @@ class Looks:
 
     def weights(self) -> tuple[list[float], list[Point]]:
         """From the first expert of the plane to the second, the sum of their coefficients kept."""
-        weights = sorted({*np.linspace(0, 1, self.study.study.points).tolist(), self.weight})
+        weights = sorted({*np.linspace(0, 1, self.study.recipe.points).tolist(), self.weight})
         together = sum(self.path.chosen[name] for name in self.plane)
         places = [self._moved((1 - w) * together, w * together) for w in weights]
         return weights, self._survey("weight", places)
 
     def scales(self) -> tuple[list[float], list[Point]]:
         """From the base through the position and on, its direction kept."""
-        times = sorted({*np.linspace(0, FURTHEST, self.study.study.points).tolist(), 1.0})
+        times = sorted({*np.linspace(0, FURTHEST, self.study.recipe.points).tolist(), 1.0})
         places = [[t * c for c in self.path.chosen.values()] for t in times]
         return [t * self.path.chosen_scale for t in times], self._survey("scale", places)
 
@@ -92,7 +92,7 @@ class Looks:
         axes = []
         for name in self.plane:
             highest = max(1.0, self.path.chosen[name], *self.path.coefficients[name])
-            axes.append(np.linspace(-MARGIN, highest + MARGIN, self.study.study.grid).round(4).tolist())
+            axes.append(np.linspace(-MARGIN, highest + MARGIN, self.study.recipe.grid).round(4).tolist())
         places = [self._moved(first, second) for first in axes[0] for second in axes[1]]
         return axes[0], axes[1], self._survey("landscape", places)
 

@@ -105,21 +105,21 @@ class StudyReport:
         """The way of the position, and what is around it."""
         path = self.looks.path
         pictures = [position_along_training(path.steps, path.coefficients, path.scale, self.styles)]
-        if self.study.study.points:
+        if self.study.recipe.points:
             weights, points = self.looks.weights()
             pictures.append(
                 score_against_weight(weights, _columns(points), self.looks.weight, self.looks.plane, self.task_styles)
             )
             scales, points = self.looks.scales()
             pictures.append(score_against_scale(scales, _columns(points), path.chosen_scale, self.task_styles))
-        if self.study.study.grid:
+        if self.study.recipe.grid:
             pictures.append(self._landscape())
         return pictures
 
     def sensitivity(self) -> list[Picture]:
         """Positions learned with another mu, probe, seed."""
         pictures = []
-        of = self.study.study.sensitivity.of
+        of = self.study.recipe.sensitivity.of
         main = Row(of, self.study.pipeline.model(of))
         for family, picture in SWEEPS.items():
             rows = self.study.family(family)
@@ -147,20 +147,20 @@ class StudyReport:
         return Sweep([row.value for row in rows], coefficients, scales, [self.study.objective(row) for row in rows])
 
     def _task_conflict(self) -> Picture | None:
-        joint = self.study.study.resampling.of
+        joint = self.study.recipe.resampling.of
         rows = {row.name: self.tables.scores(row) for row in self.study.scored_rows()}
-        if not self.study.study.tasks or not {joint, *self.study.study.tasks} <= rows.keys():
+        if not self.study.recipe.tasks or not {joint, *self.study.recipe.tasks} <= rows.keys():
             return None
         scores = {
             task: TaskScores(expert, rows["base"][task], rows[expert][task], rows[joint][task])
-            for expert, tasks in self.study.study.tasks.items()
+            for expert, tasks in self.study.recipe.tasks.items()
             for task in self.tables.types
             if full_name(task) in tasks
         }
         return task_conflict(scores, self.styles)
 
     def _gradients(self) -> Picture | None:
-        joint = self.study.study.resampling.of
+        joint = self.study.recipe.resampling.of
         recipe = self.study.pipeline.recipes.get(joint)
         if recipe is None or recipe.conflict_every is None:
             return None
@@ -191,7 +191,7 @@ class StudyReport:
 
     def _directions(self) -> Picture | None:
         """The joint model and its resampled kin against the experts that their data is of."""
-        joint = self.study.study.resampling.of
+        joint = self.study.recipe.resampling.of
         rows = self.study.family("resampling")
         if not rows:
             return None

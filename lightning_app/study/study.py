@@ -47,8 +47,8 @@ class Study:
     """Knows the rows of a study and runs their stages.
 
     Args:
-        settings: the recipe.
-        study: its section ``study``.
+        settings: the recipe's other sections.
+        recipe: its section ``study``.
         trainers: makes the Trainer of each stage.
         graph: runs the stages.
         scorer: scores models on the recipe's tasks.
@@ -61,19 +61,19 @@ class Study:
     def __init__(
         self,
         settings: RecipeSettings,
-        study: StudyRecipe,
+        recipe: StudyRecipe,
         trainers: TrainerFactory,
         graph: StageGraph,
         scorer: Scorer,
         full: Scorer,
     ) -> None:
-        self.study, self.trainers, self.graph, self.scorer, self.full = study, trainers, graph, scorer, full
+        self.recipe, self.trainers, self.graph, self.scorer, self.full = recipe, trainers, graph, scorer, full
         plain = Pipeline(settings, trainers, graph)
         with_data = [name for name, recipe in plain.recipes.items() if recipe.data]
         counts = {name: plain.data.rows(name) for name in with_data}
-        resampled = resampled_recipes(study.resampling, plain.recipes, counts)
+        resampled = resampled_recipes(recipe.resampling, plain.recipes, counts)
         experts = {e.recipe: plain.recipes[e.recipe] for e in settings.experts.values() if e.recipe}
-        self.shortened = list(shortened_recipes(study.sizes, experts))
+        self.shortened = list(shortened_recipes(recipe.sizes, experts))
         recipes = plain.recipes | resampled | {name: recipe for _, _, name, recipe in self.shortened}
         sweeps = list(self._sweeps(plain))
         merges = settings.merges | {name: merge for _, name, _, merge in sweeps}
@@ -124,7 +124,7 @@ class Study:
 
     def seeded(self) -> dict[str, list[Row]]:
         """Of each headline row, the same model from the other seeds: its experts, too, are trained anew."""
-        pipelines = {seed: self.pipeline.with_seed(seed) for seed in self.study.seeds}
+        pipelines = {seed: self.pipeline.with_seed(seed) for seed in self.recipe.seeds}
         return {
             kind: [
                 Row(f"{row.name}, seed {seed}", pipeline.model(row.model.name), value=seed)
@@ -177,7 +177,7 @@ class Study:
 
     def _sweeps(self, plain: Pipeline) -> Iterator[tuple[str, str, float, MergeRecipe]]:
         """Positions learned with another mu, on another probe, in another order: family, name, value, recipe."""
-        sensitivity = self.study.sensitivity
+        sensitivity = self.recipe.sensitivity
         of = plain.merges.get(sensitivity.of)
         if of is None or of.weighting != "learned":
             raise UserError(f"study.sensitivity.of: '{sensitivity.of}' is not a learned merge")
@@ -187,14 +187,14 @@ class Study:
         for size in sensitivity.probe_size:
             yield "probe size", f"probe {size}", size, replace(of, probe_size=size, max_steps=steps)
         names = of.experts or list(plain.experts)
-        for i, order in enumerate(itertools.islice(itertools.permutations(names), self.study.orders)):
+        for i, order in enumerate(itertools.islice(itertools.permutations(names), self.recipe.orders)):
             yield "order", f"order {', '.join(order)}", i, replace(of, method=Slerp(order=list(order)))
 
     def _other_orders_of_batches(self) -> Iterator[Row]:
         """The same position on the same experts, learned with other random numbers."""
-        of = self.study.sensitivity.of
+        of = self.recipe.sensitivity.of
         merge = self.pipeline.merge(of)
-        for seed in self.study.sensitivity.seeds:
+        for seed in self.recipe.sensitivity.seeds:
             name = f"batches {seed}"
             yield Row(
                 name, Model(name, stage=self.pipeline.merge_stages.with_seed(seed).stage(name, merge)), "", "seed", seed

@@ -30,7 +30,7 @@ class StudyTables:
     def __init__(self, study: Study, tasks: "Sequence[AbsTask]") -> None:
         self.study = study
         self.types = {task.metadata.name: str(task.metadata.type) for task in tasks}
-        owned = {name for names in study.study.tasks.values() for name in names}
+        owned = {name for names in study.recipe.tasks.values() for name in names}
         self.seen = [name for name in self.types if full_name(name) in owned]
         self.unseen = [name for name in self.types if full_name(name) not in owned]
 
@@ -150,7 +150,7 @@ class StudyTables:
 
     def seeds(self) -> Table | None:
         """The headline rows over the seeds."""
-        if not self.study.study.seeds:
+        if not self.study.recipe.seeds:
             return None
         rows = []
         for kind, others in self.study.seeded().items():
