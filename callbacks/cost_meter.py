@@ -1,6 +1,5 @@
 """What a stage of training costs, whatever the machine: steps, examples, floating-point operations."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from modules.gather import world_size
+from modules.json_files import write_json
 from modules.merge_module import MergeModule
 from modules.task_batch import TaskBatch
 
@@ -108,7 +108,7 @@ class CostMeter(Callback):
         cost = {"steps": trainer.global_step} | self._totals()
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / self.FILE).write_text(json.dumps(cost, indent=2) + "\n", encoding="utf-8")
+            write_json(self.folder / self.FILE, cost)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Watch no longer."""

@@ -16,8 +16,11 @@ from modules.search import CmaEs
 SCALES = [0.4, 0.6, 0.8, 1.0, 1.2, 1.5]
 """What a merged task vector is multiplied with where a baseline has a grid."""
 
+MAIN = "self_positioning"
+"""The merge that a recipe's section ``model`` is, in the table and in TensorBoard."""
+
 MERGES: dict[str, MergeRecipe] = {
-    "self_positioning": MergeRecipe(),
+    MAIN: MergeRecipe(),
     "average": MergeRecipe(weighting="equal", method=Average()),
     "task_arithmetic": MergeRecipe(weighting="equal", method=TaskArithmetic(), scales=[0.2, 0.3, 0.4, 0.5, 0.7, 1.0]),
     "slerp": MergeRecipe(weighting="equal", method=Slerp()),

@@ -25,7 +25,7 @@ from lightning_app.stages import Stage, StageGraph, is_main_process, safe_name
 from modules import TextEncoder
 from modules.base_model import weights_sha256
 from modules.gather import from_main
-from modules.json_files import read_json
+from modules.json_files import read_json, write_json
 from modules.together import together
 from modules.tokenized_texts import TokenizedTexts
 
@@ -138,8 +138,8 @@ class Scorer:
         def run(where: Path) -> None:
             scored = self.score(model, graph)
             if is_main_process():
-                _write_json(where / FILE, {found.task: found.score for found in scored})
-                _write_json(where / SCORED, {found.task: [found.model, found.revision] for found in scored})
+                write_json(where / FILE, {found.task: found.score for found in scored})
+                write_json(where / SCORED, {found.task: [found.model, found.revision] for found in scored})
             rank_zero_info("  " + ", ".join(f"{found.task} {found.score:.2f}" for found in scored))
 
         content = self.content() | {"given": model.identity()}
@@ -197,7 +197,7 @@ class Scorer:
 
 def read_scores(folder: Path) -> dict[str, float]:
     """What a scores stage wrote."""
-    scores: dict[str, float] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    scores: dict[str, float] = read_json(folder / FILE)
     return scores
 
 
@@ -226,7 +226,3 @@ def _name_in(cache: Path, revision: str, otherwise: str) -> str:
 def _reads_documentation(task: str) -> bool:
     """Whether the data of a task is the documentation of the running environment, see `datamodules.python_docs`."""
     return task.startswith("PythonDocs")
-
-
-def _write_json(path: Path, content: Mapping[str, object]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -10,6 +10,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from callbacks import CoefficientTrace
 from datamodules import ProbeDataModule, SplitTask
+from lightning_app.baselines import MAIN
 from lightning_app.cli import AppCLI
 from lightning_app.model import Model
 from lightning_app.pipeline import Pipeline
@@ -18,9 +19,6 @@ from lightning_app.recipe_settings import read_settings
 from lightning_app.stages import Stage
 from lightning_app.study.recipe import StudyRecipe
 from modules import MergeModule, UserError
-
-NAME = "self_positioning"
-"""The merge that a recipe's ``model`` is, in the table and in TensorBoard."""
 
 
 class MergeCLI(AppCLI):
@@ -41,7 +39,7 @@ class MergeCLI(AppCLI):
         """Train what has to be there before there can be a `MergeModule`."""
         self.pipeline = Pipeline(read_settings(self.section), self.trainers, self.graph)
         self.baselines = self.pipeline.baseline_models()
-        stage = self.pipeline.model(NAME).stage  # what is wrong with it shows before training
+        stage = self.pipeline.model(MAIN).stage  # what is wrong with it shows before training
         assert stage is not None
         for model in [*self.pipeline.experts.values(), *self.baselines]:
             # Merges need no place among these: they are made of what is trained here.
@@ -49,7 +47,7 @@ class MergeCLI(AppCLI):
                 self._run_or_refuse(model.stage)
         experts = self.pipeline.expert_folders()
         self.section.model.experts = {name: Namespace(path=e.path, recipe=None) for name, e in experts.items()}
-        self.pipeline.merge_stages.collect_statistics(self.pipeline.merge(NAME))
+        self.pipeline.merge_stages.collect_statistics(self.pipeline.merge(MAIN))
         return replace(stage, run=self._train)  # by the outer Trainer, whose settings are the same
 
     def instantiate_classes(self) -> None:
@@ -67,7 +65,7 @@ class MergeCLI(AppCLI):
     def fit(self, **_: Any) -> None:
         """Learn the position, make the other merges, score everything, report."""
         assert self.stage is not None
-        models = [*self.baselines, Model(NAME, stage=self.stage)]
+        models = [*self.baselines, Model(MAIN, stage=self.stage)]
         for model in models:
             for stage in model.inputs:
                 self.graph.run(stage)

@@ -1,6 +1,5 @@
 """The stages that merge models: at given coefficients, the best of several, or at a learned position."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from lightning_app.stages import Stage, StageGraph, is_main_process
 from lightning_app.trainers import TrainerFactory
 from modules import Expert, MergeMethod, MergeModule, Slerp, TaskArithmetic, TextEncoder, UserError
 from modules.gather import barrier
+from modules.json_files import read_json, write_json
 from modules.merging.weightings import greedy_soup, inverse_norm, lm_cocktail, size_weighted
 from modules.statistics import collect_statistics
 
@@ -129,7 +129,7 @@ class MergeStages:
         given = [model.identity() for model in merge.experts.values()]
         return {"base": merge.start.identity(), "experts": list(merge.experts), "given": given}
 
-    def learned_content(self, merge: Merge) -> dict[str, Any]:
+    def _learned_content(self, merge: Merge) -> dict[str, Any]:
         """All that determines a learned position, inputs aside."""
         options = self._arguments(merge)
         content = {
@@ -192,7 +192,7 @@ class MergeStages:
                 "position": module.describe_position(),
                 "mean_position": module.mean_position(),
             }
-            _write(folder / POSITION, found)
+            write_json(folder / POSITION, found)
 
     def _learned(self, name: str, merge: Merge) -> Stage:
         def train(folder: Path) -> None:
@@ -206,7 +206,7 @@ class MergeStages:
             self.train_position(folder, module, trainer, self.data.probe(merge.recipe.probe_size))
 
         texts = 2 * BACKWARD * self.steps(merge.recipe) * self.data.probe_arguments["batch_size"]
-        return Stage("position", name, self.learned_content(merge), train, merge.inputs, texts)
+        return Stage("position", name, self._learned_content(merge), train, merge.inputs, texts)
 
     def _fixed(self, name: str, merge: Merge) -> Stage:
         recipe = merge.recipe
@@ -226,7 +226,7 @@ class MergeStages:
         def run(folder: Path) -> None:
             self.collect_statistics(merge)
             module = self.module(merge)
-            trainer = self.trainers.make(name, [], logger=False, enable_progress_bar=False)
+            trainer = self.trainers.make_silent(name)
             candidates = self._candidates(merge, module, trainer)
             objectives = [0.0]
             if len(candidates) > 1:
@@ -237,7 +237,7 @@ class MergeStages:
                 module.save(folder / "model")
                 tried = [c.label | {"objective": value} for c, value in zip(candidates, objectives, strict=True)]
                 found = {"position": module.describe_position(), "mean_position": module.mean_position()}
-                _write(folder / POSITION, found | ({"tried": tried} if len(tried) > 1 else {}))
+                write_json(folder / POSITION, found | ({"tried": tried} if len(tried) > 1 else {}))
 
         tried = max(1, len(recipe.scales)) * max(1, 2 * len(recipe.temperatures))
         texts = 0 if tried == 1 else 2 * tried * self.data.probe_arguments["validation_size"]
@@ -315,10 +315,5 @@ def describe(part: Any) -> dict[str, Any] | None:
 def _position_of(model: Model, graph: StageGraph) -> Mapping[str, float]:
     if model.stage is None or model.stage.kind != "position":
         raise UserError(f"'{model.name}' is no learned merge: there is no position to start from")
-    found: dict[str, Any] = json.loads((graph.folder(model.stage) / POSITION).read_text(encoding="utf-8"))
-    position: dict[str, float] = found["position"]
+    position: dict[str, float] = read_json(graph.folder(model.stage) / POSITION)["position"]
     return position
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

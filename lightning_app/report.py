@@ -1,6 +1,5 @@
 """The table at the end: every model by every task, what was found, and what it took."""
 
-import json
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
@@ -8,6 +7,7 @@ from datamodules.decontamination import Overlap
 from lightning_app.evaluate import read_scores
 from lightning_app.model import Model
 from lightning_app.stages import Stage, StageGraph
+from modules.json_files import read_json
 
 OVERLAP_LEGEND = (
     "Texts of the tasks that are also training rows (`exact`: letter by letter; `normalised`: also up to case, white "
@@ -103,5 +103,5 @@ def _formatted(rows: Mapping[str, Mapping[str, float]], digits: int) -> list[lis
 
 
 def _read_position(stage: Stage, graph: StageGraph) -> dict[str, float]:
-    found = json.loads((graph.folder(stage) / "position.json").read_text(encoding="utf-8"))
+    found = read_json(graph.folder(stage) / "position.json")
     return {**found["mean_position"], "objective": found["objective"]}

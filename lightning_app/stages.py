@@ -17,6 +17,7 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from modules.gather import barrier, is_main_process
+from modules.json_files import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class StageGraph:
 
     def seconds(self, stage: Stage) -> float:
         """How long a stage took, all interrupted attempts included."""
-        return float(_read_json(self.folder(stage) / "seconds.json").get("seconds", 0.0))
+        return float(read_json(self.folder(stage) / "seconds.json", {}).get("seconds", 0.0))
 
     def run(self, stage: Stage) -> Path:
         """Make a stage's inputs, then its result, unless they are there; return its folder."""
@@ -91,11 +92,11 @@ class StageGraph:
             gc.collect()  # a Trainer and its module refer to each other: their weights would stay for a while
             if is_main_process():
                 spent = self.seconds(stage) + time.perf_counter() - started
-                _write_json(folder / "seconds.json", {"seconds": round(spent, 2)})
+                write_json(folder / "seconds.json", {"seconds": round(spent, 2)})
         barrier()  # all processes have written what they write
         if is_main_process():
             inputs = {needed.name: needed.key for needed in stage.inputs}
-            _write_json(folder / "stage.json", {"kind": stage.kind, "inputs": inputs, "content": stage.content})
+            write_json(folder / "stage.json", {"kind": stage.kind, "inputs": inputs, "content": stage.content})
         barrier()  # all processes see it done
         return folder
 
@@ -103,14 +104,3 @@ class StageGraph:
 def safe_name(name: str) -> str:
     """A name that a folder can have."""
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Written aside and renamed, so that a reader never sees half of it."""
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    aside.replace(path)

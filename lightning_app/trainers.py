@@ -69,6 +69,10 @@ class TrainerFactory:
         bar = [StageProgressBar(label)] if arguments["enable_progress_bar"] is not False else []
         return Trainer(**(arguments | {"callbacks": [*bar, *callbacks]}))
 
+    def make_silent(self, label: str) -> Trainer:
+        """A Trainer that only validates: it neither logs nor draws."""
+        return self.make(label, [], logger=False, enable_progress_bar=False)
+
     def logger(self, label: str) -> TensorBoardLogger:
         """TensorBoard, in a folder of the stage's own."""
         return TensorBoardLogger(self.run_dir, name="logs", version=label)

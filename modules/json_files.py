@@ -1,10 +1,17 @@
-"""JSON files of model folders."""
+"""JSON files, of model folders and of what runs keep."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from modules.errors import UserError
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Written aside and renamed, so that a reader never sees half of it."""
+    aside = path.with_name(f"{path.name}.tmp")
+    aside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    aside.replace(path)
 
 
 def read_json(path: Path, default: Any = None) -> Any:

@@ -5,14 +5,13 @@ Whatever this package would lose on the way (Dense modules, pooling modes we do 
 model that silently pools otherwise is worse than none.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from modules.errors import UserError
-from modules.json_files import read_json
+from modules.json_files import read_json, write_json
 from modules.pooling import POOLINGS
 
 
@@ -131,4 +130,4 @@ def _required(path: Path) -> Any:
 
 def _write_json(path: Path, content: Any) -> None:
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(path, content)

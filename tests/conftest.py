@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+import modules.tokenized_texts
 from tests.tiny_encoder import WORDS, tiny_encoder
 
 
@@ -84,6 +85,20 @@ def experts(project: Project) -> Project:
     for seed, name in enumerate(("qa", "sts"), start=1):
         tiny_encoder(seed=seed).save(project.folder / name)
     return project
+
+
+@pytest.fixture
+def tokenised(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every text that is tokenised to be embedded, as often as it is."""
+    seen: list[str] = []
+    tokenise = modules.tokenized_texts.token_ids
+
+    def noted(tokenizer: Any, texts: Any, max_length: int) -> Any:
+        seen.extend(texts)
+        return tokenise(tokenizer, texts, max_length)
+
+    monkeypatch.setattr(modules.tokenized_texts, "token_ids", noted)
+    return seen
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-import modules.tokenized_texts
 from lightning_app.__main__ import main
 from lightning_app.evaluate_verb import read_prompts
 from modules.encoder import TextEncoder
@@ -83,18 +82,14 @@ def test_compares_two_models(evaluate: Any, tmp_path: Path, capsys: pytest.Captu
 
 
 def test_the_precision_has_results_of_its_own(
-    evaluate: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    evaluate: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tokenised: list[str],
 ) -> None:
-    seen: list[str] = []
-    tokenise = modules.tokenized_texts.token_ids
-
-    def noted(tokenizer: Any, texts: Any, max_length: int) -> Any:
-        seen.extend(texts)
-        return tokenise(tokenizer, texts, max_length)
-
-    monkeypatch.setattr(modules.tokenized_texts, "token_ids", noted)
     assert evaluate("--compare", tmp_path / "a", tmp_path / "b") == 0
-    assert len(seen) == len(set(seen)), "both models share the tokens"
+    assert len(tokenised) == len(set(tokenised)), "both models share the tokens"
     used: list[str] = []
     encode = TextEncoder.encode
     monkeypatch.setattr(TextEncoder, "encode", lambda *a, **o: used.append(o["precision"]) or encode(*a, **o))

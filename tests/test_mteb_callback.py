@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import callbacks.prompts
-import modules.tokenized_texts
 from callbacks.mteb_callback import MtebCallback
 from callbacks.mteb_encoder import MtebEncoder
 from callbacks.mteb_tasks import evaluate_tasks, load_tasks
@@ -164,20 +163,12 @@ def test_prompts_change_the_scores_and_are_said_once(mirror: str, monkeypatch: p
         fit([MtebCallback(["STSBenchmark"], data_root=mirror, prompts={"STSS": "x"})], mirror)
 
 
-def test_each_text_is_tokenised_once_in_a_fit(mirror: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[str] = []
-    tokenise = modules.tokenized_texts.token_ids
-
-    def noted(tokenizer: Any, texts: Any, max_length: int) -> Any:
-        seen.extend(texts)
-        return tokenise(tokenizer, texts, max_length)
-
-    monkeypatch.setattr(modules.tokenized_texts, "token_ids", noted)
+def test_each_text_is_tokenised_once_in_a_fit(mirror: str, tokenised: list[str]) -> None:
     callback = Scores(["STSBenchmark"], data_root=mirror, at_start=True)
     fit([callback], mirror)
-    assert len(callback.seen) == 3 and sorted(seen) == sorted(SENTENCES)
+    assert len(callback.seen) == 3 and sorted(tokenised) == sorted(SENTENCES)
     fit([callback], mirror, max_epochs=1)
-    assert len(seen) == 2 * len(SENTENCES), "tokens are let go of after a fit"
+    assert len(tokenised) == 2 * len(SENTENCES), "tokens are let go of after a fit"
 
 
 def test_scores_in_bfloat16(mirror: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,12 @@
 """What a route costs: its own stages, and those that it needs."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from callbacks import CostMeter
 from lightning_app.stages import Stage, StageGraph
 from lightning_app.study.dry_run import with_inputs
+from modules.json_files import read_json
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,7 @@ def cost_of(stages: Iterable[Stage], graph: StageGraph, *, inputs: bool) -> Cost
     counted = with_inputs(list(stages)) if inputs else list({stage.key: stage for stage in stages}.values())
     total = Cost()
     for stage in counted:
-        file = graph.folder(stage) / CostMeter.FILE
-        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        found = read_json(graph.folder(stage) / CostMeter.FILE, {})
         flops = found.get("flops", 0.0) + found.get("validation_flops", 0.0)
         total += Cost(found.get("steps", 0), found.get("examples", 0), flops, graph.seconds(stage))
     return total

@@ -1,7 +1,6 @@
 """Where a study looks around the position that was learned: along its weight and scale, and over a plane."""
 
 import csv
-import json
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +12,7 @@ from lightning_app.merge_stages import POSITION, Merge
 from lightning_app.stages import Stage
 from lightning_app.study.study import Study
 from lightning_app.study.survey import Point, read_points, survey_stage
+from modules.json_files import read_json
 
 FURTHEST = 2.0
 """Times its own scale that a position is moved along its direction."""
@@ -111,7 +111,7 @@ def read_path(study: Study, stage: Stage) -> Path:
     folder = study.graph.folder(stage)
     with (folder / CoefficientTrace.FILE).open(encoding="utf-8", newline="") as file:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    found = json.loads((folder / POSITION).read_text(encoding="utf-8"))["mean_position"]
+    found = read_json(folder / POSITION)["mean_position"]
     experts = [key.removeprefix("c/") for key in found if key.startswith("c/")]
 
     def column(name: str) -> list[float]:

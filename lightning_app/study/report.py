@@ -4,7 +4,6 @@ import csv
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -38,9 +37,6 @@ from lightning_app.study.study import Row, Study
 from lightning_app.study.survey import Point, geometry_stage, read_gram
 from lightning_app.study.tables import StudyTables
 
-if TYPE_CHECKING:
-    pass
-
 SWEEPS = {"mu": sensitivity_to_mu, "probe size": sensitivity_to_probe_size, "seed": sensitivity_to_seed}
 
 
@@ -55,8 +51,7 @@ class StudyReport:
 
     def __init__(self, study: Study, tables: StudyTables, looks: Looks) -> None:
         self.study, self.tables, self.looks = study, tables, looks
-        self.experts = list(study.pipeline.experts)
-        self.styles = styles_of(dict.fromkeys([*self.looks.path.chosen, *self.experts, *study.pipeline.recipes]))
+        self.styles = styles_of([*looks.path.chosen, *study.pipeline.experts, *study.pipeline.recipes])
         self.task_styles = styles_of(map(full_name, tables.types))
 
     def write(self, folder: Path, title: str) -> Path:
@@ -120,14 +115,11 @@ class StudyReport:
         """Positions learned with another mu, probe, seed."""
         pictures = []
         of = self.study.recipe.sensitivity.of
-        main = Row(of, self.study.pipeline.model(of))
         for family, picture in SWEEPS.items():
             rows = self.study.family(family)
             if rows:
-                own = self._own_value(family)
-                rows = sorted(
-                    [*rows, *([main] if own is None else [Row(of, main.model, value=own)])], key=lambda r: r.value
-                )
+                own = Row(of, self.study.pipeline.model(of), value=self._own_value(family))
+                rows = sorted([*rows, own], key=lambda row: row.value)
                 pictures.append(picture(self._sweep(rows), self.styles))
         return pictures
 
@@ -178,7 +170,8 @@ class StudyReport:
         if not shortened:
             return None
         recipes, pipeline = self.study.pipeline.recipes, self.study.pipeline
-        named = [(expert, name) for expert, _, name, _ in shortened] + [(e, e) for e in {e: 0 for e, *_ in shortened}]
+        whole = dict.fromkeys(expert for expert, *_ in shortened)
+        named = [(expert, name) for expert, _, name, _ in shortened] + [(expert, expert) for expert in whole]
         models = [pipeline.model(name) for _, name in named]
         gram = self._gram("norms", models)
         return norm_against_examples(

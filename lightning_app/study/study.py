@@ -3,7 +3,9 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
+from lightning_app.baselines import MAIN
 from lightning_app.evaluate import Scorer
 from lightning_app.model import Model
 from lightning_app.pipeline import Pipeline
@@ -14,9 +16,6 @@ from lightning_app.study.probe import Prober
 from lightning_app.study.recipe import StudyRecipe, resampled_recipes, shortened_recipes
 from lightning_app.trainers import TrainerFactory
 from modules import Slerp, UserError
-
-MAIN = "self_positioning"
-"""The merge that the recipe's section ``model`` is."""
 
 KINDS = {"joint": "joint model", "fixed": "fixed merge", "learned": "learned merge"}
 """What a row may be the best of."""
@@ -67,7 +66,7 @@ class Study:
         scorer: Scorer,
         full: Scorer,
     ) -> None:
-        self.recipe, self.trainers, self.graph, self.scorer, self.full = recipe, trainers, graph, scorer, full
+        self.recipe, self.graph, self.scorer, self.full = recipe, graph, scorer, full
         plain = Pipeline(settings, trainers, graph)
         with_data = [name for name, recipe in plain.recipes.items() if recipe.data]
         counts = {name: plain.data.rows(name) for name in with_data}
@@ -78,8 +77,8 @@ class Study:
         sweeps = list(self._sweeps(plain))
         merges = settings.merges | {name: merge for _, name, _, merge in sweeps}
         self.pipeline = Pipeline(replace(settings, recipes=recipes, merges=merges), trainers, graph)
-        self.prober = Prober(trainers, graph, self.pipeline.data)
         self.base = Row("base", self.pipeline.base)
+        self.prober = Prober(trainers, graph, self.pipeline.data, self.base.model)
         self.rows = [Row(m.name, m, self._kind(m.name)) for m in self.pipeline.baseline_models()]
         if all(row.name != MAIN for row in self.rows):
             self.rows.append(self._row(MAIN))
@@ -111,17 +110,19 @@ class Study:
 
     def objective(self, row: Row) -> float:
         """The mean loss on the probe-validation rows relative to the base's, without a regulariser."""
-        return self.prober.objective(row.model, self.base.model)
+        return self.prober.objective(row.model)
 
+    @cached_property
     def headline(self) -> dict[str, Row]:
-        """Of each kind that there is, the row that the probe-validation rows choose."""
+        """Of each kind that there is, the row that the probe-validation rows choose, once all are there."""
         return {kind: self.best(rows) for kind in KINDS if (rows := self.candidates(kind))}
 
     def final_rows(self) -> list[Row]:
         """The rows that are scored on whole tasks: the base, the experts, and the best of each kind."""
         experts = [Row(name, model) for name, model in self.pipeline.experts.items()]
-        return [self.base, *experts, *self.headline().values()]
+        return [self.base, *experts, *self.headline.values()]
 
+    @cached_property
     def seeded(self) -> dict[str, list[Row]]:
         """Of each headline row, the same model from the other seeds: its experts, too, are trained anew."""
         pipelines = {seed: self.pipeline.with_seed(seed) for seed in self.recipe.seeds}
@@ -130,7 +131,7 @@ class Study:
                 Row(f"{row.name}, seed {seed}", pipeline.model(row.model.name), value=seed)
                 for seed, pipeline in pipelines.items()
             ]
-            for kind, row in self.headline().items()
+            for kind, row in self.headline.items()
         }
 
     def known_stages(self) -> list[Stage]:
@@ -152,7 +153,7 @@ class Study:
             self.graph.run(stage)
         for row in self.final_rows():
             self.graph.run(self.full.stage(row.model, self.graph))
-        for rows in self.seeded().values():
+        for rows in self.seeded.values():
             for row in rows:
                 for stage in [
                     *row.model.inputs,

@@ -1,6 +1,5 @@
 """Looking around in the span of task vectors: objective and scores at many places, and the vectors' geometry."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from lightning_app.model import Model
 from lightning_app.stages import Stage, StageGraph, is_main_process
 from modules import TextEncoder
 from modules.gather import barrier
-from modules.json_files import read_json
+from modules.json_files import read_json, write_json
 from modules.merging import TaskArithmetic
 from modules.task_vectors import gram_matrices, load_task_vectors
 
@@ -66,7 +65,7 @@ def survey_stage(
         found = read_points(folder)
         barrier()  # every process has read what is there before it grows
         module = stages.module(linear, signed=True)
-        trainer = stages.trainers.make(name, [], logger=False, enable_progress_bar=False)
+        trainer = stages.trainers.make_silent(name)
         data = stages.data.probe()
         for place in places[len(found) :]:
             module.position.stand_at(torch.tensor(place, dtype=torch.float64))
@@ -89,10 +88,8 @@ def read_points(folder: Path) -> list[Point]:
 
 
 def write_points(folder: Path, points: Sequence[Point]) -> None:
-    """Written aside and renamed, so that a survey that is broken off has whole points only."""
-    aside = folder / f"{FILE}.tmp"
-    aside.write_text(json.dumps([asdict(point) for point in points]) + "\n", encoding="utf-8")
-    aside.replace(folder / FILE)
+    """What a survey has found so far, whole points only."""
+    write_json(folder / FILE, [asdict(point) for point in points])
 
 
 def geometry_stage(name: str, start: Model, models: Sequence[Model], graph: StageGraph) -> Stage:
@@ -112,7 +109,7 @@ def geometry_stage(name: str, start: Model, models: Sequence[Model], graph: Stag
             folders = {str(i): model.folder(graph) for i, model in enumerate(models)}
             vectors = load_task_vectors(encoder, folders)
             gram = gram_matrices(vectors, dict.fromkeys(vectors, "model"))[0]
-            (folder / GRAM).write_text(json.dumps(gram.tolist()) + "\n", encoding="utf-8")
+            write_json(folder / GRAM, gram.tolist())
 
     inputs = tuple(stage for model in (start, *models) for stage in model.inputs)
     return Stage("geometry", name, content, run, inputs)
@@ -120,4 +117,4 @@ def geometry_stage(name: str, start: Model, models: Sequence[Model], graph: Stag
 
 def read_gram(folder: Path) -> torch.Tensor:
     """``[N, N]`` float64: what `geometry_stage` wrote."""
-    return torch.tensor(json.loads((folder / GRAM).read_text(encoding="utf-8")), dtype=torch.float64)
+    return torch.tensor(read_json(folder / GRAM), dtype=torch.float64)

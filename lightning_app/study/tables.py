@@ -1,6 +1,5 @@
 """The tables of a study."""
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from statistics import fmean, stdev
@@ -14,6 +13,7 @@ from lightning_app.study.looks import read_path
 from lightning_app.study.significance import Difference, Significance, read_row, significance
 from lightning_app.study.study import KINDS, Row, Study
 from lightning_app.study.table import Table
+from modules.json_files import read_json
 
 if TYPE_CHECKING:
     from mteb import AbsTask
@@ -60,18 +60,18 @@ class StudyTables:
             values.append([scores[name] for name in columns] + means)
         best = _best(values)
         rival = self.rival
+        differences = [self.difference(self.study.scorer, rival, row) for row in rows]
         cells = []
-        for row, line in zip(rows, values, strict=True):
-            scores_of_row = [f"{value:.2f}" for value in line]
-            against = _shown(self.difference(self.study.scorer, rival, row).average)
-            cells.append([row.name, *scores_of_row, against, f"{self.study.objective(row):.4f}", *self._own_cost(row)])
+        for row, line, difference in zip(rows, values, differences, strict=True):
+            shown = [*(f"{value:.2f}" for value in line), _shown(difference.average)]
+            cells.append([row.name, *shown, f"{self.study.objective(row):.4f}", *self._own_cost(row)])
         marked = [f"{name} (unseen)" if name in self.unseen and self.seen else name for name in columns]
         averages = [f"mean {name}" for name in self.groups]
         header = ["model", *marked, *averages, f"minus {rival.name}", "probe", "seconds", "with inputs"]
         notes = [
             "Main scores x 100, the best of each column in bold.",
             f"minus {rival.name}: difference of the means over all tasks, with its 95 % interval by the paired "
-            f"bootstrap over the tasks' examples.{self._constant_tasks()}",
+            f"bootstrap over the tasks' examples.{_constant_tasks(differences[0])}",
             "probe: mean loss on the probe-validation rows relative to the base's, on which every choice is made.",
             "seconds: measured, of the model's own stage; with inputs: and of all that it is made of.",
         ]
@@ -80,7 +80,7 @@ class StudyTables:
     @property
     def rival(self) -> Row:
         """What the others are compared with: the best joint model, or the base where there is none."""
-        return self.study.headline().get("joint", self.study.base)
+        return self.study.headline.get("joint", self.study.base)
 
     def difference(self, scorer: Scorer, a: Row, b: Row) -> Significance:
         """How much better the second row is than the first, on the tasks of a scorer."""
@@ -90,22 +90,17 @@ class StudyTables:
 
     def differences(self) -> Table | None:
         """The best learned merge against the base and the best of the other kinds, on whole tasks."""
-        headline = self.study.headline()
-        learned = headline.pop("learned", None)
-        if learned is None:
+        headline = self.study.headline
+        if "learned" not in headline:
             return None
-        cells = []
-        for rival in (*headline.values(), self.study.base):
+        learned, cells = headline["learned"], []
+        for rival in (*(row for kind, row in headline.items() if kind != "learned"), self.study.base):
             found = self.difference(self.study.full, rival, learned)
             by_task = [_shown(found.tasks[full_name(name)]) for name in (*self.seen, *self.unseen)]
             cells.append([rival.name, _shown(found.average), *by_task])
         header = [f"{learned.name} minus", "mean", *map(full_name, (*self.seen, *self.unseen))]
         note = "Differences with 95 % intervals: the choice of test examples alone, not what a training's seed adds."
         return Table("How sure the differences are, on whole tasks", header, cells, notes=[note])
-
-    def _constant_tasks(self) -> str:
-        constant = self.difference(self.study.scorer, self.study.base, self.rival).constant
-        return f" {', '.join(constant)} enter as constants: their examples are not known." if constant else ""
 
     def final(self) -> Table:
         """The base, the experts and the best of each kind on whole tasks."""
@@ -132,7 +127,7 @@ class StudyTables:
     def choices(self) -> Table:
         """What the probe-validation rows choose of each kind, and what the test tasks would have chosen."""
         rows = []
-        for kind, chosen in self.study.headline().items():
+        for kind, chosen in self.study.headline.items():
             oracle = max(self.study.candidates(kind), key=self.average)
             lost = self.average(chosen) - self.average(oracle)
             rows.append(
@@ -153,8 +148,8 @@ class StudyTables:
         if not self.study.recipe.seeds:
             return None
         rows = []
-        for kind, others in self.study.seeded().items():
-            first = self.study.headline()[kind]
+        for kind, others in self.study.seeded.items():
+            first = self.study.headline[kind]
             means = [self.average(row) for row in (first, *others)]
             singles = ", ".join(f"{mean:.2f}" for mean in means)
             rows.append([KINDS[kind], first.name, singles, f"{fmean(means):.2f}", f"{stdev(means):.2f}"])
@@ -198,7 +193,7 @@ class StudyTables:
         stage = row.model.stage
         if merge is None or merge.start != "base" or stage is None:
             return None
-        found = json.loads((self.study.graph.folder(stage) / POSITION).read_text(encoding="utf-8"))["mean_position"]
+        found = read_json(self.study.graph.folder(stage) / POSITION)["mean_position"]
         return {key.removeprefix("c/"): value for key, value in found.items() if key.startswith("c/")}
 
     def positions(self) -> Table:
@@ -263,6 +258,11 @@ def _cost_cells(cost: Cost) -> list[str]:
 
 def _part(cost: Cost, whole: Cost) -> str:
     return f"{100 * cost.flops / whole.flops:.1f}" if whole.flops else ""
+
+
+def _constant_tasks(found: Significance) -> str:
+    names = ", ".join(found.constant)
+    return f" {names} enter as constants: their examples are not known." if names else ""
 
 
 def _shown(difference: Difference) -> str:
