@@ -10,21 +10,19 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from callbacks.flops_by_length import FlopsByLength, kind_of, size_of
 from modules.gather import world_size
 from modules.json_files import write_json
 from modules.merge_module import MergeModule
 from modules.task_batch import TaskBatch
-
-Shape = tuple[Any, ...]
-"""What decides how many operations a step takes."""
 
 
 class CostMeter(Callback):
     """Writes ``cost.json``: ``steps``, ``examples``, ``flops`` and ``validation_flops`` of a run, over all processes.
 
     FLOPs are those of all matrix products and attentions, forward and backward, that `FlopCounterMode` sees in a step.
-    A step is watched the first time that a batch of its shape comes, which slows it down a little, and every later
-    batch of this shape is taken to cost the same.
+    Watching a step makes it half as long again, so only those are watched that do not follow from earlier ones, see
+    `FlopsByLength`: a few of each loss.
 
     - ``steps``: optimiser steps.
     - ``examples``: rows of the training batches, micro-batches included; where a search evaluates them several times
@@ -44,7 +42,6 @@ class CostMeter(Callback):
         self.folder = Path(folder)
         self._counter: FlopCounterMode | None = None
         self._passes = 0
-        self._known: dict[Shape, int]
         self._reset()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -67,9 +64,9 @@ class CostMeter(Callback):
         self._here["validation_flops"] += self._stop_watching()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Watch, if the shape is new."""
+        """Watch, if need be."""
         self._passes = _forward_passes(pl_module)
-        self._begin(("train", *_shape(batch)))
+        self._begin("train", _batches(batch))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -80,14 +77,14 @@ class CostMeter(Callback):
         if isinstance(pl_module, MergeModule):
             times = (_forward_passes(pl_module) - self._passes) // len(batches)
         self._here["examples"] += times * sum(map(len, batches))
-        self._here["flops"] += self._end(("train", *_shape(batch)), times)
+        self._here["flops"] += self._end("train", batches, times)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Watch, if the shape is new."""
+        """Watch, if need be."""
         if _validates_within_fit(trainer):
-            self._begin(("validation", *_shape(batch)))
+            self._begin("validation", _batches(batch))
 
     def on_validation_batch_end(
         self,
@@ -100,7 +97,7 @@ class CostMeter(Callback):
     ) -> None:
         """Count the batch."""
         if _validates_within_fit(trainer):
-            self._here["validation_flops"] += self._end(("validation", *_shape(batch)))
+            self._here["validation_flops"] += self._end("validation", _batches(batch))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file; also where a resumed run finds that it had ended, and does not start to train."""
@@ -115,15 +112,16 @@ class CostMeter(Callback):
         self._stop_watching()
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts of all processes, and the FLOPs of the shapes seen. Every process has to call it."""
-        return {"counts": self._totals(), "known": dict(self._known)}
+        """The counts of all processes, and the steps watched. Every process has to call it."""
+        return {"counts": self._totals(), "known": self._known.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
-        self._before, self._known = state_dict["counts"], dict(state_dict["known"])
+        self._before = state_dict["counts"]
+        self._known.load_state_dict(state_dict["known"])
 
     def _reset(self) -> None:
-        self._known = {}
+        self._known = FlopsByLength()
         self._here = {"examples": 0, "flops": 0, "validation_flops": 0}
         """Of this process, since the run was started or resumed."""
         self._before = dict.fromkeys(self._here, 0)
@@ -133,18 +131,19 @@ class CostMeter(Callback):
         here = _sum_over_processes(self._here)
         return {name: self._before[name] + count for name, count in here.items()}
 
-    def _begin(self, shape: Shape) -> None:
-        if shape not in self._known:
+    def _begin(self, phase: str, batches: list[TaskBatch]) -> None:
+        if self._known((phase, *kind_of(batches)), size_of(batches)) is None:
             self._watch()
 
-    def _end(self, shape: Shape, times: int = 1) -> int:
+    def _end(self, phase: str, batches: list[TaskBatch], times: int = 1) -> int:
         """FLOPs of a step that went `times` through its batches."""
+        kind, size = (phase, *kind_of(batches)), size_of(batches)
         if self._counter is not None:
             counted = self._stop_watching()
             if times:
                 # Of a search's own arithmetic, N + 1 numbers, every time gets its part.
-                self._known[shape] = counted // times
-        return times * self._known.get(shape, 0)
+                self._known.add(kind, size, counted // times)
+        return times * (self._known(kind, size) or 0)
 
     def _watch(self) -> None:
         self._counter = FlopCounterMode(display=False, custom_mapping=_MISSING_FORMULAS)
@@ -157,6 +156,9 @@ class CostMeter(Callback):
             return 0
         counter.__exit__(None, None, None)
         return counter.get_total_flops()
+
+
+Shape = tuple[int, ...]
 
 
 def _attention(query: Shape, key: Shape, value: Shape, *_: Any, out_shape: Any = None, **options: Any) -> int:
@@ -181,12 +183,8 @@ _MISSING_FORMULAS = {
 """What torch 2.13 does not count by itself: attention on CPUs, and products of a matrix and a vector."""
 
 
-def _batches(batch: TaskBatch | Sequence[TaskBatch]) -> Sequence[TaskBatch]:
-    return [batch] if isinstance(batch, TaskBatch) else batch
-
-
-def _shape(batch: TaskBatch | Sequence[TaskBatch]) -> Shape:
-    return tuple((b.loss.name, *(tuple(column["input_ids"].shape) for column in b.features)) for b in _batches(batch))
+def _batches(batch: TaskBatch | Sequence[TaskBatch]) -> list[TaskBatch]:
+    return [batch] if isinstance(batch, TaskBatch) else list(batch)
 
 
 def _forward_passes(pl_module: LightningModule) -> int:

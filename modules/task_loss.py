@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modules.by_length import embed_by_length
 from modules.gather import all_gather, rank, world_size
 from modules.losses import cosent, info_nce, same_text_mask, supervised_contrastive
 from modules.task_batch import Features, TaskBatch
@@ -44,7 +45,7 @@ def task_loss(encoder: Callable[[Features], Tensor], batch: TaskBatch, gather: G
         batch: rows of one data set.
         gather: whose rows are compared with: all processes' or this one's.
     """
-    embeddings = [encoder(features) for features in batch.features]
+    embeddings = [embed_by_length(encoder, features) for features in batch.features]
     loss = _LOSSES[batch.loss.name](embeddings, batch, gather)
     return TaskOutput(loss, embeddings)
 

@@ -118,9 +118,8 @@ class Study:
         return {kind: self.best(rows) for kind in KINDS if (rows := self.candidates(kind))}
 
     def final_rows(self) -> list[Row]:
-        """The rows that are scored on whole tasks: the base, the experts, and the best of each kind."""
-        experts = [Row(name, model) for name, model in self.pipeline.experts.items()]
-        return [self.base, *experts, *self.headline.values()]
+        """The rows that are scored on whole tasks: the base, and the best of each kind."""
+        return [self.base, *self.headline.values()]
 
     @cached_property
     def seeded(self) -> dict[str, list[Row]]:

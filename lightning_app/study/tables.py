@@ -103,7 +103,7 @@ class StudyTables:
         return Table("How sure the differences are, on whole tasks", header, cells, notes=[note])
 
     def final(self) -> Table:
-        """The base, the experts and the best of each kind on whole tasks."""
+        """The base and the best of each kind on whole tasks."""
         rows = self.study.final_rows()
         columns = [*self.seen, *self.unseen]
         scores = [self.full_scores(row) for row in rows]
