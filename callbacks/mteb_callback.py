@@ -31,7 +31,7 @@ class MtebCallback(Callback):
         benchmark: name of a benchmark, ``MTEB(eng, v2)``.
         languages: ISO 639-3 codes; empty: all.
         max_examples: keep at most so many examples (or queries) of a task; null: all.
-        max_corpus: keep at most so many documents of a retrieval task, but all that are relevant; null: all.
+        max_corpus: keep at most so many documents of a retrieval task, and the queries that they answer; null: all.
         prompts: by task, type or side, ``{Retrieval-query: "query: "}``; they win over the model's own.
         every_n_epochs: epochs from one evaluation to the next; ``fast_dev_run`` evaluates its only epoch; null: never.
         every_n_steps: optimiser steps from one evaluation to the next; null: never.

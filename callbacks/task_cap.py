@@ -23,8 +23,9 @@ def cap_task(task: "AbsTask", max_examples: int | None, max_corpus: int | None) 
     """Keep only a part of a loaded task, always the same one.
 
     Of a retrieval task ``max_examples`` queries are kept, and of the corpus every document that is relevant to them (or
-    a candidate, where a task says which documents are ranked), filled up to ``max_corpus`` with others. Of any other
-    task ``max_examples`` examples are kept; what a classifier is trained on stays whole.
+    a candidate, where a task says which documents are ranked), filled up to ``max_corpus`` with others; where these
+    alone are more, as many queries as have room, and at least one. Of any other task ``max_examples`` examples are
+    kept; what a classifier is trained on stays whole.
 
     Args:
         task: changed in place. If anything was dropped it gets another name, ``SciFact-capped-100-corpus-500``, so that
@@ -72,16 +73,12 @@ def _shorter(row: dict[str, Any], lists: list[str], size: int) -> dict[str, Any]
 
 def _less_retrieval(data: Any, max_examples: int | None, max_corpus: int | None) -> Any:
     """Some queries, and the documents that they need with some others."""
-    queries, corpus, qrels, top_ranked = (data[key] for key in ("queries", "corpus", "relevant_docs", "top_ranked"))
-    queries = queries if max_examples is None else _less(queries, max_examples)
-    ids = set(queries["id"])
-    qrels = {query: documents for query, documents in qrels.items() if query in ids}
-    needed = {document for documents in qrels.values() for document, score in documents.items() if score > 0}
-    if top_ranked is not None:
-        top_ranked = {query: documents for query, documents in top_ranked.items() if query in ids}
-        needed.update(document for documents in top_ranked.values() for document in documents)
+    corpus, qrels, top_ranked = (data[key] for key in ("corpus", "relevant_docs", "top_ranked"))
+    queries = data["queries"] if max_examples is None else _less(data["queries"], max_examples)
     if max_corpus is not None and len(corpus) > max_corpus:
+        queries = _with_room(queries, data, max_corpus)
         documents = corpus["id"]
+        needed = {document for query in queries["id"] for document in _needed(query, data)}
         others = [i for i, document in enumerate(documents) if document not in needed]
         free = max(0, max_corpus - (len(corpus) - len(others)))
         chosen = {others[i] for i in _sample(len(others), free)}
@@ -89,7 +86,29 @@ def _less_retrieval(data: Any, max_examples: int | None, max_corpus: int | None)
         corpus = corpus if len(kept) == len(corpus) else corpus.select(kept)
     if queries is data["queries"] and corpus is data["corpus"]:
         return data
+    ids = set(queries["id"])
+    qrels = {query: documents for query, documents in qrels.items() if query in ids}
+    if top_ranked is not None:
+        top_ranked = {query: documents for query, documents in top_ranked.items() if query in ids}
     return type(data)(corpus=corpus, queries=queries, relevant_docs=qrels, top_ranked=top_ranked)
+
+
+def _with_room(queries: Dataset, data: Any, max_corpus: int) -> Dataset:
+    """As many queries, in an order by chance, as need no more documents than ``max_corpus`` together."""
+    ids: list[str] = list(queries["id"])
+    needed: set[str] = set()
+    order = random.Random(SEED).sample(range(len(ids)), len(ids))
+    for count, i in enumerate(order):
+        needed |= _needed(ids[i], data)
+        if len(needed) > max_corpus:
+            return queries.select(sorted(order[: max(1, count)]))
+    return queries
+
+
+def _needed(query: str, data: Any) -> set[str]:
+    """The documents that a query cannot do without: those relevant to it, and its candidates."""
+    relevant = {document for document, score in data["relevant_docs"].get(query, {}).items() if score > 0}
+    return relevant if data["top_ranked"] is None else relevant.union(data["top_ranked"].get(query, ()))
 
 
 def _sample(size: int, count: int) -> list[int]:

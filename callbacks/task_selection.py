@@ -24,7 +24,7 @@ class TaskSelection:
         benchmark: name of a benchmark, ``MTEB(eng, v2)``. A task that averages others counts as those.
         languages: ISO 639-3 codes, ``[eng, deu-Latn]``: other subsets of multilingual tasks are left out; empty: all.
         max_examples: keep at most so many queries of a retrieval task, and examples of any other; None: all.
-        max_corpus: keep at most so many documents of a retrieval task, but all that are relevant; None: all.
+        max_corpus: keep at most so many documents of a retrieval task, and the queries that they answer; None: all.
     """
 
     tasks: list[str] = field(default_factory=list)

@@ -89,7 +89,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--benchmark", help='name of a benchmark, "MTEB(eng, v2)"')
     add("--languages", nargs="+", default=[], help="ISO 639-3 codes of the languages to keep (all)")
     add("--max_examples", type=int, metavar="N", help="keep at most so many examples (or queries) of a task (all)")
-    add("--max_corpus", type=int, metavar="N", help="keep at most so many documents, but all relevant ones (all)")
+    add(
+        "--max_corpus",
+        type=int,
+        metavar="N",
+        help="keep at most so many documents, and the queries that they answer (all)",
+    )
     add("--pooling", choices=POOLINGS, help="of a plain transformers folder (mean)")
     add("--prompts", metavar="YAML", help="a file or text: a prompt by task, type or side; wins over the model's own")
     add("--data_root", metavar="DIR", help="folder with copies of hub data sets, DIR/org/name (MTEB_DATA_ROOT)")
