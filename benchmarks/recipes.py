@@ -7,8 +7,6 @@ STS-B's validation part, MRR of held-out SciFact claims among the abstracts of i
 logistic regression on 8 (Banking77) or 16 (emotion) texts a label, on held-out rows. Needs ../shared/data.
 """
 
-import gzip
-import json
 import logging
 import random
 from dataclasses import dataclass, replace
@@ -24,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules import DataSource, SplitTask, TaskDataModule, load_tasks
+from datamodules.row_files import read_rows
 from datamodules.task_data import TaskData
 from modules import ContrastiveModule, LossConfig, TextEncoder
 
@@ -108,8 +107,7 @@ def train(tried: Tried, tasks: dict[str, SplitTask]) -> TextEncoder:
 
 def score(encoder: TextEncoder, tasks: dict[str, SplitTask]) -> list[float]:
     """Scores x 100: STS-B, SciFact, Banking77, emotion."""
-    with gzip.open(ROOT / "train/stsb/validation.jsonl.gz", "rt", encoding="utf-8") as file:
-        pairs = [json.loads(line) for line in file]
+    pairs = [row for _, row in read_rows(str(ROOT / "train/stsb/validation.jsonl.gz"))]
     first, second = (embed(encoder, [pair[column] for pair in pairs]) for column in ("sentence1", "sentence2"))
     correlation = spearmanr((first * second).sum(1), [pair["score"] for pair in pairs])[0]
     claims = tasks["scifact"]

