@@ -40,6 +40,7 @@ class Merge:
         experts: by name, in the order of the merge.
         rows: name of each expert to the recipe whose rows it was trained on; None: not known.
         initial: the learned merge whose position is the start.
+        reference: losses are relative to this model's; None: to those of `start`.
     """
 
     recipe: MergeRecipe
@@ -47,6 +48,7 @@ class Merge:
     experts: dict[str, Model]
     rows: dict[str, str | None]
     initial: Model | None = None
+    reference: Model | None = None
 
     @property
     def inputs(self) -> tuple[Stage, ...]:
@@ -111,7 +113,10 @@ class MergeStages:
             options: arguments of `MergeModule` that win over all others.
         """
         folders = {name: Expert(path=model.folder(self.graph)) for name, model in merge.experts.items()}
-        return MergeModule(merge.start.folder(self.graph), folders, **self._arguments(merge) | options)
+        module = MergeModule(merge.start.folder(self.graph), folders, **self._arguments(merge) | options)
+        if merge.reference is not None:
+            module.relative_to(merge.reference.folder(self.graph))
+        return module
 
     def steps(self, recipe: MergeRecipe) -> int:
         """How many optimiser steps the learning of a position takes at most."""
@@ -127,7 +132,8 @@ class MergeStages:
     def identity(self, merge: Merge) -> dict[str, Any]:
         """Which experts it is between: what a stage's key must hold beside the stages that made them."""
         given = [model.identity() for model in merge.experts.values()]
-        return {"base": merge.start.identity(), "experts": list(merge.experts), "given": given}
+        found = {"base": merge.start.identity(), "experts": list(merge.experts), "given": given}
+        return found if merge.reference is None else found | {"reference": merge.reference.identity()}
 
     def _learned_content(self, merge: Merge) -> dict[str, Any]:
         """All that determines a learned position, inputs aside."""

@@ -88,7 +88,9 @@ class Pipeline:
         experts = {other: self.model(other, chain) for other in recipe.experts or self.settings.experts}
         initial = None if recipe.initial is None else self.model(recipe.initial, chain)
         rows = {other: self.rows_of(other) for other in experts}
-        return Merge(recipe, start, experts, rows, initial)
+        # LM-Cocktail takes an expert's losses relative to the start's, whatever that is.
+        around = start is not self.base and recipe.weighting != "lm_cocktail"
+        return Merge(recipe, start, experts, rows, initial, self.base if around else None)
 
     def known(self, name: str) -> bool:
         """Whether `model` finds one of this name."""

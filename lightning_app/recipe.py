@@ -55,9 +55,10 @@ class MergeRecipe:
 
     Args:
         experts: names of the models to merge: experts, recipes, other merges; empty: the experts of ``model``.
-        start: what task vectors are taken against: ``base``, the name of another model (``joint``, say), or a folder.
+        start: what task vectors are taken against: ``base``, the name of another model (``joint``, say), or a folder;
+            losses are relative to the base's all the same, but for ``lm_cocktail``, where they are to the start's.
         weighting: ``learned``: by gradient descent on the probe; else given: ``equal``, or a fixed linear weighting of
-            `modules.merging.weightings`, with losses taken on the probe rows relative to the start's.
+            `modules.merging.weightings`, with losses taken on the probe rows.
         method: how task vectors are combined; fixed weightings other than ``equal`` are linear, and have none.
         scales: try the merged task vector times these, and keep the best on the probe-validation rows.
         temperatures: of ``lm_cocktail``, tried in the same way, each with and without the start as a member.

@@ -73,7 +73,8 @@ class MergeModule(EmbeddingModule):
     ) -> None:
         method = method or Slerp()
         folders = expert_folders(experts)
-        encoder = TextEncoder.load(base, pooling=pooling, trust_remote_code=trust_remote_code)
+        load = partial(TextEncoder.load, pooling=pooling, trust_remote_code=trust_remote_code)
+        encoder = load(base)
         identity = {"base": weights_sha256(base)} | {name: weights_sha256(path) for name, path in folders.items()}
         vectors = load_task_vectors(encoder, folders)
         if not allow_suspicious:
@@ -87,6 +88,8 @@ class MergeModule(EmbeddingModule):
         self.identity = identity
         self.ancestors = lineage_through(find_base_model(base), identity["base"])
         self.base_losses: dict[str, float] = {}
+        self._load = load
+        self._reference: str | None = None
         self.best: dict[str, Any] = {"objective": math.inf, "position": None}
         self.passes = {"forward": 0, "backward": 0}
         self.history: list[dict[str, float]] = []
@@ -149,11 +152,21 @@ class MergeModule(EmbeddingModule):
         self.position.stand_at(a, position["scale"])
         self._start = self.position.coefficients().detach()
 
+    def relative_to(self, model: str) -> None:
+        """Take losses relative to this model's, not to theta_0's.
+
+        Around a joint model, theta_0's own losses would weigh most the tasks that it has learned best. The losses
+        relative to the recipe's base are the same numbers whatever the task vectors are taken against.
+
+        Args:
+            model: a folder or a hub name; it is loaded for the time that it is measured.
+        """
+        self._reference, self.base_losses = model, {}
+
     def on_fit_start(self) -> None:
         """Measure the base, which normalises the losses, and the start, which a learned position has to beat."""
         if not self.base_losses:
-            assert isinstance(self.encoder, MergedEncoder)
-            self.base_losses = self._measure(self.encoder.base)
+            self._measure_base()
             self._keep_if_best(self._objective(self._measure(self.encoder)))
 
     def training_step(self, batch: TaskBatch | list[TaskBatch], batch_idx: int) -> Tensor:
@@ -208,8 +221,7 @@ class MergeModule(EmbeddingModule):
         """Make the metrics; outside ``fit``, measure the base first."""
         super().on_validation_start()
         if not self.base_losses:
-            assert isinstance(self.encoder, MergedEncoder)
-            self.base_losses = self._measure(self.encoder.base)
+            self._measure_base()
 
     def validation_objective(self, losses: Tensor) -> Tensor:
         """Mean over data sets of the loss relative to the base's (the base itself gives 1); keeps the best position."""
@@ -263,6 +275,11 @@ class MergeModule(EmbeddingModule):
         assert isinstance(self.encoder, MergedEncoder)
         self.encoder.save(str(folder))
         write_lineage(folder, self.ancestors)
+
+    def _measure_base(self) -> None:
+        assert isinstance(self.encoder, MergedEncoder)
+        own, other = self.encoder.base, self._reference
+        self.base_losses = self._measure(own if other is None else self._load(other).eval().to(self.device))
 
     @torch.no_grad()
     def _measure(self, encoder: nn.Module) -> dict[str, float]:

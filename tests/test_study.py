@@ -81,7 +81,7 @@ def test_any_model_can_be_a_start_and_an_expert(project: Project) -> None:
         "control": {"mix": {"qa": None, "sts": None}, "rows": "probe", "start": "average", **training},
     }
     recipe["merges"] = {
-        "around_joint": {"start": "joint", "experts": ["qa_from_joint", "sts_from_joint"]},
+        "around_joint": {"start": "joint", "experts": ["base", "qa_from_joint", "sts_from_joint"], "signed": True},
         "experts_and_joint": {"experts": ["qa", "sts", "joint"], "signed": True},
         "of_a_merge": {"experts": ["around_joint", "qa"], "weighting": "equal"},
         "only_qa": {"experts": ["qa"]},
@@ -93,11 +93,15 @@ def test_any_model_can_be_a_start_and_an_expert(project: Project) -> None:
     joint = load_file(stages["model-joint"] / "model" / "model.safetensors")
     around = load_file(stages["position-around_joint"] / "model" / "model.safetensors")
     experts = [load_file(stages[f"model-{name}_from_joint"] / "model" / "model.safetensors") for name in ("qa", "sts")]
-    position = json.loads((stages["position-around_joint"] / "position.json").read_text())["position"]
+    experts.insert(0, load_file(project.base / "model.safetensors"))
+    found = json.loads((stages["position-around_joint"] / "position.json").read_text())
     key = "encoder.layer.0.output.dense.weight"
-    c = [position["c/qa_from_joint"], position["c/sts_from_joint"]]
+    c = [found["position"][f"c/{name}"] for name in ("base", "qa_from_joint", "sts_from_joint")]
     expected = joint[key] + sum(f * (expert[key] - joint[key]) for f, expert in zip(c, experts, strict=True))
     assert torch.allclose(around[key], expected, atol=1e-6)
+    losses = [json.loads((stages[f"probe-{name}"] / "probe.json").read_text()) for name in ("around_joint", "base")]
+    relative = [losses[0][f"{name}/loss"] / losses[1][f"{name}/loss"] for name in ("qa", "sts")]
+    assert found["objective"] == pytest.approx(sum(relative) / 2, rel=1e-4), "relative to the base's, not the start's"
     lines = (stages["position-sts_added"] / "coefficients.csv").read_text().splitlines()
     start = dict(zip(lines[0].split(","), map(float, lines[1].split(",")), strict=True))
     old = json.loads((stages["position-only_qa"] / "position.json").read_text())["position"]

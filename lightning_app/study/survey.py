@@ -27,7 +27,7 @@ class Point:
 
     Args:
         c: factor of each task vector.
-        objective: on the probe-validation rows, relative to the start's, without regulariser.
+        objective: on the probe-validation rows, relative to the base's, without regulariser.
         losses: data set to mean loss there.
         scores: MTEB task to main score x 100; empty if it was not scored.
     """
