@@ -72,7 +72,11 @@ def cosent(similarities: Tensor, scores: Tensor, temperature: float) -> Tensor:
 def supervised_contrastive(
     embeddings: Tensor, labels: Tensor, candidates: Tensor, candidate_labels: Tensor, own: Tensor, temperature: float
 ) -> Tensor:
-    """Supervised contrastive loss, "out" form: Khosla et al. 2020 (arXiv 2004.11362), equation 2.
+    """Supervised contrastive loss, "out" form: Khosla et al. 2020 (arXiv 2004.11362), equation 2, less its least value.
+
+    Equation 2 is a cross-entropy to the uniform distribution over a row's ``p`` positives, so it is never below
+    ``log p``. Without that constant it is the Kullback-Leibler divergence: the same gradient, and 0 at best like the
+    other losses, so that "half the loss of the base" means as much for labelled texts as for pairs.
 
     Args:
         embeddings: ``[batch, dim]``.
@@ -83,14 +87,14 @@ def supervised_contrastive(
         temperature: divides the similarities.
 
     Returns:
-        ``[batch]``: each row's loss; 0 where no other row has its label.
+        ``[batch]``: each row's loss, not negative; 0 where no other row has its label.
     """
     similarity = F.normalize(embeddings, dim=-1) @ F.normalize(candidates, dim=-1).T / temperature
     itself = F.one_hot(own, len(candidates)).bool()
     log_probability = _float32_or_better(similarity).masked_fill(itself, -torch.inf).log_softmax(dim=1)
     positive = (labels[:, None] == candidate_labels) & ~itself
-    total = log_probability.masked_fill(~positive, 0.0).sum(1)
-    return -total / positive.sum(1).clamp(min=1)
+    positives = positive.sum(1, dtype=log_probability.dtype).clamp(min=1)
+    return -log_probability.masked_fill(~positive, 0.0).sum(1) / positives - positives.log()
 
 
 def _float32_or_better(tensor: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ def obvious_supervised_contrastive(texts: Rows) -> float:
         right = [j for j in others if LABELS[j] == LABELS[i]]
         everything = sum(exp_cosine(text, texts[j]) for j in others)
         for j in right:
-            total -= math.log(exp_cosine(text, texts[j]) / everything) / len(right)
+            total -= math.log(len(right) * exp_cosine(text, texts[j]) / everything) / len(right)
     return total
 
 
@@ -148,6 +148,13 @@ def test_rows_of_another_process_are_looked_up_by_their_column() -> None:
         excluded = same_text_mask(ids[rows], ids, candidate_ids, own)
         parts.append(info_nce(columns[0][rows], columns[1], own, excluded, TEMPERATURE) * len(own))
     assert torch.stack(parts).sum().item() / 5 == pytest.approx(our_info_nce(*columns).item(), rel=1e-12)
+
+
+def test_supervised_contrastive_is_zero_where_positives_are_equal_and_negatives_far() -> None:
+    labels = torch.tensor([0, 0, 0, 0, 1])
+    texts = torch.tensor([[1.0, 0.0]] * 4 + [[-1.0, 0.0]])
+    losses = supervised_contrastive(texts, labels, texts, labels, torch.arange(5), 0.05)
+    assert torch.allclose(losses, torch.zeros(5), atol=1e-6)
 
 
 def test_a_label_seen_once_teaches_nothing_of_itself() -> None:

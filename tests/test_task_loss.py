@@ -76,7 +76,7 @@ def obvious_supcon(rows: TaskBatch, embeddings: list[Tensor]) -> Tensor:
         denominator = torch.logsumexp(torch.stack([cos(texts[i], texts[j]) / TEMPERATURE for j in others]), 0)
         positives = [cos(texts[i], texts[j]) / TEMPERATURE - denominator for j in others if labels[j] == labels[i]]
         if positives:
-            losses.append(-torch.stack(positives).mean())
+            losses.append(-torch.stack(positives).mean() - math.log(len(positives)))
     return torch.stack(losses).mean()
 
 
