@@ -63,13 +63,11 @@ class Section:
 
     Args:
         heading: of the part.
-        paragraphs: lines of text under it.
         tables: in this order.
         pictures: in this order.
     """
 
     heading: str
-    paragraphs: Sequence[str] = ()
     tables: Sequence[Table] = ()
     pictures: Sequence[Picture] = ()
 
@@ -106,7 +104,6 @@ def _section(section: Section) -> str:
         [
             "<section>",
             f"<h2>{escape(section.heading)}</h2>",
-            *(f"<p>{escape(paragraph)}</p>" for paragraph in section.paragraphs),
             *map(_table, section.tables),
             *map(_picture, section.pictures),
             "</section>",

@@ -64,7 +64,7 @@ class StudyReport:
         write_to_tensorboard(pictures, folder / "logs" / "study")
         parts = [f"# {title}"]
         for section in sections:
-            parts += [f"## {section.heading}", *section.paragraphs, *(table.markdown() for table in section.tables)]
+            parts += [f"## {section.heading}", *(table.markdown() for table in section.tables)]
             parts += [f"![{p.title}](pictures/{p.name}.png)\n\n{p.sentence}" for p in section.pictures]
         (folder / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
         page = folder / "report.html"
@@ -83,7 +83,7 @@ class StudyReport:
             tables.orders(),
             tables.positions(),
         ]
-        return [
+        sections = [
             Section("The models", tables=[tables.main()]),
             Section("What was compared", tables=[table for table in compared if table is not None]),
             Section("Cost", tables=[tables.costs()]),
@@ -91,6 +91,7 @@ class StudyReport:
             Section("The position", pictures=self.position()),
             Section("What the position depends on", pictures=self.sensitivity()),
         ]
+        return [section for section in sections if section.tables or section.pictures]
 
     def conflict(self) -> list[Picture]:
         """Experts against the joint model, gradients, norms and directions."""

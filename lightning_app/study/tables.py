@@ -212,32 +212,24 @@ class StudyTables:
         graph = self.study.graph
         routes = {row.name: list(row.model.inputs) for row in self.study.main_rows if row.model.inputs}
         searched = [stage for row in self.study.family("resampling") for stage in row.model.inputs]
+        counts = ["steps", "examples", "TFLOP", "seconds"]
+        header = ["route", *counts, *(f"{name}, all" for name in counts)]
+        note = (
+            "`all`: with all models that it is made of, each counted once. FLOPs are counted operation by operation, "
+            "by torch.utils.flop_counter, in training steps and validation's forward passes: in three of a kind, which "
+            "differ in the lengths of their texts, and from these all others follow."
+        )
         if searched:
             routes["the resampling search"] = searched
+            header += ["% of search", "% of search, all"]
+            note += " The last columns are parts of the FLOPs of the resampling search."
         search = cost_of(searched, graph, inputs=True)
         rows = []
         for name, stages in routes.items():
             own, whole = (cost_of(stages, graph, inputs=inputs) for inputs in (False, True))
-            rows.append([name, *_cost_cells(own), *_cost_cells(whole), _part(own, search), _part(whole, search)])
-        header = [
-            "route",
-            "steps",
-            "examples",
-            "TFLOP",
-            "seconds",
-            "steps, all",
-            "examples, all",
-            "TFLOP, all",
-            "seconds, all",
-            "% of search",
-            "% of search, all",
-        ]
-        notes = [
-            "`all`: with all models that it is made of, each counted once. FLOPs are counted operation by operation "
-            "by torch.utils.flop_counter in the first training step of every batch shape, and validation's forward "
-            "passes likewise. The last columns are parts of the FLOPs of the resampling search.",
-        ]
-        return Table("Cost", header, rows, notes=notes)
+            parts = [f"{100 * cost.flops / search.flops:.1f}" for cost in (own, whole)] if searched else []
+            rows.append([name, *_cost_cells(own), *_cost_cells(whole), *parts])
+        return Table("Cost", header, rows, notes=[note])
 
     def _scored(self, row: Row) -> list[str]:
         scores = self.scores(row)
@@ -254,10 +246,6 @@ class StudyTables:
 
 def _cost_cells(cost: Cost) -> list[str]:
     return [f"{cost.steps:,}", f"{cost.examples:,}", f"{cost.flops / 1e12:.1f}", f"{cost.seconds:.0f}"]
-
-
-def _part(cost: Cost, whole: Cost) -> str:
-    return f"{100 * cost.flops / whole.flops:.1f}" if whole.flops else ""
 
 
 def _constant_tasks(found: Significance) -> str:
