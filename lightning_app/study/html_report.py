@@ -137,7 +137,7 @@ def _table(table: Table) -> str:
 
 def _breakable(name: str) -> str:
     """A name that may be broken before its long words only; names of tasks make a table of short numbers wide."""
-    parts = re.split(r"(?<=[A-Za-z0-9])(?=[A-Z][a-z]{4})|(?<=_)", name)
+    parts = re.split(r"(?<=[A-Za-z0-9])(?=[A-Z][a-z]{4})|(?<=_)|(?=-[a-z])", name)
     return "<wbr>".join(f"<span>{escape(part)}</span>" for part in parts)
 
 

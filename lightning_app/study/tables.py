@@ -1,6 +1,6 @@
 """The tables of a study."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
@@ -44,20 +44,16 @@ class StudyTables:
 
     @cached_property
     def groups(self) -> dict[str, list[str]]:
-        """Name of each average to the tasks that it is over: at least two, and not all of them."""
+        """Name of each average to the tasks that it is over: all of them, and parts of at least two."""
         by_type = {kind: [name for name, of in self.types.items() if of == kind] for kind in self.types.values()}
         groups = by_type | {"seen": self.seen, "unseen": self.unseen}
         some = {name: tasks for name, tasks in groups.items() if 1 < len(tasks) < len(self.types)}
-        return some | {"all": list(self.types)}
+        return {"all": list(self.types)} | some
 
     def main(self) -> Table:
         """Models by tasks and averages; the best of each column is bold."""
-        columns = [*self.seen, *self.unseen]
-        rows, values = self.study.main_rows, []
-        for row in rows:
-            scores = self.scores(row)
-            means = [fmean(scores[name] for name in names) for names in self.groups.values()]
-            values.append([scores[name] for name in columns] + means)
+        rows = self.study.main_rows
+        values = [self._numbers(self.scores(row)) for row in rows]
         best = _best(values)
         rival = self.rival
         differences = [self.difference(self.study.scorer, rival, row) for row in rows]
@@ -65,9 +61,9 @@ class StudyTables:
         for row, line, difference in zip(rows, values, differences, strict=True):
             shown = [*(f"{value:.2f}" for value in line), _shown(difference.average)]
             cells.append([row.name, *shown, f"{self.study.objective(row):.4f}", *self._own_cost(row)])
-        marked = [f"{name} (unseen)" if name in self.unseen and self.seen else name for name in columns]
+        unseen = [f"{name} (unseen)" if self.seen else name for name in self.unseen]
         averages = [f"mean {name}" for name in self.groups]
-        header = ["model", *marked, *averages, f"minus {rival.name}", "probe", "seconds", "with inputs"]
+        header = ["model", *averages, *self.seen, *unseen, f"minus {rival.name}", "probe", "seconds", "with inputs"]
         notes = [
             "Main scores x 100, the best of each column in bold.",
             f"minus {rival.name}: difference of the means over all tasks, with its 95 % interval by the paired "
@@ -105,16 +101,12 @@ class StudyTables:
     def final(self) -> Table:
         """The base and the best of each kind on whole tasks."""
         rows = self.study.final_rows()
-        columns = [*self.seen, *self.unseen]
-        scores = [self.full_scores(row) for row in rows]
-        values = [
-            [of[n] for n in columns] + [fmean(of[n] for n in names) for names in self.groups.values()] for of in scores
-        ]
+        values = [self._numbers(self.full_scores(row)) for row in rows]
         best = _best(values)
         cells = [[row.name, *(f"{value:.2f}" for value in line)] for row, line in zip(rows, values, strict=True)]
         return Table(
             "The chosen models on whole tasks",
-            ["model", *map(full_name, columns), *(f"mean {n}" for n in self.groups)],
+            ["model", *(f"mean {name}" for name in self.groups), *map(full_name, (*self.seen, *self.unseen))],
             cells,
             best,
         )
@@ -230,6 +222,11 @@ class StudyTables:
             parts = [f"{100 * cost.flops / search.flops:.1f}" for cost in (own, whole)] if searched else []
             rows.append([name, *_cost_cells(own), *_cost_cells(whole), *parts])
         return Table("Cost", header, rows, notes=[note])
+
+    def _numbers(self, scores: Mapping[str, float]) -> list[float]:
+        """The averages, and the scores behind them."""
+        averages = [fmean(scores[name] for name in names) for names in self.groups.values()]
+        return [*averages, *(scores[name] for name in (*self.seen, *self.unseen))]
 
     def _scored(self, row: Row) -> list[str]:
         scores = self.scores(row)
