@@ -62,7 +62,7 @@ def pictures() -> list[Picture]:
 def page(pictures: list[Picture]) -> Page:
     sections = [
         Section("Scores", tables=[MAIN]),
-        Section("Why <merge>", ["A & B."], [Table("small", ["of_Banking77Classification"], [["1"]])], pictures),
+        Section("Why <merge>", [Table("small", ["of_Banking77Classification"], [["1"]])], pictures),
     ]
     return Page(html_report("Study of <runs/a>", sections))
 
