@@ -42,6 +42,11 @@ class StudyTables:
         """The mean over all tasks."""
         return fmean(self.scores(row).values())
 
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks in the order of the columns, seen ones first."""
+        return [*self.seen, *self.unseen]
+
     @cached_property
     def groups(self) -> dict[str, list[str]]:
         """Name of each average to the tasks that it is over: all of them, and parts of at least two."""
@@ -62,8 +67,8 @@ class StudyTables:
             shown = [*(f"{value:.2f}" for value in line), _shown(difference.average)]
             cells.append([row.name, *shown, f"{self.study.objective(row):.4f}", *self._own_cost(row)])
         unseen = [f"{name} (unseen)" if self.seen else name for name in self.unseen]
-        averages = [f"mean {name}" for name in self.groups]
-        header = ["model", *averages, *self.seen, *unseen, f"minus {rival.name}", "probe", "seconds", "with inputs"]
+        header = ["model", *self._averages(), *self.seen, *unseen]
+        header += [f"minus {rival.name}", "probe", "seconds", "with inputs"]
         notes = [
             "Main scores x 100, the best of each column in bold.",
             f"minus {rival.name}: difference of the means over all tasks, with its 95 % interval by the paired "
@@ -92,9 +97,9 @@ class StudyTables:
         learned, cells = headline["learned"], []
         for rival in (*(row for kind, row in headline.items() if kind != "learned"), self.study.base):
             found = self.difference(self.study.full, rival, learned)
-            by_task = [_shown(found.tasks[full_name(name)]) for name in (*self.seen, *self.unseen)]
+            by_task = [_shown(found.tasks[full_name(name)]) for name in self.tasks]
             cells.append([rival.name, _shown(found.average), *by_task])
-        header = [f"{learned.name} minus", "mean", *map(full_name, (*self.seen, *self.unseen))]
+        header = [f"{learned.name} minus", "mean", *map(full_name, self.tasks)]
         note = "Differences with 95 % intervals: the choice of test examples alone, not what a training's seed adds."
         return Table("How sure the differences are, on whole tasks", header, cells, notes=[note])
 
@@ -106,7 +111,7 @@ class StudyTables:
         cells = [[row.name, *(f"{value:.2f}" for value in line)] for row, line in zip(rows, values, strict=True)]
         return Table(
             "The chosen models on whole tasks",
-            ["model", *(f"mean {name}" for name in self.groups), *map(full_name, (*self.seen, *self.unseen))],
+            ["model", *self._averages(), *map(full_name, self.tasks)],
             cells,
             best,
         )
@@ -223,10 +228,14 @@ class StudyTables:
             rows.append([name, *_cost_cells(own), *_cost_cells(whole), *parts])
         return Table("Cost", header, rows, notes=[note])
 
+    def _averages(self) -> list[str]:
+        """The headers of the averages."""
+        return [f"mean {name}" for name in self.groups]
+
     def _numbers(self, scores: Mapping[str, float]) -> list[float]:
         """The averages, and the scores behind them."""
         averages = [fmean(scores[name] for name in names) for names in self.groups.values()]
-        return [*averages, *(scores[name] for name in (*self.seen, *self.unseen))]
+        return [*averages, *(scores[name] for name in self.tasks)]
 
     def _scored(self, row: Row) -> list[str]:
         scores = self.scores(row)
