@@ -35,6 +35,11 @@ class SplitTask:
     dropped: int = 0
     requested: tuple[int, int] = (0, 0)
 
+    def with_loss(self, loss: LossConfig) -> "SplitTask":
+        """The same rows, to be trained and validated with another loss; see `TaskData.with_loss`."""
+        expert, probe, validation = (part.with_loss(loss) for part in (self.expert, self.probe, self.validation))
+        return replace(self, expert=expert, probe=probe, validation=validation)
+
 
 def load_tasks(
     sources: Sources,

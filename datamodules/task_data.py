@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from modules.errors import UserError
@@ -55,6 +55,14 @@ class TaskData:
             None if self.groups is None else [self.groups[row] for row in rows],
             self.loss,
         )
+
+    def with_loss(self, loss: LossConfig) -> "TaskData":
+        """The same rows, to be trained with another loss.
+
+        Raises:
+            UserError: the loss needs other columns, or the temperature is not positive.
+        """
+        return replace(self, loss=resolve_loss(self.name, self.kind, loss))
 
     def fingerprint(self) -> str:
         """SHA-256 of everything but the name: equal exactly for data sets that train the same model."""

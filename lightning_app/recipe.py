@@ -21,7 +21,8 @@ class ExpertRecipe:
             ``total`` keeps how many there are in all, ``max`` those of the largest; see `resampled_sizes`.
         rows: ``expert``, or ``probe``: train on the rows that positions are learned on (a control).
         start: ``base``, the name of another model (``joint``, say), or a model folder.
-        loss: of every data set that has none of its own.
+        loss: of every data set that has none of its own; null: ``LossConfig()``. With ``mix``: of all that is mixed, in
+            place of the recipes' own; null: these.
         max_steps: optimiser steps.
         batch_size: rows a process and step.
         lr: peak learning rate.
@@ -38,7 +39,7 @@ class ExpertRecipe:
     resample: Length | None = None
     rows: Literal["expert", "probe"] = "expert"
     start: str = "base"
-    loss: LossConfig = field(default_factory=LossConfig)
+    loss: LossConfig | None = None
     max_steps: int = 500
     batch_size: int = 32
     lr: float = 2e-5
@@ -95,13 +96,12 @@ def joint_recipe(experts: dict[str, ExpertRecipe]) -> ExpertRecipe:
         UserError: the experts do not agree on how to train, so nothing can be taken from them.
     """
     first = next(iter(experts.values()))
-    for key in ("loss", "batch_size", "lr", "warmup", "weight_decay", "max_length"):
+    for key in ("batch_size", "lr", "warmup", "weight_decay", "max_length"):
         values = {name: getattr(recipe, key) for name, recipe in experts.items()}
         if any(value != getattr(first, key) for value in values.values()):
             raise UserError(f"recipes.joint is needed, because the experts differ in {key}: {values}")
     return ExpertRecipe(
         mix=dict.fromkeys(experts),
-        loss=first.loss,
         max_steps=sum(recipe.max_steps for recipe in experts.values()),
         batch_size=first.batch_size,
         lr=first.lr,

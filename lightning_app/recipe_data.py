@@ -52,6 +52,8 @@ class RecipeData:
             tasks = [self.tasks[_task_name(name, source, recipe.data)] for source in recipe.data]
         else:
             tasks = self._resampled(name) if recipe.resample else self._mixed(recipe)
+            if recipe.loss is not None:
+                tasks = [task.with_loss(recipe.loss) for task in tasks]
         if recipe.rows == "probe":
             tasks = [replace(task, expert=task.probe) for task in tasks]
         for task in tasks:

@@ -9,7 +9,7 @@ from datamodules import DataSource, TaskDataModule
 from datamodules.batching import OneTaskBatches
 from lightning_app.recipe import ExpertRecipe
 from lightning_app.recipe_data import RecipeData
-from modules import Expert, UserError
+from modules import Expert, LossConfig, UserError
 from tests.conftest import Project
 
 PROBE: dict[str, Any] = {"size": 32, "validation_size": 24, "batch_size": 8, "reserve": 48, "task_weights": None}
@@ -55,6 +55,20 @@ def test_a_resampled_mix_keeps_the_shares_within_a_recipe(project: Project) -> N
     rows = [len(task.expert) for task in data.of("mixed")]
     assert rows[0] + rows[1] == pytest.approx(sum(rows) / 2, abs=1)
     assert rows[0] == pytest.approx(3 * rows[1], abs=3)
+
+
+def test_the_loss_of_a_mix_stands_in_for_its_recipes_own(project: Project) -> None:
+    mix: dict[str, float | None] = {"qa": None, "sts": None}
+    plain, sharp = ExpertRecipe(mix=mix, batch_size=8), ExpertRecipe(mix=mix, loss=LossConfig(temperature=0.01))
+    sharp_qa = ExpertRecipe(data=[DataSource(str(project.folder / "qa.jsonl"))], loss=LossConfig(temperature=0.02))
+    data = read(project, qa=sharp_qa, plain=plain, sharp=sharp, wrong=ExpertRecipe(mix=mix, loss=LossConfig("supcon")))
+    losses = {name: [task.expert.loss for task in data.of(name)] for name in ("plain", "sharp")}
+    assert losses["plain"] == [LossConfig("infonce", 0.02), LossConfig("cosent", 0.05)]
+    assert losses["sharp"] == [LossConfig("infonce", 0.01), LossConfig("cosent", 0.01)]
+    assert [task.validation.loss for task in data.of("sharp")] == losses["sharp"]
+    assert [task.expert.loss for task in data.probe_tasks()] == losses["plain"], "positions are learned as before"
+    with pytest.raises(UserError, match="qa: loss 'supcon' does not fit pairs rows"):
+        data.of("wrong")
 
 
 def test_the_probe_rows_can_be_trained_on(project: Project) -> None:

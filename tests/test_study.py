@@ -107,6 +107,9 @@ def test_any_model_can_be_a_start_and_an_expert(project: Project) -> None:
     old = json.loads((stages["position-only_qa"] / "position.json").read_text())["position"]
     assert start["scale"] == pytest.approx(old["scale"], rel=1e-5)
     assert start["a/qa"] == pytest.approx(start["a/sts"])
+    report = (project.run_dir / "report.md").read_text()
+    assert "## Cost\n\nCost" in report and "What the position depends on" not in report, "nothing was asked for that"
+    assert not re.search(r"^## .*\n+(## |\Z)", report, re.MULTILINE), "no heading without anything below it"
 
 
 def test_a_dry_run_says_what_is_left_and_makes_nothing(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
