@@ -8,6 +8,7 @@ from datamodules.task_data import TaskData
 from datamodules.task_datamodule import SplitDataModule, split_tasks
 from datamodules.text_sources import DataSource
 from modules.errors import UserError
+from modules.task_batch import LossConfig
 
 
 class ProbeDataModule(SplitDataModule):
@@ -24,6 +25,7 @@ class ProbeDataModule(SplitDataModule):
         reserve: probe rows to hold out, of which ``size`` are used; None: ``size``. A sweep over sizes reserves the
             largest, so that the experts stay the same.
         task_weights: relative number of rows and batches of each data set; None: equal.
+        loss: in place of the data sets' own. Losses at one temperature compare models that were trained at several.
     """
 
     def __init__(
@@ -37,11 +39,12 @@ class ProbeDataModule(SplitDataModule):
         seed: int = 0,
         reserve: int | None = None,
         task_weights: dict[str, float] | None = None,
+        loss: LossConfig | None = None,
     ) -> None:
         super().__init__(batch_size, max_length, num_workers, seed)
         if reserve is not None and reserve < size:
             raise UserError(f"reserve is {reserve}, less than the probe's size {size}; raise it or leave it out")
-        self.tasks, self.task_weights = tasks, task_weights
+        self.tasks, self.task_weights, self.loss = tasks, task_weights, loss
         self.size, self.validation_size, self.reserve = size, validation_size, reserve
 
     def setup(self, stage: str | None = None) -> None:
@@ -57,13 +60,14 @@ class ProbeDataModule(SplitDataModule):
         names = [task.name for task in self.tasks]
         reserved = self._balanced(self.reserve or self.size, names)
         used, validation = self._balanced(self.size, names), self._balanced(self.validation_size, names)
+        splits = split_tasks(self.tasks, reserved, validation, self.seed)
         self.splits = [
             replace(
                 split,
                 probe=_first(split.probe, used[split.name]),
                 validation=_first(split.validation, validation[split.name]),
             )
-            for split in split_tasks(self.tasks, reserved, validation, self.seed)
+            for split in (splits if self.loss is None else [split.with_loss(self.loss) for split in splits])
         ]
 
     @property

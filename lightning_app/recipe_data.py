@@ -9,7 +9,7 @@ from datamodules import DataSource, ProbeDataModule, SplitTask, TaskData, load_t
 from datamodules.batching import apportion
 from datamodules.resampling import resample, resampled_sizes
 from lightning_app.recipe import ExpertRecipe
-from modules import Expert, UserError
+from modules import Expert, LossConfig, UserError
 
 
 class RecipeData:
@@ -35,8 +35,10 @@ class RecipeData:
         seed: int,
     ) -> None:
         self.recipes, self.experts, self.seed = recipes, experts, seed
-        self.probe_arguments, self.probe_sources = probe, probe_sources
         ProbeDataModule(**probe)  # refuses what it cannot do
+        self.probe_loss: LossConfig | None = probe.get("loss")
+        self.probe_arguments = {key: value for key, value in probe.items() if key != "loss"}
+        self.probe_sources = probe_sources
         self.tasks = self._load()
 
     def with_order(self, seed: int) -> "RecipeData":
@@ -90,8 +92,9 @@ class RecipeData:
         return ProbeDataModule(tasks=tasks, **arguments | {"validation_size": arguments["size"]})
 
     def probe_tasks(self) -> list[SplitTask]:
-        """The data sets that the position is learned on."""
-        return [self.tasks[name] for name in self.probe_weights()]
+        """The data sets that the position is learned on, with the losses that it is learned with."""
+        tasks = [self.tasks[name] for name in self.probe_weights()]
+        return tasks if self.probe_loss is None else [task.with_loss(self.probe_loss) for task in tasks]
 
     def probe_weights(self) -> dict[str, float]:
         """Data set to its part of the objective: the experts have equal parts, unless the recipe says otherwise."""

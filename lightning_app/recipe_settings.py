@@ -8,7 +8,7 @@ from jsonargparse import Namespace
 from datamodules import DataSource
 from lightning_app.parser import instantiate
 from lightning_app.recipe import ExpertRecipe, MergeRecipe
-from modules import Expert, MergeMethod, Search
+from modules import Expert, LossConfig, MergeMethod, Search
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ def read_settings(section: Namespace) -> RecipeSettings:
         merges=(dict[str, MergeRecipe], section.merges),
         experts=(dict[str, Expert], section.model.experts),
         tasks=(list[DataSource] | None, section.data.tasks),
+        loss=(LossConfig | None, section.data.loss),
         method=(MergeMethod | None, section.model.method),
         search=(Search | None, section.model.search),
     )
@@ -51,7 +52,7 @@ def read_settings(section: Namespace) -> RecipeSettings:
         section.model.base,
         objects.experts,
         options | {"method": objects.method, "search": objects.search},
-        {key: value for key, value in section.data.as_dict().items() if key != "tasks"},
+        {key: value for key, value in section.data.as_dict().items() if key != "tasks"} | {"loss": objects.loss},
         objects.tasks,
         objects.recipes,
         objects.merges,

@@ -15,12 +15,14 @@ from tests.conftest import Project
 PROBE: dict[str, Any] = {"size": 32, "validation_size": 24, "batch_size": 8, "reserve": 48, "task_weights": None}
 
 
-def read(project: Project, **recipes: ExpertRecipe) -> RecipeData:
+def read(project: Project, loss: LossConfig | None = None, **recipes: ExpertRecipe) -> RecipeData:
     experts = {
         name: ExpertRecipe(data=[DataSource(str(project.folder / f"{name}.jsonl"))], batch_size=8)
         for name in ("qa", "sts")
     }
-    return RecipeData(experts | recipes, {name: Expert(recipe=name) for name in experts}, PROBE, None, seed=0)
+    return RecipeData(
+        experts | recipes, {name: Expert(recipe=name) for name in experts}, PROBE | {"loss": loss}, None, 0
+    )
 
 
 @pytest.mark.parametrize("length", ["total", "max"])
@@ -69,6 +71,19 @@ def test_the_loss_of_a_mix_stands_in_for_its_recipes_own(project: Project) -> No
     assert [task.expert.loss for task in data.probe_tasks()] == losses["plain"], "positions are learned as before"
     with pytest.raises(UserError, match="qa: loss 'supcon' does not fit pairs rows"):
         data.of("wrong")
+
+
+def test_the_loss_of_the_probe_is_for_what_is_learned_and_chosen_on_it(project: Project) -> None:
+    plain, sharp = read(project), read(project, loss=LossConfig(temperature=0.01))
+    for module in (sharp.probe(), sharp.losses_on_probe()):
+        module.setup()
+        losses = [part.loss for split in module.splits for part in (split.probe, split.validation)]
+        assert losses == [LossConfig(name, 0.01) for name in ("infonce", "infonce", "cosent", "cosent")]
+    assert [task.expert.loss for task in (*sharp.of("qa"), *sharp.of("sts"))] == [
+        task.expert.loss for task in (*plain.of("qa"), *plain.of("sts"))
+    ], "models are trained as before"
+    assert sharp.probe_content() != plain.probe_content(), "no position learned with another loss is served"
+    assert sharp.probe_content()["probe"] == plain.probe_content()["probe"]
 
 
 def test_the_probe_rows_can_be_trained_on(project: Project) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from datamodules import DataSource, ProbeDataModule, SplitTask, TaskData, TaskDataModule, load_tasks, named_sources
 from modules.errors import UserError
+from modules.task_batch import LossConfig
 
 Pair = tuple[str, str]
 
@@ -83,6 +84,13 @@ def test_weights_move_probe_rows_between_data_sets(sources: list[str]) -> None:
     module.setup()
     assert [(len(split.probe), len(split.validation)) for split in module.splits] == [(16, 5), (8, 3)]
     assert list(module.task_losses) == ["first", "second"]
+
+
+def test_a_loss_of_the_probe_stands_in_for_the_data_sets_own(sources: list[str]) -> None:
+    module = ProbeDataModule([DataSource(source) for source in sources], 8, 8, loss=LossConfig(temperature=0.2))
+    module.setup()
+    losses = {part.loss.temperature for split in module.splits for part in (split.probe, split.validation)}
+    assert losses == {0.2}
 
 
 def test_at_most_a_third_is_held_out(sources: list[str]) -> None:
