@@ -26,7 +26,7 @@ class Stage:
 
     Args:
         kind: what sort of result: ``model``, ``position``, ``scores``.
-        name: what it is called on screen and in its folder's name.
+        name: what it is called on screen and in its folder's name, if it is the first to be made of its key.
         content: all that determines the result and is no input, as JSON.
         run: writes the result into a folder; every process calls it. A folder left by an interrupted run is passed
             again as it was left.
@@ -65,8 +65,9 @@ class StageGraph:
             shutil.rmtree(self.score_cache, ignore_errors=True)
 
     def folder(self, stage: Stage) -> Path:
-        """Where the result of a stage lies, or will lie."""
-        return self.root / f"{stage.kind}-{safe_name(stage.name)}-{stage.key}"
+        """Where the result of a stage lies, or will lie; a stage of another name may have made it already."""
+        named = self.root / f"{stage.kind}-{safe_name(stage.name)}-{stage.key}"
+        return named if named.exists() else next(self.root.glob(f"{stage.kind}-*-{stage.key}"), named)
 
     def is_done(self, stage: Stage) -> bool:
         """Whether the result is there."""

@@ -120,6 +120,18 @@ def test_a_second_fit_only_makes_what_changed(project: Project) -> None:
     assert {name: second[name] for name in first} == first
 
 
+def test_one_model_under_two_names_is_trained_once(project: Project) -> None:
+    content = project.content()
+    joint = {"mix": {"qa": None, "sts": None}, "batch_size": 8, "max_steps": 4}
+    project.write(content | {"recipes": content["recipes"] | {"joint": joint}, "baselines": ["joint"]})
+    fit(project)
+    first = finished(project)
+    renamed = {"together": joint, "again": joint}
+    project.write(content | {"recipes": content["recipes"] | renamed, "baselines": list(renamed)})
+    fit(project)
+    assert {name for name in finished(project) if name.startswith("model-")} <= first.keys()
+
+
 def test_the_same_seed_gives_the_same_result(project: Project) -> None:
     fit(project)
     first = load_file(project.stages()["position-self_positioning"] / "model" / "model.safetensors")
