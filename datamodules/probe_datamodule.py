@@ -60,14 +60,13 @@ class ProbeDataModule(SplitDataModule):
         names = [task.name for task in self.tasks]
         reserved = self._balanced(self.reserve or self.size, names)
         used, validation = self._balanced(self.size, names), self._balanced(self.validation_size, names)
-        splits = split_tasks(self.tasks, reserved, validation, self.seed)
         self.splits = [
             replace(
                 split,
                 probe=_first(split.probe, used[split.name]),
                 validation=_first(split.validation, validation[split.name]),
-            )
-            for split in (splits if self.loss is None else [split.with_loss(self.loss) for split in splits])
+            ).with_loss(self.loss)
+            for split in split_tasks(self.tasks, reserved, validation, self.seed)
         ]
 
     @property

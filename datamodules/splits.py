@@ -35,8 +35,10 @@ class SplitTask:
     dropped: int = 0
     requested: tuple[int, int] = (0, 0)
 
-    def with_loss(self, loss: LossConfig) -> "SplitTask":
-        """The same rows, to be trained and validated with another loss; see `TaskData.with_loss`."""
+    def with_loss(self, loss: LossConfig | None) -> "SplitTask":
+        """The same rows, to be trained and validated with this loss, if there is one; see `TaskData.with_loss`."""
+        if loss is None:
+            return self
         expert, probe, validation = (part.with_loss(loss) for part in (self.expert, self.probe, self.validation))
         return replace(self, expert=expert, probe=probe, validation=validation)
 

@@ -36,7 +36,7 @@ class RecipeData:
     ) -> None:
         self.recipes, self.experts, self.seed = recipes, experts, seed
         ProbeDataModule(**probe)  # refuses what it cannot do
-        self.probe_loss: LossConfig | None = probe.get("loss")
+        self.probe_loss: LossConfig | None = probe["loss"]  # its rows carry it, and so it is in their keys
         self.probe_arguments = {key: value for key, value in probe.items() if key != "loss"}
         self.probe_sources = probe_sources
         self.tasks = self._load()
@@ -53,9 +53,8 @@ class RecipeData:
         if recipe.data:
             tasks = [self.tasks[_task_name(name, source, recipe.data)] for source in recipe.data]
         else:
-            tasks = self._resampled(name) if recipe.resample else self._mixed(recipe)
-            if recipe.loss is not None:
-                tasks = [task.with_loss(recipe.loss) for task in tasks]
+            mixed = self._resampled(name) if recipe.resample else self._mixed(recipe)
+            tasks = [task.with_loss(recipe.loss) for task in mixed]
         if recipe.rows == "probe":
             tasks = [replace(task, expert=task.probe) for task in tasks]
         for task in tasks:
@@ -93,8 +92,7 @@ class RecipeData:
 
     def probe_tasks(self) -> list[SplitTask]:
         """The data sets that the position is learned on, with the losses that it is learned with."""
-        tasks = [self.tasks[name] for name in self.probe_weights()]
-        return tasks if self.probe_loss is None else [task.with_loss(self.probe_loss) for task in tasks]
+        return [self.tasks[name].with_loss(self.probe_loss) for name in self.probe_weights()]
 
     def probe_weights(self) -> dict[str, float]:
         """Data set to its part of the objective: the experts have equal parts, unless the recipe says otherwise."""
