@@ -212,7 +212,7 @@ class StudyTables:
         counts = ["steps", "examples", "TFLOP", "seconds"]
         header = ["route", *counts, *(f"{name}, all" for name in counts)]
         note = (
-            "`all`: with all models that it is made of, each counted once. FLOPs are counted operation by operation, "
+            "all: with all models that it is made of, each counted once. FLOPs are counted operation by operation, "
             "by torch.utils.flop_counter, in training steps and validation's forward passes: in three of a kind, which "
             "differ in the lengths of their texts, and from these all others follow."
         )
@@ -256,7 +256,7 @@ def _cost_cells(cost: Cost) -> list[str]:
 
 def _constant_tasks(found: Significance) -> str:
     names = ", ".join(found.constant)
-    return f" {names} enter as constants: their examples are not known." if names else ""
+    return f" Constants, because their examples are not known: {names}." if names else ""
 
 
 def _shown(difference: Difference) -> str:
