@@ -36,6 +36,7 @@ class TaskBatch:
             ``[sentence1, sentence2]`` for ``cosent``, ``[text]`` for ``supcon``.
         text_ids: ``[columns, batch]`` int64, equal exactly where texts are equal.
         target: ``[batch]``: the score (``cosent``, float32), the label (``supcon``, int64), or None (``infonce``).
+        rows: where each row stands in its source, counted from 1, for messages; None: not known.
     """
 
     task: str
@@ -43,6 +44,7 @@ class TaskBatch:
     features: list[Features]
     text_ids: Tensor
     target: Tensor | None = None
+    rows: list[int] | None = None
 
     def __len__(self) -> int:
         """Number of rows."""
