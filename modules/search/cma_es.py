@@ -1,11 +1,15 @@
 """A search that needs no gradient."""
 
+from typing import TYPE_CHECKING
+
 import torch
-from cmaes import CMA
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from modules.search.base import Closure, NumberOptimizer, Search
+
+if TYPE_CHECKING:
+    from cmaes import CMA
 
 
 class CmaEs(Search):
@@ -64,8 +68,10 @@ class CmaEsOptimizer(NumberOptimizer):
         super().load_state_dict(state_dict)
         self._cma = None
 
-    def _restored(self) -> CMA:
+    def _restored(self) -> "CMA":
         """The search as it was: it is a function of the start, the seed and all values so far."""
+        from cmaes import CMA  # here, because no other search needs it
+
         memory = self.memory
         memory.setdefault("start", self.numbers())
         memory.setdefault("values", torch.empty(0, dtype=torch.float64))
