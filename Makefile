@@ -1,5 +1,5 @@
 # make fit    the main job: experts, joint model, merges, Self Positioning, scores
-# make test   the test suite
+# make test   the test suite, in two processes
 # make lint   formatting, lint, types
 # Each makes .venv first where it is not there yet.
 
@@ -13,7 +13,7 @@ fit: .venv/.fit
 	$(BIN)/python -m lightning_app fit
 
 test: .venv/.test
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
 
 lint: .venv/.test
 	$(BIN)/ruff format --check .

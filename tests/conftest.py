@@ -1,9 +1,12 @@
 """A tiny base model and tiny data sets, from which every test can make a whole run."""
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: two processes test at the same time, see the Makefile
 
 import datasets
 import pytest

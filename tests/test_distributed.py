@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
@@ -24,6 +23,7 @@ from modules import Adam, ContrastiveModule, Expert, MergeModule
 from modules.task_batch import LossConfig, TaskBatch
 from modules.task_loss import task_loss
 from tests.conftest import Project
+from tests.processes import in_two_processes
 from tests.tiny_encoder import WORDS, tiny_encoder
 from tests.tiny_mirror import write_sts
 
@@ -59,7 +59,7 @@ def gradient(batch: TaskBatch, weight: torch.Tensor) -> tuple[torch.Tensor, torc
     return loss.detach(), torch.autograd.grad(loss, weight)[0]
 
 
-def in_two_processes(rank: int, port: int, out: str) -> None:
+def gathered(rank: int, port: int, out: str) -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     results = {}
     for name in ("infonce", "cosent", "supcon"):
@@ -76,7 +76,7 @@ def in_two_processes(rank: int, port: int, out: str) -> None:
 
 def test_gathered_losses_and_gradients_are_those_of_the_whole_batch(tmp_path: Path) -> None:
     out = tmp_path / "out.pt"
-    mp.spawn(in_two_processes, (free_port(), str(out)), nprocs=2)
+    in_two_processes(gathered, free_port(), str(out))
     results = torch.load(out, weights_only=True)
     for name, (loss, slope) in results.items():
         torch.manual_seed(0)
@@ -165,7 +165,7 @@ def train_expert(rank: int, port: int, folder: str, devices: int) -> None:
 def test_an_expert_of_every_loss_on_two_processes_is_that_of_one(project: Project) -> None:
     without_dropout(project)
     train_expert(0, 0, str(project.folder), 1)
-    mp.spawn(train_expert, (free_port(), str(project.folder), 2), nprocs=2)
+    in_two_processes(train_expert, free_port(), str(project.folder), 2)
     one, two = (torch.load(project.folder / f"expert-{n}.pt", weights_only=True) for n in (1, 2))
     assert one["seen"] == two["seen"]
     assert set(one["seen"]) == {"pairs", "graded", "labelled"}
@@ -246,7 +246,7 @@ def learn_position(rank: int, port: int, folder: str, devices: int) -> None:
 def test_a_position_on_two_processes_is_that_of_accumulated_batches(project: Project) -> None:
     for seed, name in enumerate(("qa", "sts"), start=1):
         tiny_encoder(seed=seed).save(project.folder / name)
-    mp.spawn(learn_position, (free_port(), str(project.folder), 2), nprocs=2)
+    in_two_processes(learn_position, free_port(), str(project.folder), 2)
     learn_position(0, 0, str(project.folder), 1)
     two, one = (torch.load(project.folder / f"position-{n}.pt", weights_only=True) for n in (2, 1))
     for name, value in one["state"].items():
@@ -275,7 +275,7 @@ def train_joint(rank: int, port: int, folder: str, devices: int) -> None:
 def test_costs_and_conflicts_of_two_processes(project: Project) -> None:
     """Costs are those of both, the main process compares gradients, and training does not notice."""
     without_dropout(project)
-    mp.spawn(train_joint, (free_port(), str(project.folder), 2), nprocs=2)
+    in_two_processes(train_joint, free_port(), str(project.folder), 2)
     with_both, plain = (torch.load(project.folder / f"joint-{m}" / "last.ckpt") for m in (True, False))
     assert all(torch.equal(plain["state_dict"][name], w) for name, w in with_both["state_dict"].items())
     cost = json.loads((project.folder / "joint-True" / "cost.json").read_text())

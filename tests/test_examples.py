@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from callbacks.examples import evaluate_examples, read_examples
 from callbacks.mteb_encoder import MtebEncoder
 from callbacks.mteb_tasks import evaluate_tasks, load_tasks, main_score
 from callbacks.task_selection import TaskSelection
 from modules.encoder import TextEncoder
+from tests.processes import in_two_processes
 from tests.tiny_encoder import tiny_encoder
 from tests.tiny_mirror import write_classification, write_clustering, write_multilingual, write_sts, write_xquad
 
@@ -87,7 +87,7 @@ def test_the_result_is_that_of_the_subsets_that_were_asked_for(tmp_path: Path) -
 
 def test_two_processes_return_the_same_and_one_writes(tmp_path: Path) -> None:
     write_tasks(tmp_path)
-    mp.spawn(_one_process, (2, str(tmp_path)), nprocs=2)
+    in_two_processes(_one_process, 2, str(tmp_path))
     first, second = (torch.load(tmp_path / f"found{rank}.pt", weights_only=False) for rank in range(2))
     assert first == second
     tasks = load_tasks(TASKS, str(tmp_path))

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -19,6 +20,7 @@ from callbacks.mteb_encoder import MtebEncoder
 from callbacks.mteb_tasks import evaluate_tasks, load_tasks
 from modules.encoder import TextEncoder
 from modules.errors import UserError
+from tests.processes import forkserver
 from tests.tiny_encoder import tiny_encoder
 from tests.tiny_mirror import SENTENCES, write_sts
 
@@ -199,7 +201,13 @@ def test_unknown_task_fails_before_training(mirror: str) -> None:
 
 
 def test_two_processes_log_the_same(mirror: str) -> None:
-    fit([_SavedScores(["STSBenchmark"], data_root=mirror)], mirror, strategy="ddp_spawn", devices=2, max_epochs=1)
+    fit(
+        [_SavedScores(["STSBenchmark"], data_root=mirror)],
+        mirror,
+        strategy=DDPStrategy(start_method=forkserver()),
+        devices=2,
+        max_epochs=1,
+    )
     first, second = (torch.load(Path(mirror) / f"scores{rank}.pt") for rank in range(2))
     assert first == second and "mteb/average" in first
 

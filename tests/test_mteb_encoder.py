@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from callbacks.mteb_encoder import MtebEncoder
 from callbacks.mteb_tasks import evaluate_tasks, load_tasks
 from modules.encoder import TextEncoder
 from modules.st_folder import EncoderConfig
+from tests.processes import in_two_processes
 from tests.tiny_encoder import tiny_encoder
 from tests.tiny_mirror import write_sts, write_xquad
 
@@ -123,7 +123,7 @@ def test_same_scores_as_sentence_transformers(similarity: str, tmp_path: Path) -
 
 def test_processes_share_the_texts_and_all_get_all(tmp_path: Path) -> None:
     write_sts(tmp_path)
-    mp.spawn(_one_process, (2, str(tmp_path)), nprocs=2)
+    in_two_processes(_one_process, 2, str(tmp_path))
     expected = tiny_encoder().encode(TEXTS)
     parts = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
     for embeddings, single, _, _ in parts:

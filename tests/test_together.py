@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from callbacks.mteb_encoder import MtebEncoder
@@ -14,6 +13,7 @@ from callbacks.mteb_tasks import evaluate_tasks, load_tasks
 from modules.encoder import TextEncoder
 from modules.errors import UserError
 from modules.together import OtherProcessFailed, together
+from tests.processes import in_two_processes
 from tests.tiny_encoder import tiny_encoder
 from tests.tiny_mirror import write_sts
 
@@ -36,7 +36,7 @@ def test_alone_nothing_changes() -> None:
 def test_what_one_process_raises_ends_both(tmp_path: Path) -> None:
     write_sts(tmp_path)
     started = time.perf_counter()
-    mp.spawn(_one_process, (2, str(tmp_path)), nprocs=2)
+    in_two_processes(_one_process, 2, str(tmp_path))
     assert time.perf_counter() - started < 500
     errors = [torch.load(tmp_path / f"errors{rank}.pt", weights_only=True) for rank in range(2)]
     broken = "process 1 failed: MemoryError: too little"
