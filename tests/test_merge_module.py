@@ -1,5 +1,6 @@
 """Self Positioning on tiny experts."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,28 @@ def module(project: Project, **options: Any) -> MergeModule:
     )
 
 
-def fit(project: Project, merge: MergeModule, checkpoint: str | None = None, **options: Any) -> Trainer:
+def probe(project: Project, **options: Any) -> ProbeDataModule:
     sources = {"qa": str(project.folder / "qa.jsonl"), "sts": str(project.folder / "sts.jsonl")}
     tasks = load_tasks(sources, probe_size=24, validation_size=16)
+    return ProbeDataModule(list(tasks.values()), **{"size": 48, "validation_size": 32, "batch_size": 8} | options)
+
+
+def trainer_of(**options: Any) -> Trainer:
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     more = {"enable_model_summary": False, "num_sanity_val_steps": 0, "max_epochs": 2}
-    trainer = Trainer(accelerator="cpu", **quiet | more | options)
-    data = ProbeDataModule(list(tasks.values()), size=48, validation_size=32, batch_size=8)
-    trainer.fit(merge, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    return Trainer(accelerator="cpu", **quiet | more | options)
+
+
+def fit(project: Project, merge: MergeModule, checkpoint: str | None = None, **options: Any) -> Trainer:
+    trainer = trainer_of(**options)
+    trainer.fit(merge, datamodule=probe(project), ckpt_path=checkpoint, weights_only=True)
     return trainer
+
+
+def validate(project: Project, merge: MergeModule, inference_mode: bool = True, **options: Any) -> float:
+    """The objective where a position stands."""
+    data = probe(project, **options)
+    return float(trainer_of(inference_mode=inference_mode).validate(merge, data, verbose=False)[0]["val/loss"])
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
@@ -105,12 +119,98 @@ def test_a_checkpoint_holds_numbers_only_and_resumes(experts: Project, tmp_path:
     assert again.describe_position() == pytest.approx(merge.describe_position())
 
 
+def checkpoint_of(merge: MergeModule) -> dict[str, Any]:
+    """What is kept of a module, as it is read again."""
+    content: dict[str, Any] = {"state_dict": merge.state_dict()}
+    merge.on_save_checkpoint(content)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    buffer.seek(0)
+    loaded: dict[str, Any] = torch.load(buffer, weights_only=True)
+    return loaded
+
+
+OTHER_MERGES: dict[str, tuple[dict[str, Any], str]] = {
+    "method": ({"method": Ties()}, r"method is Slerp\(order=None\), here it is Ties\(density=0.2, per_tensor=False\)"),
+    "argument": (
+        {"method": Dare(seed=3)},
+        r"here it is Dare\(method=Slerp\(order=None\), density=0.5, seed=3\)",
+    ),
+    "granularity": ({"granularity": "layer"}, "granularity is model, here it is layer"),
+    "signed": ({"signed": True}, "signed is False, here it is True"),
+    "search": ({"search": Bfgs()}, r"search is Adam\(lr=0.05\), here it is Bfgs\(first_step=0.3\)"),
+    "rate": ({"search": Adam(0.1)}, r"search is Adam\(lr=0.05\), here it is Adam\(lr=0.1\)"),
+    "mu": ({"mu": 0.5}, "mu is 0.02, here it is 0.5"),
+    "pull": ({"pull": 0.5}, "pull is 0.0, here it is 0.5"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_MERGES)
+def test_a_checkpoint_of_another_merge_is_refused(experts: Project, case: str) -> None:
+    options, message = OTHER_MERGES[case]
+    saved = checkpoint_of(module(experts))
+    with pytest.raises(UserError, match=f"the checkpoint is one of another merge: its .*{message}"):
+        module(experts, **options).on_load_checkpoint(saved)
+    module(experts).on_load_checkpoint(saved)
+
+
 def test_a_checkpoint_of_other_experts_is_refused(experts: Project, tmp_path: Path) -> None:
     trainer = fit(experts, module(experts), max_epochs=1)
     trainer.save_checkpoint(tmp_path / "merge.ckpt")
+    turned = {name: Expert(path=str(experts.folder / name)) for name in ("sts", "qa")}
+    with pytest.raises(UserError, match="experts is qa, sts, here it is sts, qa"):
+        fit(experts, MergeModule(str(experts.base), turned, search=Adam(0.05)), checkpoint=str(tmp_path / "merge.ckpt"))
     tiny_encoder(seed=7).save(experts.folder / "sts")
-    with pytest.raises(UserError, match="learned with another 'sts': its weights differ"):
+    with pytest.raises(UserError, match="weights of sts is [0-9a-f]{12}, here it is [0-9a-f]{12}; start without it"):
         fit(experts, module(experts), checkpoint=str(tmp_path / "merge.ckpt"))
+
+
+def results(merge: MergeModule) -> list[Any]:
+    """What a search has found, and on the way to what."""
+    return [merge.describe_position(), merge.best["objective"], merge.history, merge.passes, merge.base_losses]
+
+
+@pytest.mark.parametrize("inference_mode", [False, True])
+def test_a_fit_after_a_validation_is_the_fit_alone(experts: Project, inference_mode: bool) -> None:
+    alone, after = module(experts), module(experts)
+    fit(experts, alone)
+    validate(experts, after, inference_mode=inference_mode)
+    fit(experts, after, inference_mode=inference_mode)
+    assert results(after) == results(alone)
+
+
+@pytest.mark.parametrize("inference_mode", [False, True])
+def test_a_ruinous_search_returns_its_start_whatever_came_before(experts: Project, inference_mode: bool) -> None:
+    merge = module(experts, search=Adam(50.0))
+    at_start = validate(experts, merge, inference_mode=inference_mode)
+    start = merge.describe_position()
+    for _ in range(2):
+        fit(experts, merge, inference_mode=inference_mode)
+        assert merge.describe_position() == pytest.approx(start)
+        assert merge.best["objective"] == pytest.approx(at_start, rel=1e-5) != 1.0
+
+
+def test_a_second_fit_knows_nothing_of_the_first(experts: Project) -> None:
+    merge, fresh = module(experts), module(experts)
+    fit(experts, merge)
+    for each in (merge, fresh):
+        each.position.stand_at(torch.tensor([0.4, 1.6]), 2.0)
+        fit(experts, each, max_epochs=1)
+    assert results(merge) == results(fresh)
+
+
+def test_what_was_measured_belongs_to_its_rows(experts: Project) -> None:
+    """Another data module has other base losses; the same rows are not measured again."""
+    merge, fresh = module(experts), module(experts)
+    validate(experts, merge)
+    measured, measure = [], merge._measure
+    merge._measure = lambda encoder: measured.append(encoder) or measure(encoder)  # type: ignore[func-returns-value, method-assign]
+    validate(experts, merge)
+    assert not measured
+    few = {"validation_size": 12}
+    assert validate(experts, merge, **few) == validate(experts, fresh, **few)
+    assert merge.base_losses == fresh.base_losses
+    assert len(measured) == 1
 
 
 def test_merged_weights_follow_the_coefficients(experts: Project) -> None:
