@@ -1,6 +1,8 @@
 """Self Positioning on tiny experts."""
 
 import io
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,23 @@ from modules import (
     UserError,
 )
 from modules.merged_encoder import MergedEncoder
-from tests.conftest import Project
-from tests.tiny_encoder import tiny_encoder
+from modules.task_batch import TaskBatch
+from tests.conftest import Project, write_rows
+from tests.tiny_encoder import WORDS, tiny_encoder
+
+
+@pytest.fixture(scope="module")
+def merges(tmp_path_factory: pytest.TempPathFactory) -> dict[int, MergeModule]:
+    """A merge of the same experts by each of `METHODS`."""
+    folder = tmp_path_factory.mktemp("merges")
+    names = ("base", "qa", "sts")
+    for seed, name in enumerate(names):
+        tiny_encoder(seed=seed).save(folder / name)
+    experts = {name: Expert(path=str(folder / name)) for name in names[1:]}
+    return {
+        number: MergeModule(str(folder / "base"), experts, method, allow_suspicious=True)
+        for number, method in enumerate(METHODS)
+    }
 
 
 def module(project: Project, **options: Any) -> MergeModule:
@@ -288,7 +305,12 @@ def test_a_search_on_the_whole_probe_improves_the_position(experts: Project, sea
     assert [point["forward"] for point in merge.history][-1] == merge.passes["forward"]
 
 
-def test_the_gradient_over_the_whole_probe_is_that_of_its_batches(experts: Project) -> None:
+@pytest.mark.parametrize(
+    ("precision", "size", "batches", "error"), [("32-true", 48, 5, 1e-4), ("bf16-mixed", 16, 2, 1e-6)]
+)  # half a loss has the gradients of the whole to the last bit of bfloat16, a fifth has not
+def test_the_gradient_over_the_whole_probe_is_that_of_its_batches(
+    experts: Project, precision: Any, size: int, batches: int, error: float
+) -> None:
     found: list[torch.Tensor] = []
 
     class Spy(Bfgs):
@@ -300,18 +322,22 @@ def test_the_gradient_over_the_whole_probe_is_that_of_its_batches(experts: Proje
             value = closure()
             found.append(torch.cat([value.float()[None], *(p.grad.flatten() for p in self.param_groups[0]["params"])]))
 
-    fit(experts, module(experts, search=Spy(), mu=0.3, pull=0.1), max_epochs=1)
+    def fit_once(merge: MergeModule, **options: Any) -> None:
+        trainer_of(max_epochs=1, precision=precision, **options).fit(merge, probe(experts, size=size))
+
+    fit_once(module(experts, search=Spy(), mu=0.3, pull=0.1))
     slow = module(experts, search=Adam(0.0), mu=0.3, pull=0.1)
     values: list[torch.Tensor] = []
     slow.on_train_batch_end = lambda outputs, *_: values.append(outputs["loss"].float())  # type: ignore[method-assign]
     slow.on_before_optimizer_step = lambda _: values.extend(  # type: ignore[method-assign]
         p.grad.clone() for p in slow.position.parameters()
     )
-    fit(experts, slow, max_epochs=1, accumulate_grad_batches=5)
+    fit_once(slow, accumulate_grad_batches=batches)
     gradients = torch.cat([value.flatten() for value in values if value.ndim])
-    losses = [value * 5 for value in values if not value.ndim]  # Lightning divides by the batches accumulated
+    losses = [value * batches for value in values if not value.ndim]  # Lightning divides by the batches accumulated
+    assert len(losses) == batches
     expected = torch.cat([torch.stack(losses).mean()[None], gradients])
-    assert torch.allclose(found[0], expected, rtol=1e-4, atol=1e-6)
+    assert torch.allclose(found[0], expected, rtol=error, atol=1e-6)
 
 
 def test_a_pull_to_the_start_keeps_the_coefficients_nearer_to_it(experts: Project) -> None:
@@ -364,6 +390,79 @@ def test_every_method_can_be_learned(experts: Project, method: MergeMethod) -> N
     merge.on_train_end = lambda: seen.append(merge.describe_position())  # type: ignore[method-assign]
     fit(experts, merge, max_epochs=1)
     assert all(seen[0][key] != pytest.approx(start[key], abs=1e-6) for key in start)
+
+
+@pytest.mark.parametrize("search", [Adam(0.05), Bfgs()])
+def test_training_ends_at_the_first_loss_that_is_not_finite(experts: Project, search: Search) -> None:
+    """It names data set and rows, and the position stands where it was best."""
+    merge = module(experts, search=search)
+    batch_start, ruined = merge.training_loss, []
+
+    def training_loss(batch: TaskBatch, gather: Any) -> Any:
+        if merge.history and not ruined:  # after the first validation, one NaN
+            ruined.append(replace(batch, rows=list(range(11, 11 + len(batch)))))
+            encoder = merge.encoder.forward
+            merge.encoder.forward = lambda features: encoder(features).index_fill(0, torch.tensor([1, 3]), math.nan)  # type: ignore[method-assign, assignment]
+            return batch_start(ruined[0], gather)
+        return batch_start(batch, gather)
+
+    merge.training_loss = training_loss  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=r"the loss of '(qa|sts)', rows 12, 14 is nan after \d+ steps; look at these"):
+        fit(experts, merge, max_epochs=9)
+    assert len(merge.history) == 1
+    kept = merge.best["position"]
+    assert all(torch.equal(kept[name], value) for name, value in merge.position.state_dict().items())
+
+
+def test_training_ends_at_the_first_coefficient_that_is_not_finite(experts: Project) -> None:
+    merge = module(experts, search=Adam(math.inf))
+    start = merge.describe_position()
+    with pytest.raises(
+        UserError, match=r"the coefficients are not finite: the last batch was '(qa|sts)'.* after 1 steps"
+    ):
+        fit(experts, merge)
+    assert merge.describe_position() == start
+
+
+def test_an_undefined_relative_loss_is_refused(experts: Project) -> None:
+    """All pairs of one data set are alike: its loss is 0, for the base and for any model."""
+    write_rows(experts.folder / "sts.jsonl", [
+        {"sentence1": f"{word} cat", "sentence2": f"{word} {other}", "score": 1.0} for word in WORDS for other in WORDS
+    ])  # fmt: skip
+    for run in (fit, validate):
+        with pytest.raises(UserError, match="'sts': the base's loss on its validation rows is 0.0, so no loss is"):
+            run(experts, module(experts))
+
+
+METHODS = [Slerp(), TaskArithmetic(), SphericalMean(), MultiSlerp(), Slerp(["sts", "qa"])]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("before", METHODS)
+def test_a_merge_starts_where_one_of_another_method_has_ended(
+    merges: dict[int, MergeModule], before: MergeMethod, method: MergeMethod
+) -> None:
+    ended, started = merges[METHODS.index(before)], merges[METHODS.index(method)]
+    ended.position.stand_at(torch.tensor([0.4, 1.6]), 1.3)
+    expected = ended.position.coefficients().detach()
+    position = ended.describe_position()
+    started.position.stand_at(torch.tensor([1.0, 1.0]), 1.0)
+    started.start_from(position)
+    assert torch.allclose(started.position.coefficients(), expected, rtol=1e-6)
+
+
+def test_a_new_expert_starts_at_the_mean_of_the_others(experts: Project) -> None:
+    tiny_encoder(seed=3).save(experts.folder / "new")
+    folders = {name: Expert(path=str(experts.folder / name)) for name in ("qa", "new", "sts")}
+    merge = MergeModule(str(experts.base), folders, allow_suspicious=True)
+    merge.start_from({"c/qa": 0.6, "c/sts": 0.2, "a/qa": 9.0, "scale": 9.0})
+    assert merge.position.coefficients()[0].tolist() == pytest.approx([0.6, 0.4, 0.2], rel=1e-6)
+    with pytest.raises(
+        UserError, match="0.6, 0.2, -0.2 are not all above 0; a position stands there only if it is sign"
+    ):
+        merge.start_from({"c/qa": 0.6, "c/sts": -0.2})
+    with pytest.raises(UserError, match="cannot start from a position of c/other: it has other experts, or groups"):
+        merge.start_from({"c/other": 0.6})
 
 
 def test_experts_of_another_base_are_refused(experts: Project) -> None:
