@@ -38,6 +38,12 @@ class SplitDataModule(LightningDataModule):
         """Name of each data set to the name of its loss, in the order of the validation loaders."""
         return {split.name: split.validation.loss.name for split in self.splits}
 
+    @property
+    def validation_identity(self) -> dict[str, list[str | int | None]]:
+        """Data set to what a validation loss on it depends on, beside the model: rows, loss, and how they are cut."""
+        cut = [self.batch_size, self.max_length]
+        return {split.name: [split.validation.fingerprint(), *cut] for split in self.splits}
+
     def val_dataloader(self) -> list[BatchLoader]:
         """One loader a data set over its validation rows, in a fixed order; empty for a data set without any."""
         return [self._evaluation_loader(split.validation) for split in self.splits]

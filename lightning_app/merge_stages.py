@@ -18,6 +18,7 @@ from lightning_app.recipe_data import RecipeData
 from lightning_app.stages import Stage, StageGraph, is_main_process
 from lightning_app.trainers import TrainerFactory
 from modules import Expert, MergeMethod, MergeModule, Slerp, TaskArithmetic, TextEncoder, UserError
+from modules.describe import describe
 from modules.gather import barrier
 from modules.json_files import read_json, write_json
 from modules.merging.weightings import greedy_soup, inverse_norm, lm_cocktail, size_weighted
@@ -140,7 +141,7 @@ class MergeStages:
         options = self._arguments(merge)
         content = {
             **self.identity(merge),
-            "options": options | {key: describe(options[key]) for key in ("method", "search")},
+            "options": options | {key: describe(options[key]) for key in ("method", "search") if options[key]},
             **self.data.probe_content(merge.recipe.probe_size),
             "trainer": self.trainers.settings(lengths=True),
         }
@@ -285,7 +286,6 @@ class MergeStages:
         self, module: MergeModule, trainer: Trainer, data: LightningDataModule, candidates: Sequence[Candidate]
     ) -> list[float]:
         """The objective at each candidate, on the validation rows of a data module."""
-        module.base_losses = {}  # they are those of other rows
         found = []
         for candidate in candidates:
             module.position.stand_at(candidate.a, candidate.scale)
@@ -311,11 +311,6 @@ class MergeStages:
             arguments["signed"] = merge.recipe.weighting != "equal"
             arguments["granularity"] = merge.recipe.granularity or "model"
         return arguments
-
-
-def describe(part: Any) -> dict[str, Any] | None:
-    """A merge method or a search as JSON: its class and its settings."""
-    return None if part is None else {"class": type(part).__name__, **vars(part)}
 
 
 def _position_of(model: Model, graph: StageGraph) -> Mapping[str, float]:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modules.full_precision import float32_or_better, without_autocast
+
 
 def combine(base: Tensor, vectors: Tensor, coefficients: Tensor, importance: Tensor | None = None) -> Tensor:
     """Merge one tensor, accumulating in float32 or better; no gradient is recorded.
@@ -27,7 +29,7 @@ def combine(base: Tensor, vectors: Tensor, coefficients: Tensor, importance: Ten
     Returns:
         The merged tensor, in the dtype of `base`.
     """
-    with torch.no_grad():
+    with torch.no_grad(), without_autocast(base):
         accumulator = torch.promote_types(base.dtype, torch.float32)
         merged = base.to(accumulator, copy=True)
         c = coefficients.to(merged)
@@ -63,12 +65,12 @@ class _AttachCoefficients(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         coefficients, vectors, importance = ctx.saved_tensors
-        accumulator = torch.promote_types(vectors.dtype, torch.float32)
-        gradient = gradients[0].to(accumulator)
-        if importance is None:
-            dots = vectors.flatten(1).to(accumulator) @ gradient.flatten()
-        else:
-            dots = _weighted_mean_dots(vectors, coefficients.to(gradient), importance, gradient)
+        gradient = gradients[0].to(float32_or_better(vectors[:0]))
+        with without_autocast(gradient):  # a search may take gradients in the autocast of its training step
+            if importance is None:
+                dots = vectors.flatten(1).to(gradient) @ gradient.flatten()
+            else:
+                dots = _weighted_mean_dots(vectors, coefficients.to(gradient), importance, gradient)
         return dots.to(coefficients), None, None, None
 
 

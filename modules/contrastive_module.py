@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import AdamW
@@ -10,9 +11,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from modules.base_model import find_base_model, weights_sha256
 from modules.embedding_module import EmbeddingModule
 from modules.encoder import TextEncoder
+from modules.errors import UserError
+from modules.gather import all_gather
 from modules.lineage import lineage_through, write_lineage
 from modules.task_batch import TaskBatch
-from modules.task_loss import task_loss
 
 
 class ContrastiveModule(EmbeddingModule):
@@ -45,9 +47,21 @@ class ContrastiveModule(EmbeddingModule):
         self.weight_decay = weight_decay
         self.encoder.train()  # transformers loads in evaluation mode, and Lightning keeps the mode it finds
 
+    def on_fit_start(self) -> None:
+        """Refuse weights of half precision.
+
+        Raises:
+            UserError: the Trainer's precision has made them so.
+        """
+        if any(p.dtype in (torch.bfloat16, torch.float16) for p in self.parameters()):
+            raise UserError(
+                f"precision {self.trainer.precision} keeps the weights themselves in half precision, where most "
+                "steps of AdamW are rounded away; use bf16-mixed"
+            )
+
     def training_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
         """The loss of one batch."""
-        output = task_loss(self.encoder, batch)
+        output = self.training_loss(batch, all_gather)
         self.log_training(output, batch)
         return output.loss
 

@@ -1,6 +1,6 @@
 """What experts, joint models and positions share: an encoder, and validation data set by data set."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from lightning import LightningModule
@@ -11,7 +11,11 @@ from modules.errors import UserError
 from modules.merged_encoder import MergedEncoder
 from modules.metrics import TaskMetrics
 from modules.task_batch import Features, TaskBatch
-from modules.task_loss import TaskOutput, local, task_loss
+from modules.task_loss import Gather, TaskOutput, local, task_loss
+from modules.together import together
+
+SHOWN = 8
+"""Rows that a message names at most."""
 
 
 class EmbeddingModule(LightningModule):
@@ -42,8 +46,11 @@ class EmbeddingModule(LightningModule):
         return self.encoder.tokenize(texts, max_length)
 
     def on_validation_start(self) -> None:
-        """Make one set of metrics a data set."""
-        if not self.task_metrics:
+        """Make one set of metrics a data set.
+
+        They are those of this validation only: of its data sets, and of tensors that a later one can change.
+        """
+        with torch.inference_mode(False):
             metrics = [TaskMetrics(loss) for loss in self.task_losses.values()]
             self.task_metrics = nn.ModuleList(metrics).to(self.device)
 
@@ -58,11 +65,48 @@ class EmbeddingModule(LightningModule):
             values = self._metrics_of(i).compute()
             self.log_dict({f"val/{task}/{name}": value for name, value in values.items()}, sync_dist=True)
             losses.append(values["loss"])
+        self.task_metrics = nn.ModuleList()
         self.log("val/loss", self.validation_objective(torch.stack(losses)), prog_bar=True, sync_dist=True)
 
     def validation_objective(self, losses: Tensor) -> Tensor:
-        """What ``val/loss`` is, given the mean loss of each data set: their mean."""
+        """What ``val/loss`` is, on the device of the losses, given the mean loss of each data set: their mean."""
         return losses.mean()
+
+    def training_loss(self, batch: TaskBatch, gather: Gather) -> TaskOutput:
+        """The loss of a training batch; training ends at the first that is not finite.
+
+        Args:
+            batch: rows of one data set.
+            gather: see `task_loss`.
+
+        Raises:
+            UserError: it is not finite, in this process or in another.
+        """
+        output = task_loss(self.encoder, batch, gather)
+        # Waits for the device once a batch: a NaN that is found later has cost the run, and the name of its rows.
+        finite = bool(output.loss.isfinite())
+        self.stop_unless(finite, lambda: f"the loss of {_bad_rows(output, batch)} is {float(output.loss)}")
+        return output
+
+    def stop_unless(self, finite: bool, problem: Callable[[], str]) -> None:
+        """End training in all processes if a number is not finite in one of them.
+
+        Args:
+            finite: whether it is in this one.
+            problem: says which number is not, and where it comes from.
+
+        Raises:
+            UserError: a number is not finite.
+        """
+        if not self.trainer.strategy.reduce_boolean_decision(finite):
+            self.keep_best()
+            with together():
+                if not finite:
+                    step = self.trainer.global_step
+                    raise UserError(f"{problem()} after {step} steps; look at these rows, or lower the learning rate")
+
+    def keep_best(self) -> None:
+        """Go back to the best state known; a module that keeps none stays as it is."""
 
     def log_training(self, output: TaskOutput, batch: TaskBatch) -> None:
         """Log the loss of a training batch, over all data sets and for its own."""
@@ -73,3 +117,23 @@ class EmbeddingModule(LightningModule):
         metrics = self.task_metrics[index]
         assert isinstance(metrics, TaskMetrics)
         return metrics
+
+
+def rows_of(batch: TaskBatch, places: Sequence[int] | None = None) -> str:
+    """A batch in words: its data set and, where they are known, the rows of the source.
+
+    Args:
+        batch: of one data set.
+        places: in the batch, of the rows to name; None: of all.
+    """
+    if batch.rows is None:
+        return f"'{batch.task}'"
+    rows = batch.rows if places is None else [batch.rows[place] for place in places]
+    more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
+    return f"'{batch.task}', rows {', '.join(map(str, rows[:SHOWN]))}{more}"
+
+
+def _bad_rows(output: TaskOutput, batch: TaskBatch) -> str:
+    """The batch, with those of its rows that have an embedding which is not finite; with all where none has."""
+    finite = torch.stack([column.isfinite().all(1) for column in output.embeddings]).all(0)
+    return rows_of(batch, (~finite).nonzero().flatten().tolist() or None)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.evaluation_mode import evaluation_mode
+from modules.full_precision import without_autocast
 from modules.gram import gram_of
 from modules.task_batch import TaskBatch
 from modules.task_loss import local, task_loss
@@ -51,7 +52,9 @@ def _gradient(
     for batches in data_sets:
         for batch in batches:
             loss = task_loss(encoder, batch, local).loss / (len(batches) * len(data_sets))
-            # Unlike `backward`, this leaves `.grad` alone, and the hooks with which DDP reduces it.
-            for part, gradient in zip(total, torch.autograd.grad(loss, weights, materialize_grads=True), strict=True):
+            with without_autocast(loss):
+                # Unlike `backward`, this leaves `.grad` alone, and the hooks with which DDP reduces it.
+                gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
+            for part, gradient in zip(total, gradients, strict=True):
                 part += gradient
     return total

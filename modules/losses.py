@@ -1,14 +1,38 @@
 """The contrastive losses, as pure tensor maths.
 
 Shapes: batch (rows of this process), candidates (texts compared with, over all processes), dim.
-Embeddings need not be normalised: the similarity is always the cosine. Losses are taken in float32 or better.
+Embeddings need not be normalised: the similarity is always the cosine. Whatever the precision of the embeddings, and
+under autocast too, losses are computed in float32 or better.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modules.full_precision import in_full_precision
 
+
+@in_full_precision
+def cosines(rows: Tensor, columns: Tensor) -> Tensor:
+    """The cosine of every row with every column.
+
+    Args:
+        rows: ``[batch, dim]``.
+        columns: ``[candidates, dim]``.
+
+    Returns:
+        ``[batch, candidates]``.
+    """
+    return F.normalize(rows, dim=-1) @ F.normalize(columns, dim=-1).T
+
+
+@in_full_precision
+def paired_cosines(first: Tensor, second: Tensor) -> Tensor:
+    """The cosine of each row of one ``[batch, dim]`` with that row of another: ``[batch]``."""
+    return F.cosine_similarity(first, second)
+
+
+@in_full_precision
 def info_nce(anchors: Tensor, candidates: Tensor, own: Tensor, excluded: Tensor, temperature: float) -> Tensor:
     """InfoNCE: the cross-entropy of each anchor's own positive among all candidates.
 
@@ -24,8 +48,8 @@ def info_nce(anchors: Tensor, candidates: Tensor, own: Tensor, excluded: Tensor,
     Returns:
         The mean over the anchors, a scalar.
     """
-    similarity = F.normalize(anchors, dim=-1) @ F.normalize(candidates, dim=-1).T / temperature
-    return F.cross_entropy(_float32_or_better(similarity).masked_fill(excluded, -torch.inf), own)
+    similarity = cosines(anchors, candidates) / temperature
+    return F.cross_entropy(similarity.masked_fill(excluded, -torch.inf), own)
 
 
 def same_text_mask(anchor_ids: Tensor, all_anchor_ids: Tensor, candidate_ids: Tensor, own: Tensor) -> Tensor:
@@ -50,6 +74,7 @@ def same_text_mask(anchor_ids: Tensor, all_anchor_ids: Tensor, candidate_ids: Te
     return excluded
 
 
+@in_full_precision
 def cosent(similarities: Tensor, scores: Tensor, temperature: float) -> Tensor:
     """CoSENT: every pair of rows whose scores differ should have similarities in the same order.
 
@@ -63,12 +88,13 @@ def cosent(similarities: Tensor, scores: Tensor, temperature: float) -> Tensor:
     Returns:
         A scalar; 0 if all scores are equal.
     """
-    scaled = _float32_or_better(similarities) / temperature
+    scaled = similarities / temperature
     differences = scaled[None, :] - scaled[:, None]  # [i, j]: how far j is above i
     differences = differences.masked_fill(scores[:, None] <= scores[None, :], -torch.inf)
     return torch.logsumexp(torch.cat([scaled.new_zeros(1), differences.flatten()]), dim=0)
 
 
+@in_full_precision
 def supervised_contrastive(
     embeddings: Tensor, labels: Tensor, candidates: Tensor, candidate_labels: Tensor, own: Tensor, temperature: float
 ) -> Tensor:
@@ -89,13 +115,9 @@ def supervised_contrastive(
     Returns:
         ``[batch]``: each row's loss, not negative; 0 where no other row has its label.
     """
-    similarity = F.normalize(embeddings, dim=-1) @ F.normalize(candidates, dim=-1).T / temperature
+    similarity = cosines(embeddings, candidates) / temperature
     itself = F.one_hot(own, len(candidates)).bool()
-    log_probability = _float32_or_better(similarity).masked_fill(itself, -torch.inf).log_softmax(dim=1)
+    log_probability = similarity.masked_fill(itself, -torch.inf).log_softmax(dim=1)
     positive = (labels[:, None] == candidate_labels) & ~itself
     positives = positive.sum(1, dtype=log_probability.dtype).clamp(min=1)
     return -log_probability.masked_fill(~positive, 0.0).sum(1) / positives - positives.log()
-
-
-def _float32_or_better(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

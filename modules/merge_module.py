@@ -17,14 +17,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from modules.base_model import find_base_model, weights_sha256
-from modules.embedding_module import EmbeddingModule
+from modules.embedding_module import EmbeddingModule, rows_of
 from modules.encoder import TextEncoder
 from modules.errors import UserError
 from modules.experts import Expert, expert_folders, merged_encoder, refuse_wrong_experts
+from modules.full_precision import without_autocast
 from modules.lineage import lineage_through, write_lineage
+from modules.merge_identity import merge_identity, refuse_other_merge
 from modules.merged_encoder import MergedEncoder
 from modules.merging import MergeMethod, Slerp
 from modules.position import Position
+from modules.relative_loss import refuse_undefined
 from modules.search import Adam, Search
 from modules.task_batch import TaskBatch
 from modules.task_loss import local, task_loss
@@ -35,7 +38,7 @@ class MergeModule(EmbeddingModule):
     """Frozen base and task vectors; trains only the coefficients of a merge method and a scale.
 
     At the end of ``fit`` it stands at the best position seen on the probe-validation rows, the start included.
-    A checkpoint holds the position and the sha256 of what it refers to, no weights.
+    A checkpoint holds the position and the identity of the merge it belongs to, no weights.
 
     Args:
         base: theta_0: a folder or a hub name.
@@ -75,32 +78,39 @@ class MergeModule(EmbeddingModule):
         folders = expert_folders(experts)
         load = partial(TextEncoder.load, pooling=pooling, trust_remote_code=trust_remote_code)
         encoder = load(base)
-        identity = {"base": weights_sha256(base)} | {name: weights_sha256(path) for name, path in folders.items()}
+        weights = {"base": weights_sha256(base)} | {name: weights_sha256(path) for name, path in folders.items()}
         vectors = load_task_vectors(encoder, folders)
         if not allow_suspicious:
-            refuse_wrong_experts(encoder, identity["base"], folders, vectors)
+            refuse_wrong_experts(encoder, weights["base"], folders, vectors)
         super().__init__(merged_encoder(encoder, vectors, folders, method, granularity, signed))
         self.mu, self.pull = mu, pull
         self.search = search or Adam()
         self.automatic_optimization = not self.search.full_probe
         self.settled = settled
         self.expert_names = list(folders)
-        self.identity = identity
-        self.ancestors = lineage_through(find_base_model(base), identity["base"])
+        settings = {"granularity": granularity, "signed": signed, "mu": mu, "pull": pull}
+        self.identity = merge_identity(weights, method, self.search, **settings)
+        self.ancestors = lineage_through(find_base_model(base), weights["base"])
         self.base_losses: dict[str, float] = {}
+        self._measured_on: dict[str, Any] = {}
         self._load = load
         self._reference: str | None = None
+        self._resumed = False
+        self._begin()
+        # A position is in every checkpoint, the frozen weights in none.
+        self.strict_loading = False
+        # DDP would broadcast what it finds, and only the N + 1 numbers are anybody's business.
+        frozen = [name for name, p in self.named_parameters() if not p.requires_grad]
+        self._ddp_params_and_buffers_to_ignore = frozen + [name for name, _ in self.named_buffers()]
+
+    def _begin(self) -> None:
+        """Forget whatever another search has found: this one starts where the position stands."""
         self.best: dict[str, Any] = {"objective": math.inf, "position": None}
         self.passes = {"forward": 0, "backward": 0}
         self.history: list[dict[str, float]] = []
         self._start = self.position.coefficients().detach()
         self._last_coefficients: Tensor | None = None
         self._last_value = torch.tensor(math.nan)
-        # A position is in every checkpoint, the frozen weights in none.
-        self.strict_loading = False
-        # DDP would broadcast what it finds, and only the N + 1 numbers are anybody's business.
-        frozen = [name for name, p in self.named_parameters() if not p.requires_grad]
-        self._ddp_params_and_buffers_to_ignore = frozen + [name for name, _ in self.named_buffers()]
 
     @property
     def position(self) -> Position:
@@ -139,18 +149,25 @@ class MergeModule(EmbeddingModule):
         return by_expert | {"scale": scale}
 
     def start_from(self, position: Mapping[str, float]) -> None:
-        """Start where another merge has ended, as `describe_position` says it; new experts get the mean of the others.
+        """Start where another merge has ended: at the same coefficients ``c``, whatever the two methods are.
+
+        New experts get the mean of the others. Of a method that prepares the task vectors (TIES, DARE, Fisher,
+        RegMean), ``c`` are the factors of what it has prepared, so that the start is the same model only if both
+        prepare alike.
+
+        Args:
+            position: as `describe_position` says it.
 
         Raises:
-            UserError: either position has several groups, or they have no expert in common.
+            UserError: either position has several groups, they have no expert in common, or this one cannot have
+                these coefficients.
         """
-        known = {name: position[f"a/{name}"] for name in self.expert_names if f"a/{name}" in position}
+        known = {name: position[f"c/{name}"] for name in self.expert_names if f"c/{name}" in position}
         if not known or len(self.position.labels) > 1:
             raise UserError(f"cannot start from a position of {', '.join(position)}: it has other experts, or groups")
         mean = sum(known.values()) / len(known)
-        a = torch.tensor([known.get(name, mean) for name in self.expert_names], dtype=torch.float64)
-        self.position.stand_at(a, position["scale"])
-        self._start = self.position.coefficients().detach()
+        c = [known.get(name, mean) for name in self.expert_names]
+        self.position.stand_where(torch.tensor(c, dtype=torch.float64))
 
     def relative_to(self, model: str) -> None:
         """Take losses relative to this model's, not to theta_0's.
@@ -161,27 +178,40 @@ class MergeModule(EmbeddingModule):
         Args:
             model: a folder or a hub name; it is loaded for the time that it is measured.
         """
-        self._reference, self.base_losses = model, {}
+        self._reference, self._measured_on = model, {}
+        self.identity["reference"] = weights_sha256(model)
 
     def on_fit_start(self) -> None:
-        """Measure the base, which normalises the losses, and the start, which a learned position has to beat."""
-        if not self.base_losses:
-            self._measure_base()
-            self._keep_if_best(self._objective(self._measure(self.encoder)))
+        """Measure the base, which normalises the losses, and the start, which a learned position has to beat.
+
+        A run that goes on from a checkpoint has both in it, unless it goes on with other validation rows.
+        """
+        resumed, self._resumed = self._resumed, False
+        if resumed and self._knows_base():
+            return
+        self._begin()
+        self._know_base()
+        self._keep_if_best(self._objective(self._measure(self.encoder)))
 
     def training_step(self, batch: TaskBatch | list[TaskBatch], batch_idx: int) -> Tensor:
         """The objective of one probe batch; of the whole probe, for a search that moves on it by itself."""
         if isinstance(batch, TaskBatch):
             self.passes["forward"] += 1
             self.passes["backward"] += 1
-            output = task_loss(self.encoder, batch, local)
+            output = self.training_loss(batch, local)
             self.log_training(output, batch)
             return output.loss / self.base_losses[batch.task] + self._regulariser().to(output.loss)
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         optimizer.step(closure=partial(self._evaluate_probe, batch))
-        self.log("train/objective", self._last_value, prog_bar=True, batch_size=1)
+        self.log("train/objective", self._last_value.to(self.device, torch.float32), prog_bar=True, batch_size=1)
         return self._last_value
+
+    def on_train_batch_end(self, outputs: Any, batch: TaskBatch | list[TaskBatch], batch_idx: int) -> None:
+        """End training at the first step that leads nowhere."""
+        finite = all(bool(number.isfinite().all()) for number in self.position.parameters())
+        last = batch if isinstance(batch, TaskBatch) else batch[-1]
+        self.stop_unless(finite, lambda: f"the coefficients are not finite: the last batch was {rows_of(last)},")
 
     def _evaluate_probe(self, batches: Sequence[TaskBatch]) -> Tensor:
         """The objective over the whole probe, over all processes; its gradient goes to ``.grad`` where enabled.
@@ -189,13 +219,16 @@ class MergeModule(EmbeddingModule):
         The gradient does not go through ``backward``, so DDP has nothing to reduce: N + 1 numbers are, here.
         """
         numbers = [p for p in self.position.parameters() if p.requires_grad]
-        value, gradients = torch.zeros((), device=self.device), [torch.zeros_like(p) for p in numbers]
+        value = torch.zeros((), device=self.device, dtype=torch.float32)
+        gradients = [torch.zeros_like(p) for p in numbers]
         gradient = torch.is_grad_enabled()
         for batch in batches:
-            loss = task_loss(self.encoder, batch, local).loss / self.base_losses[batch.task]
+            loss = self.training_loss(batch, local).loss / self.base_losses[batch.task]
             value += loss.detach()
             if gradient:
-                for total, part in zip(gradients, torch.autograd.grad(loss, numbers), strict=True):
+                with without_autocast(loss):  # where `backward` would be; this is within the training step
+                    parts = torch.autograd.grad(loss, numbers)
+                for total, part in zip(gradients, parts, strict=True):
                     total += part
         self.passes["forward"] += len(batches)
         self.passes["backward"] += len(batches) * gradient
@@ -218,10 +251,9 @@ class MergeModule(EmbeddingModule):
         return value
 
     def on_validation_start(self) -> None:
-        """Make the metrics; outside ``fit``, measure the base first."""
+        """Make the metrics; measure the base first where it has not been measured on these rows."""
         super().on_validation_start()
-        if not self.base_losses:
-            self._measure_base()
+        self._know_base()
 
     def validation_objective(self, losses: Tensor) -> Tensor:
         """Mean over data sets of the loss relative to the base's (the base itself gives 1); keeps the best position."""
@@ -231,10 +263,14 @@ class MergeModule(EmbeddingModule):
             self.history.append({**self.passes, "objective": objective})
             self._keep_if_best(objective)
             self._stop_if_settled()
-        return torch.tensor(objective)
+        return losses.new_tensor(objective)
 
     def on_fit_end(self) -> None:
         """Stand at the best position seen."""
+        self.keep_best()
+
+    def keep_best(self) -> None:
+        """Stand at the best position seen, if one was."""
         if self.best["position"] is not None:
             self.position.load_state_dict(self.best["position"])
 
@@ -252,6 +288,8 @@ class MergeModule(EmbeddingModule):
         checkpoint["merge"] = {
             "identity": self.identity,
             "base_losses": self.base_losses,
+            "measured_on": self._measured_on,
+            "start": self._start,
             "best": self.best,
             "passes": self.passes,
             "history": self.history,
@@ -259,16 +297,16 @@ class MergeModule(EmbeddingModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a position that was learned between other models."""
+        """Refuse a position that was learned between other models, or in another way."""
         merge = checkpoint.get("merge")
         if merge is None:
             raise UserError("the checkpoint is not one of a MergeModule")
-        for name in self.identity.keys() | merge["identity"].keys():
-            if self.identity.get(name) != merge["identity"].get(name):
-                raise UserError(f"the checkpoint was learned with another '{name}': its weights differ")
-        self.base_losses, self.best = merge["base_losses"], merge["best"]
+        refuse_other_merge(merge["identity"], self.identity)
+        self.base_losses, self._measured_on = merge["base_losses"], merge["measured_on"]
+        self._start, self.best = merge["start"], merge["best"]
         self.passes, self.history = merge["passes"], merge["history"]
         self._last_coefficients = merge["last_coefficients"]
+        self._resumed = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
 
     def save(self, folder: str | Path) -> None:
         """Write the merged model as a folder that ``SentenceTransformer(folder)`` loads."""
@@ -276,27 +314,39 @@ class MergeModule(EmbeddingModule):
         self.encoder.save(str(folder))
         write_lineage(folder, self.ancestors)
 
-    def _measure_base(self) -> None:
+    def _knows_base(self) -> bool:
+        """Whether the base was measured on the validation rows of the present data module."""
+        measured_on: dict[str, Any] = self.trainer.datamodule.validation_identity  # type: ignore[attr-defined]
+        return self._measured_on == measured_on
+
+    def _know_base(self) -> None:
+        """Measure the base, or what stands in its place, unless it was measured on these rows."""
+        if self._knows_base():
+            return
         assert isinstance(self.encoder, MergedEncoder)
         own, other = self.encoder.base, self._reference
         self.base_losses = self._measure(own if other is None else self._load(other).eval().to(self.device))
+        refuse_undefined(self.base_losses)
+        self._measured_on = self.trainer.datamodule.validation_identity  # type: ignore[attr-defined]
 
     @torch.no_grad()
     def _measure(self, encoder: nn.Module) -> dict[str, float]:
         """Mean loss of an encoder on the probe-validation rows of each data set, over all processes."""
         losses = {}
         for task, loader in zip(self.task_losses, self.trainer.datamodule.val_dataloader(), strict=True):  # type: ignore[attr-defined]
-            total = torch.zeros(2, device=self.device)  # sum of losses, number of rows
+            total = torch.zeros(2, device=self.device, dtype=torch.float32)  # sum of losses, number of rows
             for batch in loader:
                 moved = batch.to(self.device)
                 with self.trainer.strategy.precision_plugin.val_step_context():
                     loss = task_loss(encoder, moved, local).loss
-                total += torch.stack([loss.float() * len(batch), loss.new_tensor(float(len(batch))).float()])
+                total += torch.stack([loss * len(batch), torch.full_like(loss, len(batch))])
             total = self.trainer.strategy.reduce(total, reduce_op="sum")
             losses[task] = float(total[0] / total[1])
         return losses
 
     def _objective(self, losses: dict[str, float]) -> float:
+        for task, loss in losses.items():
+            self.stop_unless(math.isfinite(loss), partial("the validation loss of '{}' is {}".format, task, loss))
         weights: dict[str, float] = self.trainer.datamodule.objective_weights  # type: ignore[attr-defined]
         return sum(weights[task] * loss / self.base_losses[task] for task, loss in losses.items())
 

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.regression import SpearmanCorrCoef
 
-from modules.losses import same_text_mask
+from modules.losses import cosines, paired_cosines, same_text_mask
 from modules.task_batch import TaskBatch
 from modules.task_loss import TaskOutput
 
@@ -32,10 +32,10 @@ class TaskMetrics(nn.Module):
     def update(self, output: TaskOutput, batch: TaskBatch) -> None:
         """Add a batch."""
         self.loss.update(output.loss.detach(), len(batch))
-        embeddings = [F.normalize(e.detach().float(), dim=-1) for e in output.embeddings]
+        embeddings = [column.detach() for column in output.embeddings]
         if self.spearman is not None:
             assert batch.target is not None
-            self.spearman.update((embeddings[0] * embeddings[1]).sum(1), batch.target)
+            self.spearman.update(paired_cosines(embeddings[0], embeddings[1]), batch.target)
         else:
             self._update_ranking(*_compare(embeddings, batch))
 
@@ -68,8 +68,8 @@ def _compare(embeddings: list[Tensor], batch: TaskBatch) -> tuple[Tensor, Tensor
         assert batch.target is not None
         same = batch.target[:, None] == batch.target
         itself = F.one_hot(own, len(batch)).bool()
-        return embeddings[0] @ embeddings[0].T, same & ~itself, ~same
+        return cosines(embeddings[0], embeddings[0]), same & ~itself, ~same
     candidates = torch.cat(embeddings[1:])
     right = F.one_hot(own, len(candidates)).bool()
     excluded = same_text_mask(batch.text_ids[0], batch.text_ids[0], batch.text_ids[1:].flatten(), own)
-    return embeddings[0] @ candidates.T, right, ~right & ~excluded
+    return cosines(embeddings[0], candidates), right, ~right & ~excluded

@@ -8,9 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.functional import jacobian
 from torch.nn import functional as F
 
+from modules.errors import UserError
 from modules.merging import MergeMethod
+
+MOST_STEPS = 100
+"""Of Newton's method, which needs a handful where there is a solution."""
+
+REACHED = 1e-6
+"""Relative error of coefficients at which they count as found; float32 shows no less."""
 
 
 def inverse_softplus(value: Tensor) -> Tensor:
@@ -21,22 +29,70 @@ def inverse_softplus(value: Tensor) -> Tensor:
 def merge_coefficients(method: MergeMethod, a: Tensor, gram: Tensor, order: Sequence[int]) -> Tensor:
     """The coefficients of the task vectors, scale aside, in the experts' order.
 
-    A negative ``a_i`` merges ``-V_i`` with the weight ``|a_i|``, so that every method lets an expert be dropped or
-    subtracted.
-
     Args:
-        method: maps positive ``a`` to coefficients.
-        a: ``[N]``.
+        method: maps ``a`` to coefficients; says what zeros and signs mean, see `MergeMethod`.
+        a: ``[N]``, in the experts' order.
         gram: ``[N, N]``.
         order: the experts in the order in which the method takes them.
 
     Returns:
         ``[N]``.
+
+    Raises:
+        UserError: `a` names no direction.
     """
     taken = torch.tensor(order)
-    sign = torch.where(a.detach() < 0, -1.0, 1.0).to(a)[taken]
-    c = sign * method.coefficients(sign * a[taken], torch.outer(sign, sign) * gram[taken][:, taken])
+    c = method.coefficients(a[taken], gram[taken][:, taken])
     return torch.zeros_like(c).index_copy(0, taken, c)
+
+
+def place_of(method: MergeMethod, c: Tensor, gram: Tensor, order: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The ``a`` and the scale at which a method has given coefficients: Newton's method on their logarithms.
+
+    Coefficients have the signs and zeros of ``a``. Where only ratios of ``a`` matter, their mean size is 1.
+
+    Args:
+        method: maps ``a`` to coefficients.
+        c: ``[N]`` float64, scale included.
+        gram: ``[N, N]``.
+        order: the experts in the order in which the method takes them.
+
+    Returns:
+        ``a``, ``[N]``, and the scale, a scalar; 1 for a method that has none.
+
+    Raises:
+        UserError: the method has these coefficients nowhere.
+    """
+    kept = c != 0
+    target = c[kept].abs().log()
+    scale = target.new_zeros(int(method.has_scale))
+
+    def place(logs: Tensor) -> tuple[Tensor, Tensor]:
+        a, scale = logs.exp().split([len(target), len(logs) - len(target)])
+        return torch.zeros_like(c).masked_scatter(kept, a) * c.sign(), scale.prod()
+
+    def coefficients(logs: Tensor) -> Tensor:
+        a, scale = place(logs)
+        return scale * merge_coefficients(method, a, gram, order)
+
+    def logarithms(logs: Tensor) -> Tensor:
+        return coefficients(logs)[kept].abs().log()
+
+    logs = torch.cat([target, scale])
+    for _ in range(MOST_STEPS):
+        missing = target - logarithms(logs)
+        if not 1e-12 < missing.abs().max() < torch.inf:
+            break
+        # The shortest step, because multiples of a are alike.
+        logs = logs + torch.linalg.lstsq(jacobian(logarithms, logs), missing[:, None], driver="gelsd").solution[:, 0]
+    if not (coefficients(logs) - c).abs().max() <= REACHED * c.abs().max():
+        raise UserError(f"{type(method).__name__} has the coefficients {_shown(c)} nowhere; start it elsewhere")
+    a, scale = place(logs)
+    return a / a.abs().mean() if method.has_scale else a, scale
+
+
+def _shown(numbers: Tensor) -> str:
+    return ", ".join(f"{number:.4g}" for number in numbers.tolist())
 
 
 class Position(nn.Module):
@@ -96,11 +152,46 @@ class Position(nn.Module):
         Args:
             a: ``[N]``, positive unless `signed`; None: as it is.
             scale: positive, of a method that has one; None: as it is.
+
+        Raises:
+            UserError: the position cannot stand there.
         """
         if a is not None:
-            self.raw_a.copy_((a if self.signed else inverse_softplus(a)).expand_as(self.raw_a))
+            self._refuse(a)
+            self.raw_a.copy_(self._raw(a).expand_as(self.raw_a))
         if scale is not None and self.method.has_scale:
+            if not 0 < scale < float("inf"):
+                raise UserError(f"a position cannot have the scale {scale}; give one above 0")
             self.raw_scale.fill_(float(inverse_softplus(torch.tensor(scale, dtype=torch.float64))))
+
+    @torch.no_grad()
+    def stand_where(self, c: Tensor) -> None:
+        """Move to where the task vectors, as the method prepares them, have given coefficients, the same in all groups.
+
+        Args:
+            c: ``[N]`` float64, scale included.
+
+        Raises:
+            UserError: there is no such place.
+        """
+        self._refuse(c)
+        a, scale = zip(*(place_of(self.method, c, gram, self.order) for gram in self.grams), strict=True)
+        self.raw_a.copy_(self._raw(torch.stack(a)))
+        if self.method.has_scale:
+            self.raw_scale.copy_(inverse_softplus(torch.stack(scale)))
+
+    def _raw(self, a: Tensor) -> Tensor:
+        return a if self.signed else inverse_softplus(a)
+
+    def _refuse(self, numbers: Tensor) -> None:
+        """Raise a UserError if these can be neither ``a`` nor coefficients of this position."""
+        if not numbers.isfinite().all():
+            raise UserError(f"a position cannot stand at {_shown(numbers)}; give finite numbers")
+        if not self.signed and not (numbers > 0).all():
+            raise UserError(
+                f"{_shown(numbers)} are not all above 0; a position stands there only if it is signed: true"
+            )
+        self.method.refuse_no_direction(numbers)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Follow the model to a device, but never to a lower precision (``bf16-true`` would round each step away)."""

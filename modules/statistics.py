@@ -15,13 +15,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from modules.base_model import find_base_model, weights_sha256
 from modules.errors import UserError
 from modules.evaluation_mode import evaluation_mode
-from modules.losses import cosent, info_nce, same_text_mask, supervised_contrastive
+from modules.losses import cosent, info_nce, paired_cosines, same_text_mask, supervised_contrastive
 from modules.merging.base import Statistics
 from modules.task_batch import Features, TaskBatch
 
@@ -96,7 +95,7 @@ def _info_nce(columns: list[Tensor], batch: TaskBatch, row: int) -> Tensor:
 
 def _cosent(columns: list[Tensor], batch: TaskBatch, row: int) -> Tensor:
     assert batch.target is not None
-    return len(batch) * cosent(F.cosine_similarity(columns[0], columns[1]), batch.target, batch.loss.temperature)
+    return len(batch) * cosent(paired_cosines(columns[0], columns[1]), batch.target, batch.loss.temperature)
 
 
 def _supcon(columns: list[Tensor], batch: TaskBatch, row: int) -> Tensor:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from modules.by_length import embed_by_length
+from modules.full_precision import float32_or_better
 from modules.gather import all_gather, rank, world_size
-from modules.losses import cosent, info_nce, same_text_mask, supervised_contrastive
+from modules.losses import cosent, info_nce, paired_cosines, same_text_mask, supervised_contrastive
 from modules.task_batch import Features, TaskBatch
 
 Gather = Callable[[Tensor], Tensor]
@@ -27,7 +27,7 @@ class TaskOutput:
 
     Args:
         loss: scalar.
-        embeddings: one ``[batch, dim]`` per text column of the batch.
+        embeddings: one ``[batch, dim]`` per text column of the batch, float32 or better.
     """
 
     loss: Tensor
@@ -45,7 +45,8 @@ def task_loss(encoder: Callable[[Features], Tensor], batch: TaskBatch, gather: G
         batch: rows of one data set.
         gather: whose rows are compared with: all processes' or this one's.
     """
-    embeddings = [embed_by_length(encoder, features) for features in batch.features]
+    # Raised before they are gathered, so that gradients, too, are added up over the processes in float32.
+    embeddings = [float32_or_better(embed_by_length(encoder, features)) for features in batch.features]
     loss = _LOSSES[batch.loss.name](embeddings, batch, gather)
     return TaskOutput(loss, embeddings)
 
@@ -67,7 +68,7 @@ def _info_nce(embeddings: list[Tensor], batch: TaskBatch, gather: Gather) -> Ten
 
 
 def _cosent(embeddings: list[Tensor], batch: TaskBatch, gather: Gather) -> Tensor:
-    similarities = F.cosine_similarity(embeddings[0], embeddings[1])
+    similarities = paired_cosines(embeddings[0], embeddings[1])
     assert batch.target is not None
     return cosent(gather(similarities), gather(batch.target), batch.loss.temperature)
 

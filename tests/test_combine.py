@@ -63,6 +63,22 @@ def test_a_gradient_in_half_precision_has_the_dtype_of_the_coefficients() -> Non
     assert torch.allclose(gradient, vectors.double().sum(1), rtol=1e-5)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_autocast_does_not_reach_the_kernel(weighted: bool) -> None:
+    """A search takes its gradients within the training step, where autocast is on."""
+    base, vectors = random(4, 5).float(), random(3, 4, 5).float()
+    importance = importances(3, 4, 5).float() if weighted else None
+    c = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64, requires_grad=True)
+
+    def gradient() -> Tensor:
+        merged = combine(base, vectors, c.detach(), importance)
+        return torch.autograd.grad(attach_coefficients(c, merged, vectors, importance).square().sum(), c)[0]
+
+    expected = gradient()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(gradient(), expected)
+
+
 def test_attaching_does_not_copy() -> None:
     merged = random(5)
     attached = attach_coefficients(random(2).requires_grad_(), merged, random(2, 5))

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from datamodules import DataSource, TaskDataModule
 from modules import ContrastiveModule, LossConfig, UserError
 from modules.contrastive_module import warmup_factor
+from modules.task_batch import TaskBatch
 from tests.conftest import Project, write_rows
 from tests.tiny_encoder import WORDS
 
@@ -114,6 +115,52 @@ def test_dropout_is_on_while_training_and_the_seed_decides(project: Project) -> 
     assert all(torch.equal(first[name], again[name]) for name in first)
     # The data module has its own seed, so that nothing but dropout differs.
     assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("inference_mode", [False, True])
+def test_a_fit_after_a_validation_is_the_fit_alone(project: Project, inference_mode: bool) -> None:
+    """Also after one on another data module, whose data sets are others."""
+
+    def fitted(*validated: str) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+        module = ContrastiveModule(str(project.base), lr=1e-3)
+        if validated:
+            trainer(inference_mode=inference_mode).validate(module, data(project, *validated), verbose=False)
+        seed_everything(0, verbose=False)
+        train = trainer(max_steps=4, val_check_interval=2, check_val_every_n_epoch=None, inference_mode=inference_mode)
+        train.fit(module, datamodule=data(project, "qa", "sts"))
+        return module.state_dict(), {key: float(value) for key, value in train.callback_metrics.items()}
+
+    alone, metrics = fitted()
+    for before in (("qa", "sts"), ("sts", "labels", "qa")):
+        state, found = fitted(*before)
+        assert found == metrics
+        assert state.keys() == alone.keys()
+        assert all(torch.equal(state[name], weight) for name, weight in alone.items())
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_weights_of_half_precision_are_not_trained(project: Project, precision: Any) -> None:
+    with pytest.raises(UserError, match=f"precision {precision} keeps the weights themselves in half .*use bf16-mixed"):
+        trainer(precision=precision, max_steps=1).fit(ContrastiveModule(str(project.base)), data(project, "qa"))
+
+
+@pytest.mark.parametrize("name", ["qa", "graded", "labels"])
+def test_training_ends_at_the_first_loss_that_is_not_finite(project: Project, name: str) -> None:
+    module = ContrastiveModule(str(project.base))
+    steps: list[int] = []
+
+    def spoil(batch: TaskBatch, _: int) -> None:
+        batch.rows = list(range(101, 109))
+        steps.append(module.trainer.global_step)
+        if len(steps) == 3:
+            with torch.no_grad():
+                module.encoder.get_parameter("backbone.embeddings.LayerNorm.bias").fill_(torch.nan)
+
+    module.on_train_batch_start = spoil  # type: ignore[method-assign]
+    message = f"the loss of '{name}', rows 101, 102, 103, 104, 105, 106, 107, 108 is nan after 2 steps; look at these"
+    with pytest.raises(UserError, match=message):
+        trainer(max_steps=9).fit(module, datamodule=data(project, name))
+    assert steps == [0, 1, 2]
 
 
 def test_it_needs_a_data_module_of_ours(project: Project) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from callbacks import CostMeter, GradientConflict
 from datamodules import ProbeDataModule, SplitTask, TaskData, TaskDataModule, load_tasks
-from modules import Adam, ContrastiveModule, Expert, MergeModule
+from modules import Adam, ContrastiveModule, Expert, MergeModule, UserError
 from modules.task_batch import LossConfig, TaskBatch
 from modules.task_loss import task_loss
 from tests.conftest import Project
@@ -219,24 +220,24 @@ class Traffic(Callback):
         setattr(dist, name, counted)
 
 
-def learn_position(rank: int, port: int, folder: str, devices: int) -> None:
-    project = Path(folder)
+def tiny_merge(project: Path) -> tuple[MergeModule, ProbeDataModule]:
     sources = {"qa": str(project / "qa.jsonl"), "sts": str(project / "sts.jsonl")}
     tasks = load_tasks(sources, probe_size=24, validation_size=16)
-    merge = MergeModule(
-        str(project / "base"),
-        {n: Expert(path=str(project / n)) for n in tasks},
-        search=Adam(0.05),
-        settled=0.0,
-        allow_suspicious=True,
-    )
+    experts = {name: Expert(path=str(project / name)) for name in tasks}
+    merge = MergeModule(str(project / "base"), experts, search=Adam(0.05), settled=0.0, allow_suspicious=True)
+    return merge, ProbeDataModule(list(tasks.values()), size=48, validation_size=32, batch_size=8)
+
+
+def learn_position(rank: int, port: int, folder: str, devices: int) -> None:
+    project = Path(folder)
+    merge, data = tiny_merge(project)
     traffic = Traffic()
     options = as_process(rank, port, devices) | ({} if devices == 2 else {"accumulate_grad_batches": 2})
     trainer = Trainer(
         accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0, callbacks=[traffic], limit_val_batches=0, **options,
     )  # fmt: skip
-    trainer.fit(merge, datamodule=ProbeDataModule(list(tasks.values()), size=48, validation_size=32, batch_size=8))
+    trainer.fit(merge, datamodule=data)
     merge.best["position"] = None
     if rank == 0:
         sent = {"payloads": traffic.payloads, "broadcast": traffic.broadcast, "others": traffic.others}
@@ -255,6 +256,43 @@ def test_a_position_on_two_processes_is_that_of_accumulated_batches(project: Pro
     assert set(two["payloads"]) == {3}  # N + 1 numbers for N = 2
     assert two["broadcast"] == [3]  # once, at the start, and nothing frozen
     assert max(two["others"]) <= 4
+
+
+def meet_nan(rank: int, port: int, folder: str) -> None:
+    """The third batch of the second process is NaN."""
+    merge, data = tiny_merge(Path(folder))
+
+    encode = merge.encoder.forward
+    calls: list[str] = []
+
+    def training_loss(batch: TaskBatch, gather: Any) -> Any:
+        calls.append(batch.task)
+        if rank == 1 and len(calls) == 3:
+            merge.encoder.forward = lambda features: encode(features) * torch.nan  # type: ignore[method-assign]
+        return MergeModule.training_loss(merge, batch, gather)
+
+    merge.training_loss = training_loss  # type: ignore[method-assign]
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, **as_process(rank, port, 2),
+    )  # fmt: skip
+    try:
+        trainer.fit(merge, datamodule=data)
+    except UserError as error:
+        start = merge.best["position"]
+        kept = all(torch.equal(start[name], value) for name, value in merge.position.state_dict().items())
+        (Path(folder) / f"stopped-{rank}").write_text(f"{len(calls)} {kept} {error}")
+
+
+def test_a_loss_that_is_not_finite_in_one_process_ends_both(project: Project) -> None:
+    for seed, name in enumerate(("qa", "sts"), start=1):
+        tiny_encoder(seed=seed).save(project.folder / name)
+    mp.spawn(meet_nan, (free_port(), str(project.folder)), nprocs=2)
+    first, second = ((project.folder / f"stopped-{rank}").read_text() for rank in range(2))
+    assert re.fullmatch(
+        r"3 True the loss of '(qa|sts)'.* is nan after 2 steps; look at these rows, or lower .*", second
+    )
+    assert first == second.replace("the loss", "process 1 failed: UserError: the loss")
 
 
 def train_joint(rank: int, port: int, folder: str, devices: int) -> None:

@@ -513,7 +513,7 @@ def test_mistakes_show_before_anything_is_read(
     refused(base, experts, "2 coefficients are given for 3 experts; give one each", a=[1.0, 2.0])
     refused(base, experts, r"the order \['e0', 'x'\] of Slerp does not name each of the experts", Slerp(["e0", "x"]))
     refused(base, experts, "granularity is 'row'; use model, layer, tensor or a number", granularity="row")
-    refused(base, experts, "say nothing; give some above 0", a=[0.0, 0.0, 0.0])
+    refused(base, experts, "of Average are all 0 and name no direction; give one that is not", a=[0.0, 0.0, 0.0])
     refused(base, experts | {"x": "nowhere"}, "model 'nowhere' not found")
 
 

@@ -1,5 +1,8 @@
 """Self Positioning on tiny experts."""
 
+import io
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +28,23 @@ from modules import (
     UserError,
 )
 from modules.merged_encoder import MergedEncoder
-from tests.conftest import Project
-from tests.tiny_encoder import tiny_encoder
+from modules.task_batch import TaskBatch
+from tests.conftest import Project, write_rows
+from tests.tiny_encoder import WORDS, tiny_encoder
+
+
+@pytest.fixture(scope="module")
+def merges(tmp_path_factory: pytest.TempPathFactory) -> dict[int, MergeModule]:
+    """A merge of the same experts by each of `METHODS`."""
+    folder = tmp_path_factory.mktemp("merges")
+    names = ("base", "qa", "sts")
+    for seed, name in enumerate(names):
+        tiny_encoder(seed=seed).save(folder / name)
+    experts = {name: Expert(path=str(folder / name)) for name in names[1:]}
+    return {
+        number: MergeModule(str(folder / "base"), experts, method, allow_suspicious=True)
+        for number, method in enumerate(METHODS)
+    }
 
 
 def module(project: Project, **options: Any) -> MergeModule:
@@ -36,15 +54,28 @@ def module(project: Project, **options: Any) -> MergeModule:
     )
 
 
-def fit(project: Project, merge: MergeModule, checkpoint: str | None = None, **options: Any) -> Trainer:
+def probe(project: Project, **options: Any) -> ProbeDataModule:
     sources = {"qa": str(project.folder / "qa.jsonl"), "sts": str(project.folder / "sts.jsonl")}
     tasks = load_tasks(sources, probe_size=24, validation_size=16)
+    return ProbeDataModule(list(tasks.values()), **{"size": 48, "validation_size": 32, "batch_size": 8} | options)
+
+
+def trainer_of(**options: Any) -> Trainer:
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     more = {"enable_model_summary": False, "num_sanity_val_steps": 0, "max_epochs": 2}
-    trainer = Trainer(accelerator="cpu", **quiet | more | options)
-    data = ProbeDataModule(list(tasks.values()), size=48, validation_size=32, batch_size=8)
-    trainer.fit(merge, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    return Trainer(accelerator="cpu", **quiet | more | options)
+
+
+def fit(project: Project, merge: MergeModule, checkpoint: str | None = None, **options: Any) -> Trainer:
+    trainer = trainer_of(**options)
+    trainer.fit(merge, datamodule=probe(project), ckpt_path=checkpoint, weights_only=True)
     return trainer
+
+
+def validate(project: Project, merge: MergeModule, inference_mode: bool = True, **options: Any) -> float:
+    """The objective where a position stands."""
+    data = probe(project, **options)
+    return float(trainer_of(inference_mode=inference_mode).validate(merge, data, verbose=False)[0]["val/loss"])
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
@@ -105,12 +136,98 @@ def test_a_checkpoint_holds_numbers_only_and_resumes(experts: Project, tmp_path:
     assert again.describe_position() == pytest.approx(merge.describe_position())
 
 
+def checkpoint_of(merge: MergeModule) -> dict[str, Any]:
+    """What is kept of a module, as it is read again."""
+    content: dict[str, Any] = {"state_dict": merge.state_dict()}
+    merge.on_save_checkpoint(content)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    buffer.seek(0)
+    loaded: dict[str, Any] = torch.load(buffer, weights_only=True)
+    return loaded
+
+
+OTHER_MERGES: dict[str, tuple[dict[str, Any], str]] = {
+    "method": ({"method": Ties()}, r"method is Slerp\(order=None\), here it is Ties\(density=0.2, per_tensor=False\)"),
+    "argument": (
+        {"method": Dare(seed=3)},
+        r"here it is Dare\(method=Slerp\(order=None\), density=0.5, seed=3\)",
+    ),
+    "granularity": ({"granularity": "layer"}, "granularity is model, here it is layer"),
+    "signed": ({"signed": True}, "signed is False, here it is True"),
+    "search": ({"search": Bfgs()}, r"search is Adam\(lr=0.05\), here it is Bfgs\(first_step=0.3\)"),
+    "rate": ({"search": Adam(0.1)}, r"search is Adam\(lr=0.05\), here it is Adam\(lr=0.1\)"),
+    "mu": ({"mu": 0.5}, "mu is 0.02, here it is 0.5"),
+    "pull": ({"pull": 0.5}, "pull is 0.0, here it is 0.5"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_MERGES)
+def test_a_checkpoint_of_another_merge_is_refused(experts: Project, case: str) -> None:
+    options, message = OTHER_MERGES[case]
+    saved = checkpoint_of(module(experts))
+    with pytest.raises(UserError, match=f"the checkpoint is one of another merge: its .*{message}"):
+        module(experts, **options).on_load_checkpoint(saved)
+    module(experts).on_load_checkpoint(saved)
+
+
 def test_a_checkpoint_of_other_experts_is_refused(experts: Project, tmp_path: Path) -> None:
     trainer = fit(experts, module(experts), max_epochs=1)
     trainer.save_checkpoint(tmp_path / "merge.ckpt")
+    turned = {name: Expert(path=str(experts.folder / name)) for name in ("sts", "qa")}
+    with pytest.raises(UserError, match="experts is qa, sts, here it is sts, qa"):
+        fit(experts, MergeModule(str(experts.base), turned, search=Adam(0.05)), checkpoint=str(tmp_path / "merge.ckpt"))
     tiny_encoder(seed=7).save(experts.folder / "sts")
-    with pytest.raises(UserError, match="learned with another 'sts': its weights differ"):
+    with pytest.raises(UserError, match="weights of sts is [0-9a-f]{12}, here it is [0-9a-f]{12}; start without it"):
         fit(experts, module(experts), checkpoint=str(tmp_path / "merge.ckpt"))
+
+
+def results(merge: MergeModule) -> list[Any]:
+    """What a search has found, and on the way to what."""
+    return [merge.describe_position(), merge.best["objective"], merge.history, merge.passes, merge.base_losses]
+
+
+@pytest.mark.parametrize("inference_mode", [False, True])
+def test_a_fit_after_a_validation_is_the_fit_alone(experts: Project, inference_mode: bool) -> None:
+    alone, after = module(experts), module(experts)
+    fit(experts, alone)
+    validate(experts, after, inference_mode=inference_mode)
+    fit(experts, after, inference_mode=inference_mode)
+    assert results(after) == results(alone)
+
+
+@pytest.mark.parametrize("inference_mode", [False, True])
+def test_a_ruinous_search_returns_its_start_whatever_came_before(experts: Project, inference_mode: bool) -> None:
+    merge = module(experts, search=Adam(50.0))
+    at_start = validate(experts, merge, inference_mode=inference_mode)
+    start = merge.describe_position()
+    for _ in range(2):
+        fit(experts, merge, inference_mode=inference_mode)
+        assert merge.describe_position() == pytest.approx(start)
+        assert merge.best["objective"] == pytest.approx(at_start, rel=1e-5) != 1.0
+
+
+def test_a_second_fit_knows_nothing_of_the_first(experts: Project) -> None:
+    merge, fresh = module(experts), module(experts)
+    fit(experts, merge)
+    for each in (merge, fresh):
+        each.position.stand_at(torch.tensor([0.4, 1.6]), 2.0)
+        fit(experts, each, max_epochs=1)
+    assert results(merge) == results(fresh)
+
+
+def test_what_was_measured_belongs_to_its_rows(experts: Project) -> None:
+    """Another data module has other base losses; the same rows are not measured again."""
+    merge, fresh = module(experts), module(experts)
+    validate(experts, merge)
+    measured, measure = [], merge._measure
+    merge._measure = lambda encoder: measured.append(encoder) or measure(encoder)  # type: ignore[func-returns-value, method-assign]
+    validate(experts, merge)
+    assert not measured
+    few = {"validation_size": 12}
+    assert validate(experts, merge, **few) == validate(experts, fresh, **few)
+    assert merge.base_losses == fresh.base_losses
+    assert len(measured) == 1
 
 
 def test_merged_weights_follow_the_coefficients(experts: Project) -> None:
@@ -188,7 +305,12 @@ def test_a_search_on_the_whole_probe_improves_the_position(experts: Project, sea
     assert [point["forward"] for point in merge.history][-1] == merge.passes["forward"]
 
 
-def test_the_gradient_over_the_whole_probe_is_that_of_its_batches(experts: Project) -> None:
+@pytest.mark.parametrize(
+    ("precision", "size", "batches", "error"), [("32-true", 48, 5, 1e-4), ("bf16-mixed", 16, 2, 1e-6)]
+)  # half a loss has the gradients of the whole to the last bit of bfloat16, a fifth has not
+def test_the_gradient_over_the_whole_probe_is_that_of_its_batches(
+    experts: Project, precision: Any, size: int, batches: int, error: float
+) -> None:
     found: list[torch.Tensor] = []
 
     class Spy(Bfgs):
@@ -200,18 +322,22 @@ def test_the_gradient_over_the_whole_probe_is_that_of_its_batches(experts: Proje
             value = closure()
             found.append(torch.cat([value.float()[None], *(p.grad.flatten() for p in self.param_groups[0]["params"])]))
 
-    fit(experts, module(experts, search=Spy(), mu=0.3, pull=0.1), max_epochs=1)
+    def fit_once(merge: MergeModule, **options: Any) -> None:
+        trainer_of(max_epochs=1, precision=precision, **options).fit(merge, probe(experts, size=size))
+
+    fit_once(module(experts, search=Spy(), mu=0.3, pull=0.1))
     slow = module(experts, search=Adam(0.0), mu=0.3, pull=0.1)
     values: list[torch.Tensor] = []
     slow.on_train_batch_end = lambda outputs, *_: values.append(outputs["loss"].float())  # type: ignore[method-assign]
     slow.on_before_optimizer_step = lambda _: values.extend(  # type: ignore[method-assign]
         p.grad.clone() for p in slow.position.parameters()
     )
-    fit(experts, slow, max_epochs=1, accumulate_grad_batches=5)
+    fit_once(slow, accumulate_grad_batches=batches)
     gradients = torch.cat([value.flatten() for value in values if value.ndim])
-    losses = [value * 5 for value in values if not value.ndim]  # Lightning divides by the batches accumulated
+    losses = [value * batches for value in values if not value.ndim]  # Lightning divides by the batches accumulated
+    assert len(losses) == batches
     expected = torch.cat([torch.stack(losses).mean()[None], gradients])
-    assert torch.allclose(found[0], expected, rtol=1e-4, atol=1e-6)
+    assert torch.allclose(found[0], expected, rtol=error, atol=1e-6)
 
 
 def test_a_pull_to_the_start_keeps_the_coefficients_nearer_to_it(experts: Project) -> None:
@@ -264,6 +390,79 @@ def test_every_method_can_be_learned(experts: Project, method: MergeMethod) -> N
     merge.on_train_end = lambda: seen.append(merge.describe_position())  # type: ignore[method-assign]
     fit(experts, merge, max_epochs=1)
     assert all(seen[0][key] != pytest.approx(start[key], abs=1e-6) for key in start)
+
+
+@pytest.mark.parametrize("search", [Adam(0.05), Bfgs()])
+def test_training_ends_at_the_first_loss_that_is_not_finite(experts: Project, search: Search) -> None:
+    """It names data set and rows, and the position stands where it was best."""
+    merge = module(experts, search=search)
+    batch_start, ruined = merge.training_loss, []
+
+    def training_loss(batch: TaskBatch, gather: Any) -> Any:
+        if merge.history and not ruined:  # after the first validation, one NaN
+            ruined.append(replace(batch, rows=list(range(11, 11 + len(batch)))))
+            encoder = merge.encoder.forward
+            merge.encoder.forward = lambda features: encoder(features).index_fill(0, torch.tensor([1, 3]), math.nan)  # type: ignore[method-assign, assignment]
+            return batch_start(ruined[0], gather)
+        return batch_start(batch, gather)
+
+    merge.training_loss = training_loss  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=r"the loss of '(qa|sts)', rows 12, 14 is nan after \d+ steps; look at these"):
+        fit(experts, merge, max_epochs=9)
+    assert len(merge.history) == 1
+    kept = merge.best["position"]
+    assert all(torch.equal(kept[name], value) for name, value in merge.position.state_dict().items())
+
+
+def test_training_ends_at_the_first_coefficient_that_is_not_finite(experts: Project) -> None:
+    merge = module(experts, search=Adam(math.inf))
+    start = merge.describe_position()
+    with pytest.raises(
+        UserError, match=r"the coefficients are not finite: the last batch was '(qa|sts)'.* after 1 steps"
+    ):
+        fit(experts, merge)
+    assert merge.describe_position() == start
+
+
+def test_an_undefined_relative_loss_is_refused(experts: Project) -> None:
+    """All pairs of one data set are alike: its loss is 0, for the base and for any model."""
+    write_rows(experts.folder / "sts.jsonl", [
+        {"sentence1": f"{word} cat", "sentence2": f"{word} {other}", "score": 1.0} for word in WORDS for other in WORDS
+    ])  # fmt: skip
+    for run in (fit, validate):
+        with pytest.raises(UserError, match="'sts': the base's loss on its validation rows is 0.0, so no loss is"):
+            run(experts, module(experts))
+
+
+METHODS = [Slerp(), TaskArithmetic(), SphericalMean(), MultiSlerp(), Slerp(["sts", "qa"])]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("before", METHODS)
+def test_a_merge_starts_where_one_of_another_method_has_ended(
+    merges: dict[int, MergeModule], before: MergeMethod, method: MergeMethod
+) -> None:
+    ended, started = merges[METHODS.index(before)], merges[METHODS.index(method)]
+    ended.position.stand_at(torch.tensor([0.4, 1.6]), 1.3)
+    expected = ended.position.coefficients().detach()
+    position = ended.describe_position()
+    started.position.stand_at(torch.tensor([1.0, 1.0]), 1.0)
+    started.start_from(position)
+    assert torch.allclose(started.position.coefficients(), expected, rtol=1e-6)
+
+
+def test_a_new_expert_starts_at_the_mean_of_the_others(experts: Project) -> None:
+    tiny_encoder(seed=3).save(experts.folder / "new")
+    folders = {name: Expert(path=str(experts.folder / name)) for name in ("qa", "new", "sts")}
+    merge = MergeModule(str(experts.base), folders, allow_suspicious=True)
+    merge.start_from({"c/qa": 0.6, "c/sts": 0.2, "a/qa": 9.0, "scale": 9.0})
+    assert merge.position.coefficients()[0].tolist() == pytest.approx([0.6, 0.4, 0.2], rel=1e-6)
+    with pytest.raises(
+        UserError, match="0.6, 0.2, -0.2 are not all above 0; a position stands there only if it is sign"
+    ):
+        merge.start_from({"c/qa": 0.6, "c/sts": -0.2})
+    with pytest.raises(UserError, match="cannot start from a position of c/other: it has other experts, or groups"):
+        merge.start_from({"c/other": 0.6})
 
 
 def test_experts_of_another_base_are_refused(experts: Project) -> None:

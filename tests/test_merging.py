@@ -1,5 +1,6 @@
 """Merge methods against the obvious version on whole flat vectors."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from modules.combine import attach_coefficients, combine
 from modules.errors import UserError
+from modules.files.plan import Plan
 from modules.merging import (
     Average,
     Dare,
@@ -348,6 +350,101 @@ def test_a_negative_number_merges_the_negated_vector(name: str) -> None:
     assert position.a[0].tolist() == a
     merged = position.coefficients()[0].detach().numpy() @ vectors
     assert closeness(merged, obvious(sign[:, None] * vectors, np.abs(a).tolist())) < 1e-6
+
+
+def in_both_routes(method: MergeMethod, a: Sequence[float], gram: Tensor) -> list[Tensor | str]:
+    """What a position and a merge of files take as coefficients, or why they refuse to."""
+    position = Position(method, gram, signed=True)
+    plan = Plan("base", dict.fromkeys("abc", "folder"), method, a, scale=float(position.scale.detach()))
+
+    def in_memory() -> Tensor:
+        position.stand_at(torch.tensor(a, dtype=torch.float64))
+        return position.coefficients()[0].detach()
+
+    found: list[Tensor | str] = []
+    for route in (in_memory, lambda: plan.coefficients(gram)):
+        try:
+            found.append(route())
+        except UserError as error:
+            found.append(str(error))
+    return found
+
+
+def methods() -> dict[str, MergeMethod]:
+    """Every method there is."""
+    return {name: method for name, (method, _) in everything(3).items()}
+
+
+def test_zeros_and_signs_mean_the_same_in_every_method_and_both_routes() -> None:
+    zero_vector = flat_vectors(3) * np.array([[1], [0], [1]])
+    patterns = itertools.product((-1, 0, 1), repeat=3)
+    for method, vectors, signs in itertools.product(methods().values(), (flat_vectors(3), zero_vector), patterns):
+        a = [sign * number for sign, number in zip(signs, (0.5, 1.25, 2.0), strict=True)]
+        in_memory, on_disk = in_both_routes(method, a, gram_of(vectors))
+        if not any(signs) and method.has_scale:
+            assert "are all 0 and name no direction" in str(in_memory)
+            assert in_memory == on_disk
+            continue
+        assert isinstance(in_memory, Tensor) and isinstance(on_disk, Tensor), (in_memory, on_disk)
+        assert torch.equal(in_memory, on_disk)
+        assert in_memory.isfinite().all()
+        sides = [sign if number else 0 for sign, number in zip(signs, in_memory.tolist(), strict=True)]
+        assert in_memory.sign().tolist() == sides  # of a zero vector, the coefficient may be 0
+        assert all(number for sign, number, row in zip(signs, in_memory, vectors, strict=True) if sign and row.any())
+
+
+def test_two_opposite_numbers_are_the_halved_difference() -> None:
+    for found in in_both_routes(Average(), [1.0, -1.0, 0.0], gram_of(flat_vectors(3))):
+        assert isinstance(found, Tensor)
+        assert found.tolist() == pytest.approx([0.5, -0.5, 0.0], abs=1e-7)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_what_is_not_finite_stays_so_in_every_method(wrong: float) -> None:
+    for method, place in itertools.product(methods().values(), range(3)):
+        a, gram = torch.tensor([0.5, 1.25, 2.0], dtype=torch.float64), gram_of(flat_vectors(3))
+        bad_a, bad_gram = a.clone(), gram.clone()
+        bad_a[place] = wrong
+        bad_gram[place, 1] = bad_gram[1, place] = wrong
+        assert merge_coefficients(method, bad_a, gram, [2, 0, 1]).isnan().all(), method
+        assert merge_coefficients(method, a, bad_gram, [2, 0, 1]).isnan().all(), method
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("experts", [1, 2, 3, 5])
+def test_a_position_finds_the_place_of_given_coefficients(experts: int, signed: bool) -> None:
+    for method, seed in itertools.product(methods().values(), range(3)):
+        draw = np.random.default_rng(seed)
+        gram, order = gram_of(related_vectors(experts, seed)), draw.permutation(experts).tolist()
+        a = draw.lognormal(sigma=1.5, size=experts) * (draw.choice([-1, 0, 1], experts) if signed else 1)
+        a[0] = a[0] or 0.7
+        scale = 1.7 if method.has_scale else 1.0
+        c = scale * merge_coefficients(method, torch.tensor(a), gram, order)
+        position = Position(method, gram, order, signed=signed)
+        position.stand_where(c)
+        assert torch.allclose(position.coefficients()[0], c, rtol=1e-6, atol=1e-7), method
+        if method.has_scale:
+            assert float(position.a.abs().mean().detach()) == pytest.approx(1.0, rel=1e-6)
+
+
+@pytest.mark.parametrize("numbers", [[0.5, -0.1], [0.5, 0.0], [0.5, math.nan], [math.inf, 1.0]])
+def test_a_position_refuses_to_stand_at_what_it_cannot_be(numbers: list[float]) -> None:
+    there = torch.tensor(numbers, dtype=torch.float64)
+    position = Position(Slerp(), gram_of(flat_vectors(2)))
+    before = position.raw_a.clone()
+    for move in (position.stand_at, position.stand_where):
+        with pytest.raises(UserError, match="not all above 0; a position stands there only if|give finite numbers"):
+            move(there)
+    for scale in (0.0, -1.0, math.nan):
+        with pytest.raises(UserError, match="a position cannot have the scale"):
+            position.stand_at(scale=scale)
+    assert torch.equal(position.raw_a, before)
+
+
+def test_coefficients_that_a_method_has_nowhere_are_refused() -> None:
+    gram = gram_of(flat_vectors(2) * np.array([[1], [0]]))  # a zero vector has no direction
+    with pytest.raises(UserError, match="MultiSlerp has the coefficients 0.3, 0.4 nowhere"):
+        Position(MultiSlerp(), gram).stand_where(torch.tensor([0.3, 0.4], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("name", SPAN)

@@ -41,6 +41,17 @@ def test_ranking_of_pairs() -> None:
     assert swapped["mrr"] == pytest.approx((1 / 3 + 1 + 1 / 3) / 3)
 
 
+@pytest.mark.parametrize("name", ["infonce", "supcon", "cosent"])
+def test_autocast_does_not_reach_the_metrics(name: str) -> None:
+    torch.manual_seed(0)
+    columns = 1 if name == "supcon" else 2
+    rows = batch(name, torch.arange(20 * columns).view(columns, 20).tolist(), [float(i % 5) for i in range(20)])
+    embeddings = torch.randn(columns, 20, 8)
+    expected = compute(name, rows, *embeddings)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert compute(name, rows, *embeddings) == expected
+
+
 def test_equal_texts_are_not_wrong() -> None:
     same = torch.eye(2)
     rows = batch("infonce", [[1, 2], [3, 3]])

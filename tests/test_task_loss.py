@@ -1,6 +1,7 @@
 """The one loss engine against the obvious loops, gradients too."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -99,6 +100,27 @@ def test_loss_and_gradient_equal_the_loop(case: str) -> None:
     gradients = torch.autograd.grad(loss, embeddings), torch.autograd.grad(expected, embeddings)
     for ours, theirs in zip(*gradients, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.02, 0.01])
+@pytest.mark.parametrize("case", CASES)
+def test_autocast_does_not_reach_the_loss(case: str, temperature: float) -> None:
+    """The cosines and their division by the temperature are in float32, whatever the encoder computes in."""
+    rows = CASES[case][0]
+    rows = replace(rows, loss=LossConfig(rows.loss.name, temperature))
+    embeddings = random_embeddings(len(rows.text_ids), len(rows))
+    expected = run(rows, embeddings)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = run(rows, embeddings)
+    assert torch.equal(loss, expected)
+    for ours, theirs in zip(*(torch.autograd.grad(of, embeddings) for of in (loss, expected)), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_embeddings_of_half_precision_are_compared_in_float32() -> None:
+    rows = CASES["hard negatives"][0]
+    half = [embeddings.detach().bfloat16() for embeddings in random_embeddings(len(rows.text_ids), len(rows))]
+    assert torch.equal(run(rows, half), run(rows, [embeddings.float() for embeddings in half]))
 
 
 def test_equal_scores_teach_nothing() -> None:

@@ -10,6 +10,7 @@ from lightning_app.trainers import TrainerFactory
 from modules import TextEncoder
 from modules.embedding_module import EmbeddingModule
 from modules.json_files import read_json, write_json
+from modules.relative_loss import refuse_undefined
 
 FILE = "probe.json"
 
@@ -54,7 +55,9 @@ class Prober:
     @cached_property
     def base_losses(self) -> dict[str, float]:
         """Those of the base, whose weights are hashed each time its stage is asked for."""
-        return self.losses(self.base)
+        losses = self.losses(self.base)
+        refuse_undefined(losses)
+        return losses
 
     def objective(self, model: Model) -> float:
         """The mean loss relative to the base's, weighted as a position's objective is, without its regulariser."""

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from modules.base_model import file_sha256, find_base_model
 from modules.combine import combine
+from modules.describe import describe
 from modules.errors import UserError
 from modules.files.checkpoint_io import CheckpointWriter, Specs, TensorFile
 from modules.files.checkpoint_layout import Weight, match_layout, read_layout, refuse_keys
 from modules.files.kept_grams import Grams, kept_grams, measure
 from modules.files.lora import Adapter, AdapterWriter, is_adapter
 from modules.files.model_settings import copy_settings, refuse_other_model
-from modules.files.plan import Plan, describe
+from modules.files.plan import Plan
 from modules.files.record import write_records
 from modules.files.task_vectors import ExpertFiles, TaskVectorFiles, WholeModel, progress
 from modules.gram import sum_by_group

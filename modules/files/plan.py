@@ -3,10 +3,8 @@
 Shapes: N experts.
 """
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,7 +46,7 @@ class Plan:
         """The coefficients of the task vectors in one group, scale included: ``[N]`` float64.
 
         Raises:
-            UserError: the method's order, or `a`, does not fit the experts.
+            UserError: the method's order, or `a`, does not fit the experts or names no direction.
         """
         names = list(self.experts)
         places = self.method.places(names)
@@ -57,13 +55,5 @@ class Plan:
         a = self.method.initial(len(names)) if self.a is None else torch.tensor(self.a, dtype=torch.float64)
         c = self.scale * merge_coefficients(self.method, a, gram, places)
         if not torch.isfinite(c).all():
-            raise UserError(f"the coefficients {a.tolist()} with scale {self.scale} say nothing; give some above 0")
+            raise UserError(f"the coefficients {a.tolist()} with scale {self.scale} are not finite; give numbers")
         return c
-
-
-def describe(method: MergeMethod) -> dict[str, Any]:
-    """A method's class and arguments, in a form for JSON; every method keeps its arguments under their names."""
-    names = [name for name in inspect.signature(type(method)).parameters if hasattr(method, name)]
-    values = {name: getattr(method, name) for name in names}
-    arguments = {k: describe(v) if isinstance(v, MergeMethod) else v for k, v in values.items()}
-    return {"class": f"modules.merging.{type(method).__name__}", "arguments": arguments}

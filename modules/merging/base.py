@@ -42,6 +42,10 @@ class MergeMethod(ABC):
     The second maps the free numbers ``a`` to the coefficients ``c`` and is differentiable in ``a``, which is all that
     Self Positioning needs. The merged task vector is ``sum_i c_i V_i``, or entry by entry a weighted mean
     (see `modules.combine`).
+
+    Signs and zeros mean the same in every method: a negative ``a_i`` merges ``-V_i`` with the weight ``|a_i|``, and
+    ``a_i = 0`` leaves ``V_i`` out. Where only ratios of ``a`` matter, all zeros name no direction and are refused;
+    where ``a`` are the factors themselves, as in task arithmetic, they are the base.
     """
 
     has_scale: bool = True
@@ -59,17 +63,48 @@ class MergeMethod(ABC):
     order: list[str] | None = None
     """The experts' names in the order of a merge that depends on it; None: as they come."""
 
-    @abstractmethod
     def coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
         """The coefficients of the task vectors, before the scale.
 
         Args:
-            a: ``[N]``, positive.
+            a: ``[N]``, of any sign.
             gram: ``[N, N]``, ``<V_i, V_j>``.
 
         Returns:
-            ``[N]``.
+            ``[N]``, with the signs of `a`; NaN where an argument is not finite, whatever the method makes of it.
+
+        Raises:
+            UserError: all of `a` are 0 and name no direction.
         """
+        self.refuse_no_direction(a)
+        if not (a.isfinite().all() and gram.isfinite().all()):
+            return a * torch.nan
+        sign = torch.where(a.detach() < 0, -1.0, 1.0).to(a)
+        return sign * self.positive_coefficients(sign * a, torch.outer(sign, sign) * gram)
+
+    @abstractmethod
+    def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
+        """The coefficients of task vectors none of which is subtracted, before the scale.
+
+        Args:
+            a: ``[N]``, not negative, and not all 0 for a method that has a scale.
+            gram: ``[N, N]``, ``<V_i, V_j>``.
+
+        Returns:
+            ``[N]``, not negative.
+        """
+
+    def refuse_no_direction(self, a: Tensor) -> None:
+        """Refuse all zeros, unless they are factors of the task vectors.
+
+        Raises:
+            UserError: they name no direction.
+        """
+        if self.has_scale and not a.any():
+            raise UserError(
+                f"the coefficients of {type(self).__name__} are all 0 and name no direction; "
+                "give one that is not, or scale 0 for the base"
+            )
 
     def initial(self, experts: int) -> Tensor:
         """The ``a`` to start from: ``[N]``, all ones unless a method says otherwise."""
@@ -104,14 +139,14 @@ def normalised(a: Tensor) -> Tensor:
 
 
 def weights_of_directions(a: Tensor, norms: Tensor) -> Tensor:
-    """The same for the directions of the task vectors: zero vectors have none and take no part, unless all are zero.
+    """The same for the directions of the task vectors: zero vectors have none, and count only where nothing else does.
 
     Args:
         a: ``[N]``.
         norms: ``[N]``, lengths of the task vectors.
     """
-    some = norms > 0
-    return normalised(torch.where(some, a, 0.0) if some.any() else a)
+    directed = torch.where(norms > 0, a, 0.0)
+    return normalised(directed if directed.any() else a)
 
 
 def check_fraction(value: float, key: str) -> None:

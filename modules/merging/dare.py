@@ -33,9 +33,9 @@ class Dare(MergeMethod):
         self.statistics, self.rows = self.method.statistics, self.method.rows
         self.order = self.method.order
 
-    def coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
+    def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
         """Those of the method on top of which it is."""
-        return self.method.coefficients(a, gram)
+        return self.method.positive_coefficients(a, gram)
 
     def initial(self, experts: int) -> Tensor:
         """That of the method on top of which it is."""

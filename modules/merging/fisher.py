@@ -21,7 +21,7 @@ class Fisher(MergeMethod):
     def __init__(self, rows: int = 512) -> None:
         self.rows = rows
 
-    def coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
+    def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
         """``a / sum(a)``: ``[N]``."""
         return normalised(a)
 

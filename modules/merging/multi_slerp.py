@@ -16,7 +16,7 @@ class MultiSlerp(MergeMethod):
 
     uses_angles = True
 
-    def coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
+    def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
         """The closed form: ``[N]``."""
         norms = gram.diagonal().sqrt()
         some = norms > 0

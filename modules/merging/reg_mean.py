@@ -27,7 +27,7 @@ class RegMean(MergeMethod):
         self.off_diagonal = off_diagonal
         self.rows = rows
 
-    def coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
+    def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
         """``a / sum(a)``: ``[N]``."""
         return normalised(a)
 

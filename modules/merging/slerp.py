@@ -28,7 +28,7 @@ class Slerp(MergeMethod):
     def __init__(self, order: list[str] | None = None) -> None:
         self.order = order
 
-    def coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
+    def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
         """The chain's coefficients in the span: ``[N]``."""
         unit = torch.eye(len(a), dtype=gram.dtype, device=gram.device)
         c = unit[0]

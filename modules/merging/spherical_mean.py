@@ -25,7 +25,7 @@ class SphericalMean(MergeMethod):
 
     uses_angles = True
 
-    def coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
+    def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
         """The weights ``b`` of the directions: ``[N]``."""
         norms = gram.diagonal().sqrt()
         some = norms > 0

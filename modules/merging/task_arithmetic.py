@@ -15,7 +15,7 @@ class TaskArithmetic(MergeMethod):
 
     has_scale = False
 
-    def coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
+    def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
         """``a`` itself: ``[N]``."""
         return a
 

@@ -24,7 +24,7 @@ class Ties(MergeMethod):
         self.density = density
         self.per_tensor = per_tensor
 
-    def coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
+    def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
         """``a / sum(a)``: ``[N]``."""
         return normalised(a)
 
