@@ -29,7 +29,7 @@ class Collator:
         """Tokenise the rows column by column."""
         task = self.tasks[batch[0][0]]
         rows = [row for _, row in batch]
-        columns = [task.prompted(column, rows) for column in range(len(task.texts))]
+        places = None if task.places is None else [task.places[row] for row in rows]
         target = None
         if task.target is not None:
             dtype = torch.float32 if task.kind == "graded" else torch.int64
@@ -37,9 +37,11 @@ class Collator:
         return TaskBatch(
             task=task.name,
             loss=task.loss,
-            features=[self.tokenize(texts) for texts in columns],
-            text_ids=torch.tensor([[text_id(text) for text in texts] for texts in columns], dtype=torch.int64),
+            features=[self.tokenize(task.prompted(column, rows)) for column in range(len(task.texts))],
+            # Without prompts: an anchor and a positive of one text are equal whatever is written before them.
+            text_ids=torch.tensor([[text_id(texts[row]) for row in rows] for texts in task.texts], dtype=torch.int64),
             target=target,
+            rows=places,
         )
 
 

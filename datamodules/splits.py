@@ -1,10 +1,10 @@
-"""Expert, probe and validation rows of every data set, with no text in two of them."""
+"""Expert, probe and validation rows of every data set, with no example in two of them."""
 
-import hashlib
-from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from datamodules.cut import Cut
+from datamodules.held_out import HeldOut
 from datamodules.task_data import TaskData
 from datamodules.text_sources import DataSource, load_task
 from modules.errors import UserError
@@ -23,8 +23,10 @@ class SplitTask:
         probe: the rows a position is learned on; its first k rows are the probe of size k.
         validation: the rows that the choice between models is made on.
         share: relative number of batches in joint training; None: in proportion to the rows.
-        dropped: rows in no part, because they share a text or a group with a held-out row.
-        requested: probe and validation rows asked for. Fewer are held out if these are more than a third of the rows.
+        left_out: reason to the number of rows that were read and are in no part for it.
+        requested: probe and validation rows asked for. Fewer are held out if these are more than a third of the rows,
+            or if its groups are too large.
+        notes: what was taken how, or reduced, one line each.
     """
 
     name: str
@@ -32,8 +34,14 @@ class SplitTask:
     probe: TaskData
     validation: TaskData
     share: float | None = None
-    dropped: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
     requested: tuple[int, int] = (0, 0)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def read(self) -> int:
+        """Number of rows of the source."""
+        return len(self.expert) + len(self.probe) + len(self.validation) + sum(self.left_out.values())
 
     def with_loss(self, loss: LossConfig | None) -> "SplitTask":
         """The same rows, to be trained and validated with this loss, if there is one; see `TaskData.with_loss`."""
@@ -53,10 +61,10 @@ def load_tasks(
 ) -> dict[str, SplitTask]:
     """Read data sets and split each in three; nothing held out of one is an expert row of another.
 
-    The groups of a data set are walked in the order of ``sha256(seed, group)``. Whole groups fill the validation part,
-    then the probe part, each cut at its size (the rest of a cut group is dropped); the others are expert rows, but for
-    those that share a text, up to case and white space, with a held-out row of any data set. So a smaller probe is the
-    beginning of a larger one, for the same seed and validation part.
+    The groups of a data set (see `RowGroups`) are walked in the order of ``sha256(seed, group)``. The first give the
+    validation rows, the next the probe rows, few rows each (see `held_out_order`), and their other rows are in no part.
+    The other groups are expert rows. Of every part, rows are left out that are examples of what another data set holds
+    out (see `HeldOut`). So a smaller probe is the beginning of a larger one, for the same seed and validation part.
 
     Args:
         sources: by name, or a list whose entries have different names.
@@ -66,7 +74,8 @@ def load_tasks(
         seed: of the order of the groups.
 
     Raises:
-        UserError: two data sets have one name, a size names no data set, or whatever ``load_task`` finds.
+        UserError: two data sets have one name, a size names no data set, no row can be held out of one that rows are
+            to be held out of, or whatever ``load_task`` finds.
     """
     named = named_sources(sources)
     probe_sizes = _size_each(probe_size, list(named), "probe_size")
@@ -74,25 +83,24 @@ def load_tasks(
     data = {name: load_task(source, loss) for name, source in named.items()}
     sizes = {name: _at_most_a_third(len(data[name]), probe_sizes[name], validation_sizes[name]) for name in named}
 
-    cuts = {name: _Cut(task, seed) for name, task in data.items()}
-    held_out: set[str] = set()
-    validation = {name: cut.take(sizes[name][1], held_out=set()) for name, cut in cuts.items()}
-    held_out.update(text for name, rows in validation.items() for text in _texts(data[name], rows))
-    probe = {name: cut.take(sizes[name][0], held_out) for name, cut in cuts.items()}
-    held_out.update(text for name, rows in probe.items() for text in _texts(data[name], rows))
-    expert = {name: cut.take(len(data[name]), held_out) for name, cut in cuts.items()}
-
+    cuts = {name: Cut(task, seed) for name, task in data.items()}
+    held_out = HeldOut()
+    validation = {name: cut.hold_out(sizes[name][1], 0.5) for name, cut in cuts.items()}
+    _leave_out_elsewhere(held_out, validation, cuts)
+    probe = {name: cut.hold_out(sizes[name][0], 1.0) for name, cut in cuts.items()}
+    _leave_out_elsewhere(held_out, probe, cuts)
     return {
         name: SplitTask(
             name,
-            data[name].subset(sorted(expert[name])),
+            data[name].subset(cut.rest()),
             data[name].subset(probe[name]),
             data[name].subset(validation[name]),
             named[name].share,
-            len(data[name]) - len(expert[name]) - len(probe[name]) - len(validation[name]),
+            data[name].left_out | cut.left_out,
             (probe_sizes[name], validation_sizes[name]),
+            [*data[name].notes, *cut.notes, *_reduction(len(data[name]), probe_sizes[name], validation_sizes[name])],
         )
-        for name in named
+        for name, cut in cuts.items()
     }
 
 
@@ -112,25 +120,6 @@ def named_sources(sources: Sources) -> dict[str, DataSource]:
     return named
 
 
-class _Cut:
-    """Takes rows of one data set off its ordered groups."""
-
-    def __init__(self, data: TaskData, seed: int) -> None:
-        self.data = data
-        members: dict[str, list[int]] = defaultdict(list)
-        for row, group in enumerate(data.groups or data.texts[0]):
-            members[group if data.groups else _normalised(group)].append(row)
-        self.groups = deque(members[group] for group in sorted(members, key=lambda group: _order(seed, group)))
-
-    def take(self, size: int, held_out: set[str]) -> list[int]:
-        """The next ``size`` rows that share no text with ``held_out``; the rest of the last group is lost."""
-        taken: list[int] = []
-        while len(taken) < size and self.groups:
-            group = self.groups.popleft()
-            taken += [row for row in group if held_out.isdisjoint(_texts(self.data, [row]))]
-        return taken[:size]
-
-
 def _source(source: DataSource | str) -> DataSource:
     return DataSource(source) if isinstance(source, str) else source
 
@@ -148,13 +137,17 @@ def _at_most_a_third(rows: int, probe: int, validation: int) -> tuple[int, int]:
     return (probe, validation) if wanted <= allowed else (probe * allowed // wanted, validation * allowed // wanted)
 
 
-def _order(seed: int, group: str) -> bytes:
-    return hashlib.sha256(f"{seed}\0{group}".encode()).digest()
+def _reduction(rows: int, probe: int, validation: int) -> list[str]:
+    if (probe, validation) == _at_most_a_third(rows, probe, validation):
+        return []
+    return [
+        f"{probe:,} probe and {validation:,} validation rows are wanted, and at most a third of {rows:,} is held out"
+    ]
 
 
-def _texts(data: TaskData, rows: Sequence[int]) -> Iterator[str]:
-    return (_normalised(column[row]) for column in data.texts for row in rows)
-
-
-def _normalised(text: str) -> str:
-    return " ".join(text.split()).casefold()
+def _leave_out_elsewhere(held_out: HeldOut, parts: Mapping[str, Sequence[int]], cuts: Mapping[str, Cut]) -> None:
+    """Add a part of every data set to what is held out, and leave that out of what the others have left."""
+    for name, rows in parts.items():
+        held_out.add(name, cuts[name].rows, rows, cuts[name].begun)
+    for cut in cuts.values():
+        cut.leave_out(held_out)

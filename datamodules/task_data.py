@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from modules.errors import UserError
@@ -24,8 +24,11 @@ class TaskData:
         texts: the text columns as they were read, all of one length.
         prompts: one prefix a text column.
         target: the score in [0, 1] or the label of every row; None for pairs.
-        groups: rows of one group never lie in two splits; None: a row's first text is its group.
+        groups: rows of one group never lie in two splits; None: the texts say which rows belong together.
         loss: the loss it is trained with, never ``auto``.
+        places: where each row stands in its source, counted from 1; None: not known.
+        left_out: reason to the number of rows that were read and are not here for it.
+        notes: what was taken how while reading, one line each.
     """
 
     name: str
@@ -35,6 +38,9 @@ class TaskData:
     target: list[float] | list[int] | None
     groups: list[str] | None
     loss: LossConfig
+    places: list[int] | None = None
+    left_out: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -46,14 +52,12 @@ class TaskData:
 
     def subset(self, rows: Sequence[int]) -> "TaskData":
         """The data set with these rows only, in this order."""
-        return TaskData(
-            self.name,
-            self.kind,
-            [[column[row] for row in rows] for column in self.texts],
-            self.prompts,
-            None if self.target is None else [self.target[row] for row in rows],
-            None if self.groups is None else [self.groups[row] for row in rows],
-            self.loss,
+        return replace(
+            self,
+            texts=[[column[row] for row in rows] for column in self.texts],
+            target=None if self.target is None else [self.target[row] for row in rows],
+            groups=None if self.groups is None else [self.groups[row] for row in rows],
+            places=None if self.places is None else [self.places[row] for row in rows],
         )
 
     def with_loss(self, loss: LossConfig) -> "TaskData":
@@ -65,9 +69,8 @@ class TaskData:
         return replace(self, loss=resolve_loss(self.name, self.kind, loss))
 
     def fingerprint(self) -> str:
-        """SHA-256 of everything but the name: equal exactly for data sets that train the same model."""
-        content = asdict(self)
-        del content["name"]
+        """SHA-256 of all that training reads: equal exactly for data sets that train the same model."""
+        content = [self.kind, self.texts, self.prompts, self.target, asdict(self.loss)]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

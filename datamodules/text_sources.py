@@ -3,10 +3,11 @@
 import random
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from datamodules import row_values
+from datamodules.pair_rows import Pairs, read_pairs
 from datamodules.python_docs import load_python_docs
 from datamodules.row_files import Row, read_rows
 from datamodules.task_data import Kind, TaskData, resolve_loss
@@ -22,16 +23,23 @@ SCHEMAS: dict[Kind, tuple[list[str], str | None]] = {
 }
 """Kind of rows -> text columns and target column; pairs may also have negative or negative_1, negative_2, ..."""
 
+EXPECTED = ("anchor", "positive", "negative", "sentence1", "sentence2", "score", "text", "label", "group")
+
+BEYOND_LIMIT = "limit"
+BELOW_MIN_SCORE = "below min_score"
+
 
 @dataclass(frozen=True)
 class DataSource:
     """Where the rows of one data set come from, and how they are used.
 
     Args:
-        source: ``python_docs``, the path of a .jsonl, .jsonl.gz, .csv or .parquet file, or a hub name ``org/name``.
+        source: ``python_docs``, the path of a .jsonl, .jsonl.gz, .csv or .parquet file, of a folder of such files or
+            of one that ``datasets`` saved with ``save_to_disk``, or a hub name ``org/name``.
         task: of python_docs: ``retrieval`` or ``relatedness``; of a hub data set: its config.
-        split: of a hub data set.
-        columns: expected column -> column of the source, for columns that are named otherwise.
+        split: of a hub data set, and of a folder that has several.
+        columns: expected column -> column of the source, for columns that are named otherwise. ``group``, if there is
+            one, says which rows belong together when some are held out.
         prompts: text column -> prefix; negatives take that of ``positive`` if none is given.
         limit: keep this many rows, drawn with a fixed seed.
         min_score: keep the rows whose ``score`` is at least this.
@@ -81,18 +89,11 @@ def load_task(source: DataSource, loss: LossConfig | None = None) -> TaskData:
         task = _python_docs_task(source)
     else:
         task = _task_of_rows(source, read_rows(source.source, source.task, source.split))
-    task = TaskData(
-        source.name,
-        task.kind,
-        task.texts,
-        task.prompts,
-        task.target,
-        task.groups,
-        resolve_loss(source.name, task.kind, source.loss or loss or LossConfig()),
-    )
+    task = replace(task, loss=resolve_loss(source.name, task.kind, source.loss or loss or LossConfig()))
     if source.limit is None or source.limit >= len(task):
         return task
-    return task.subset(sorted(random.Random(0).sample(range(len(task)), source.limit)))
+    drawn = task.subset(sorted(random.Random(0).sample(range(len(task)), source.limit)))
+    return replace(drawn, left_out=task.left_out | {BEYOND_LIMIT: len(task) - len(drawn)})
 
 
 def _python_docs_task(source: DataSource) -> TaskData:
@@ -101,34 +102,71 @@ def _python_docs_task(source: DataSource) -> TaskData:
     texts, target, groups = load_python_docs(source.task)
     kind: Kind = "pairs" if target is None else "graded"
     prompts = _prompts(source, SCHEMAS[kind][0])
-    return TaskData(source.name, kind, texts, prompts, target, groups, LossConfig())
+    places = list(range(1, len(groups) + 1))
+    return TaskData(source.name, kind, texts, prompts, target, groups, LossConfig(), places)
 
 
 def _task_of_rows(source: DataSource, rows: list[Row]) -> TaskData:
     if not rows:
         raise UserError(f"{source.source}: has no rows; give a data set that has some")
+    found = {column for row in rows for column in row.values}
+    columns = _columns(source, found)
+    kind, text_columns, target_column = _schema(source.source, columns)
+    reaching = [row for row in rows if _reaches(source, row, columns.get("score", "score"))]
+    if not reaching:
+        raise UserError(f"{source.source}: no row has a score of {source.min_score} or more; lower min_score")
+    left_out = {BELOW_MIN_SCORE: len(rows) - len(reaching)} if len(reaching) < len(rows) else {}
+
+    if kind == "pairs":
+        pairs = read_pairs(reaching, columns, text_columns[2:])
+    else:
+        texts = [[row_values.text(row, columns[name]) for row in reaching] for name in text_columns]
+        pairs = Pairs(text_columns, texts, reaching)
+    target, labels = _target(pairs.rows, kind, columns)
+    groups = [row_values.name(row, columns["group"]) for row in pairs.rows] if "group" in columns else None
+    names = {*text_columns, target_column, "group", None if source.min_score is None else "score"}
+    notes = [*pairs.notes, *labels, *_unread(found, {column for name, column in columns.items() if name in names})]
+    places = [row.number for row in pairs.rows]
+    prompts = _prompts(source, pairs.names)
+    return TaskData(source.name, kind, pairs.texts, prompts, target, groups, LossConfig(), places, left_out, notes)
+
+
+def _columns(source: DataSource, found: set[str]) -> dict[str, str]:
+    """Expected column -> column of the source: as renamed, of that name, or of its plural."""
     renames = source.columns or {}
-    found = {column for _, row in rows for column in row}
-    for column in renames.values():
+    for name, column in renames.items():
         if column not in found:
             raise UserError(f"{source.source}: no column {column!r} (see 'columns'); found {_listed(found)}")
-    kind, text_columns, target_column = _schema(source.source, found | set(renames))
-    rows = [row for row in rows if _reaches(source, row, renames.get("score", "score"))]
-    if not rows:
-        raise UserError(f"{source.source}: no row has a score of {source.min_score} or more; lower min_score")
-    texts = [[_text(row, renames.get(column, column)) for row in rows] for column in text_columns]
-    target: list[float] | list[int] | None = None
+        if name not in EXPECTED and not NEGATIVE.match(name):
+            raise UserError(
+                f"{source.source}: columns names {name!r}; expected are {', '.join(EXPECTED)} and negative_1"
+            )
+    plurals = {name: f"{name}s" for name in ("positive", "negative") if f"{name}s" in found}
+    return plurals | {column: column for column in found} | renames
+
+
+def _target(rows: list[Row], kind: Kind, columns: dict[str, str]) -> tuple[list[float] | list[int] | None, list[str]]:
+    """Scores or numbers of labels, and a note about labels that look like missing ones."""
     if kind == "graded":
-        target = [_unit_score(row, renames.get("score", "score")) for row in rows]
-    elif target_column is not None:
-        target = _label_numbers([_label(row, renames.get(target_column, target_column)) for row in rows])
-    return TaskData(source.name, kind, texts, _prompts(source, text_columns), target, None, LossConfig())
+        return [row_values.unit_score(row, columns["score"]) for row in rows], []
+    if kind == "pairs":
+        return None, []
+    labels = [row_values.name(row, columns["label"]) for row in rows]
+    numbers = {label: number for number, label in enumerate(sorted(set(labels)))}
+    odd = row_values.like_missing(labels)
+    notes = [f"taken as labels like any other, not as missing: {', '.join(map(repr, odd))}"] if odd else []
+    return [numbers[label] for label in labels], notes
 
 
-def _schema(source: str, columns: set[str]) -> tuple[Kind, list[str], str | None]:
-    """Kind of rows, text columns and target column; columns beyond these are ignored."""
+def _unread(found: set[str], used: Collection[str]) -> list[str]:
+    rest = found - set(used)
+    return [f"columns that are not used: {_listed(rest)}"] if rest else []
+
+
+def _schema(source: str, columns: Collection[str]) -> tuple[Kind, list[str], str | None]:
+    """Kind of rows, text columns and target column."""
     for kind, (texts, target) in SCHEMAS.items():
-        if columns >= {*texts, *([target] if target else [])}:
+        if set(columns) >= {*texts, *([target] if target else [])}:
             negatives = sorted(filter(NEGATIVE.match, columns), key=lambda name: (len(name), name))
             return kind, texts + (negatives if kind == "pairs" else []), target
     raise UserError(
@@ -152,47 +190,9 @@ def _prompts(source: DataSource, text_columns: Sequence[str]) -> list[str]:
     return [prompts.get(column, negative if column.startswith("negative") else "") for column in text_columns]
 
 
-def _text(row: Row, column: str) -> str:
-    where, values = row
-    text = values.get(column)
-    if not isinstance(text, str) or not text.strip():
-        what = "has no" if column not in values else "is blank in" if isinstance(text, str) else "holds no string in"
-        raise UserError(f"{where}: {what} column {column!r}; every row needs a text there")
-    return text
-
-
-def _number(row: Row, column: str) -> float:
-    where, values = row
-    value = values.get(column)
-    try:
-        return float("nan" if value is None or isinstance(value, bool) else value)
-    except (TypeError, ValueError):
-        raise UserError(f"{where}: {column} is {value!r}, not a number") from None
-
-
-def _unit_score(row: Row, column: str) -> float:
-    score = _number(row, column)
-    if not 0 <= score <= 1:
-        raise UserError(f"{row[0]}: {column} is {row[1].get(column)!r}; scores lie in 0 to 1, rescale them")
-    return score
-
-
 def _reaches(source: DataSource, row: Row, column: str) -> bool:
     if source.min_score is None:
         return True
-    if column not in row[1]:
-        raise UserError(f"{row[0]}: has no column {column!r}, which min_score needs")
-    return _number(row, column) >= source.min_score
-
-
-def _label(row: Row, column: str) -> str:
-    where, values = row
-    label: Any = values.get(column)
-    if not isinstance(label, str | int) or isinstance(label, bool) or label == "":
-        raise UserError(f"{where}: {column} is {label!r}; labels are strings or whole numbers")
-    return str(label)
-
-
-def _label_numbers(labels: list[str]) -> list[int]:
-    numbers = {label: number for number, label in enumerate(sorted(set(labels)))}
-    return [numbers[label] for label in labels]
+    if column not in row.values:
+        raise UserError(f"{row.where}: has no column {column!r}, which min_score needs")
+    return row_values.number(row, column) >= source.min_score

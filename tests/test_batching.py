@@ -23,6 +23,7 @@ from datamodules import (
 )
 from datamodules.batching import Batch
 from modules.errors import UserError
+from modules.losses import same_text_mask
 from modules.task_batch import Features, LossConfig, TaskBatch
 
 NAMES = ["big", "small"]
@@ -137,12 +138,25 @@ def test_collator_makes_a_task_batch() -> None:
     collate = pickle.loads(pickle.dumps(Collator([pairs("p", 3), graded, labelled], tokenize)))
     batch = collate([(0, 2), (0, 0)])
     assert (batch.task, batch.loss.name, len(batch), batch.target) == ("p", "infonce", 2, None)
-    assert batch.text_ids.tolist()[0] == [text_id("query: p anchor 2"), text_id("query: p anchor 0")]
+    assert batch.text_ids.tolist()[0] == [text_id("p anchor 2"), text_id("p anchor 0")]
     assert [features["input_ids"].shape for features in batch.features] == [(2, 17), (2, 12)]
     batch = collate([(1, 0), (1, 1)])
     assert batch.text_ids[0, 1] == batch.text_ids[1, 0]
     assert (batch.target.dtype, batch.target.tolist()) == (torch.float32, [0.0, 1.0])
     assert collate([(2, 0)]).target.dtype == torch.int64
+    assert batch.rows is None
+
+
+@pytest.mark.parametrize("prompts", [["", "", ""], ["query: ", "passage: ", ""]])
+def test_prompts_hide_no_false_negatives(prompts: list[str]) -> None:
+    """A candidate that is the anchor itself, or the positive of the row, is no negative of it."""
+    columns = [["cat", "dog", "bird"], ["lion", "cat", "crow"], ["x", "lion", "y"]]
+    data = TaskData("p", "pairs", columns, prompts, None, None, LossConfig("infonce"), places=[3, 5, 8])
+    batch = Collator([data], tokenize)([(0, 0), (0, 1), (0, 2)])
+    anchors, *others = batch.text_ids
+    mask = same_text_mask(anchors, anchors, torch.cat(others), torch.arange(3))
+    assert mask.nonzero().tolist() == [[0, 1], [0, 4]]
+    assert batch.rows == [3, 5, 8]
 
 
 class Recorder(LightningModule):
@@ -222,7 +236,7 @@ def test_probe_batches_are_balanced(tmp_path: Path) -> None:
     probe = ProbeDataModule([split("big", 80), split("small", 40)], size=32, validation_size=8, batch_size=4)
     trainer(tmp_path, max_epochs=1, enable_checkpointing=False).fit(module, probe)
     assert len(module.trained) == 8
-    big = {text_id(text) for text in probe.splits[0].probe.prompted(0, range(16))}
+    big = {text_id(text) for text in probe.splits[0].probe.texts[0]}
     assert sum(set(batch) <= big for batch in module.trained) == 4
 
 
@@ -230,7 +244,7 @@ def test_shares_set_the_number_of_batches(tmp_path: Path) -> None:
     module = Recorder()
     tasks = [split("big", 50, share=1.0), split("small", 20, share=3.0)]
     trainer(tmp_path, max_epochs=1, enable_checkpointing=False).fit(module, TaskDataModule(tasks, batch_size=4))
-    big = {text_id(text) for text in tasks[0].expert.prompted(0, range(50))}
+    big = {text_id(text) for text in tasks[0].expert.texts[0]}
     assert Counter(set(batch) <= big for batch in module.trained) == {True: 4, False: 13}
 
 

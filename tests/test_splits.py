@@ -1,10 +1,11 @@
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from datamodules import DataSource, ProbeDataModule, SplitTask, TaskData, TaskDataModule, load_tasks, named_sources
+from datamodules.row_groups import comparable
 from modules.errors import UserError
 from modules.task_batch import LossConfig
 
@@ -24,36 +25,63 @@ def sources(tmp_path: Path) -> list[str]:
     return [pairs_file(tmp_path / "first.jsonl", first), pairs_file(tmp_path / "second.jsonl", second)]
 
 
-def texts(*parts: TaskData) -> set[str]:
-    return {" ".join(text.split()).casefold() for part in parts for column in part.texts for text in column}
+def texts(*data: TaskData) -> set[str]:
+    return {comparable(text) for part in data for column in part.texts for text in column}
+
+
+def anchors(*data: TaskData) -> set[str]:
+    return {comparable(text) for part in data for text in part.texts[0]}
 
 
 def rows(data: TaskData) -> list[tuple[str, ...]]:
     return list(zip(*data.texts, strict=True))
 
 
-def test_sizes_and_dropped_rows_add_up(sources: list[str]) -> None:
+def parts(split: SplitTask) -> list[TaskData]:
+    return [split.expert, split.probe, split.validation]
+
+
+def shared(of: Callable[[TaskData], set[str]], *splits: SplitTask) -> set[str]:
+    """What is found in two parts, be it of one data set or of two."""
+    expert, probe, validation = (set().union(*map(of, part)) for part in zip(*map(parts, splits), strict=True))
+    return expert & probe | expert & validation | probe & validation
+
+
+def test_every_row_is_in_a_part_or_left_out_for_a_reason(sources: list[str]) -> None:
     splits = load_tasks(sources, probe_size=10, validation_size=8)
     assert list(splits) == ["first", "second"]
     for split, total in zip(splits.values(), (120, 90), strict=True):
         assert (len(split.probe), len(split.validation)) == split.requested == (10, 8)
-        assert len(split.expert) + len(split.probe) + len(split.validation) + split.dropped == total
+        assert split.read == total
+        placed = [place for part in (split.expert, split.probe, split.validation) for place in part.places or []]
+        assert len(placed) == len(set(placed)) == total - sum(split.left_out.values())
+    assert splits["first"].left_out == {"rest of a held-out group": 6}
+    assert splits["second"].left_out == {}
 
 
-def test_no_held_out_text_is_trained_on_by_any_expert(sources: list[str]) -> None:
-    splits = load_tasks(sources, probe_size=10, validation_size=8).values()
-    experts = texts(*(split.expert for split in splits))
-    probes = texts(*(split.probe for split in splits))
-    validation = texts(*(split.validation for split in splits))
-    assert not experts & probes and not experts & validation and not probes & validation
-    assert any(split.dropped for split in splits)
+def test_no_anchor_is_in_two_parts_of_any_data_sets(tmp_path: Path) -> None:
+    first = pairs_file(tmp_path / "first.jsonl", [(f"question {row}", f"answer {row}") for row in range(120)])
+    second = pairs_file(tmp_path / "second.jsonl", [(f"Question  {row}", f"reply {row}") for row in range(60, 180)])
+    splits = load_tasks({"first": first, "second": second}, probe_size={"first": 30, "second": 5}, validation_size=5)
+    assert not shared(anchors, *splits.values())
+    assert splits["second"].left_out.keys() == {"held out of another data set"}
+
+
+def test_one_file_under_two_names_has_the_same_expert_rows(tmp_path: Path) -> None:
+    """Pairs of one kind of text: rows that are linked to held-out ones are left out under both names."""
+    chains = [(f"text {row}", f"text {row if row % 5 == 0 else row - 1}") for row in range(300)]
+    source = pairs_file(tmp_path / "x.jsonl", chains)
+    again = DataSource(source, name="again")
+    splits = load_tasks([source, again], probe_size={"x": 20, "again": 0}, validation_size={"x": 9, "again": 0})
+    assert splits["x"].expert.texts == splits["again"].expert.texts
+    assert splits["x"].left_out["rest of a held-out group"] > 0
 
 
 def test_a_group_lies_in_one_part() -> None:
     split = load_tasks([DataSource("python_docs", task="relatedness")], probe_size=100, validation_size=50)
-    parts = [set(part.groups or []) for task in split.values() for part in (task.expert, task.probe, task.validation)]
-    assert all(parts)
-    assert sum(map(len, parts)) == len(set().union(*parts))
+    groups = [set(part.groups or []) for task in split.values() for part in parts(task)]
+    assert all(groups)
+    assert sum(map(len, groups)) == len(set().union(*groups))
 
 
 def test_a_smaller_probe_is_the_beginning_of_a_larger_one(sources: list[str]) -> None:

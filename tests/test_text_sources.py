@@ -1,9 +1,13 @@
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from datamodules import DataSource, load_task
 from modules.errors import UserError
@@ -41,8 +45,6 @@ def test_labels_are_numbered(tmp_path: Path, labels: list[Any]) -> None:
 
 
 def test_parquet_and_renamed_columns(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "x.parquet"
     parquet.write_table(pyarrow.table({"question": ["q"], "answer": ["a"]}), path)
     task = load_task(DataSource(str(path), columns={"anchor": "question", "positive": "answer"}))
@@ -56,6 +58,124 @@ def test_hub_data_set_in_a_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert load_task(DataSource("org/name")).texts == [["a"], ["b"]]
     with pytest.raises(UserError, match=r"hub data set org/name \(config None, split dev\)"):
         load_task(DataSource("org/name", split="dev"))
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.jsonl.gz", "x.csv"])
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path, name: str) -> None:
+    header = ["\ufeffanchor,positive", "a,b"] if name == "x.csv" else ["\ufeff" + json.dumps(PAIR)]
+    assert load_task(DataSource(write(tmp_path / name, *header))).texts == [["a"], ["b"]]
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\u0085", "\x0c", "\x1d"])
+def test_a_row_ends_at_a_line_feed_only(tmp_path: Path, separator: str) -> None:
+    text = f"a{separator}b"
+    row = json.dumps({"anchor": text, "positive": text}, ensure_ascii=False)
+    assert load_task(DataSource(write(tmp_path / "x.jsonl", row, row))).texts == [[text] * 2] * 2
+    assert load_task(DataSource(write(tmp_path / "x.csv", "anchor,positive", f"{text},{text}"))).texts == [[text]] * 2
+
+
+def test_a_long_csv_field(tmp_path: Path) -> None:
+    text = "word " * 60_000
+    assert load_task(DataSource(write(tmp_path / "x.csv", "anchor,positive", f"a,{text}"))).texts == [["a"], [text]]
+
+
+def test_a_list_of_positives_is_a_row_for_each(tmp_path: Path) -> None:
+    rows = [{"query": "a", "pos": ["b", "c"], "neg": ["n", "m"]}, {"query": "d", "pos": "e", "neg": ["o", "p"]}]
+    source = write(tmp_path / "x.jsonl", *rows)
+    task = load_task(DataSource(source, columns={"anchor": "query", "positive": "pos", "negative": "neg"}))
+    assert list(zip(*task.texts, strict=True)) == [("a", "b", "n", "m"), ("a", "c", "n", "m"), ("d", "e", "o", "p")]
+    assert task.places == [1, 1, 2]
+    assert task.notes == ["2 rows with lists of positives are 3 pairs"]
+    plural = write(tmp_path / "y.jsonl", {"anchor": "a", "positives": ["b", "c"], "negatives": ["n"]})
+    assert load_task(DataSource(plural, prompts={"negative": "p: "})).prompted(2, [0, 1]) == ["p: n"] * 2
+
+
+@pytest.mark.parametrize(
+    ("negatives", "kept", "note"),
+    [
+        ([{"negative_1": "n", "negative_2": "m"}, {"negative_1": "o"}], [["n", "o"]], "1 of 3 negatives are left out"),
+        ([{"negative": ["n", "m"]}, {"negative": ["o"]}], [["n", "o"]], "1 of 3 negatives are left out"),
+        ([{"negative": ["n", "m"]}, {"negative": []}], [], "2 of 2 negatives are left out"),
+        ([{"negative": "n"}, {}], [], "1 of 1 negatives are left out"),
+        ([{"negative": "n"}, {"negative": None}], [], "1 of 1 negatives are left out"),
+    ],
+)
+def test_rows_with_different_numbers_of_negatives(
+    tmp_path: Path, negatives: list[dict[str, Any]], kept: list[list[str]], note: str
+) -> None:
+    task = load_task(DataSource(write(tmp_path / "x.jsonl", *(PAIR | columns for columns in negatives))))
+    assert task.texts == [["a", "a"], ["b", "b"], *kept]
+    (said,) = task.notes
+    assert said.startswith(note) and f"every row keeps {len(kept)}, as many as {tmp_path}/x.jsonl:2 has" in said
+
+
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_a_data_set_that_was_saved_to_disk(tmp_path: Path, split: str) -> None:
+    rows = datasets.Dataset.from_list([PAIR])
+    rows.save_to_disk(str(tmp_path / "one"))
+    assert load_task(DataSource(str(tmp_path / "one"))).texts == [["a"], ["b"]]
+    datasets.DatasetDict({split: rows}).save_to_disk(str(tmp_path / "several"))
+    assert load_task(DataSource(str(tmp_path / "several"), split=split)).texts == [["a"], ["b"]]
+    with pytest.raises(UserError, match=f"several: has no split 'test', only {split}; set 'split'"):
+        load_task(DataSource(str(tmp_path / "several"), split="test"))
+    (tmp_path / "one" / "data-00000-of-00001.arrow").unlink()
+    with pytest.raises(UserError, match="one: cannot be read as a data set of save_to_disk"):
+        load_task(DataSource(str(tmp_path / "one")))
+
+
+def test_a_folder_of_files(tmp_path: Path) -> None:
+    """All of them, or those that are named like the split, each read as if it were given alone."""
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / ".x.jsonl.part").touch()
+    for number in (1, 0):
+        pair = {"anchor": [f"a{number}"], "positive": [f"b{number}"]}
+        parquet.write_table(pyarrow.table(pair), tmp_path / "parts" / f"part-{number}.parquet")
+    task = load_task(DataSource(str(tmp_path / "parts")))
+    assert (task.name, task.texts, task.places) == ("parts", [["a0", "a1"], ["b0", "b1"]], [1, 2])
+
+    (tmp_path / "splits").mkdir()
+    for split in ("train", "test"):
+        write(tmp_path / "splits" / f"{split}-00000-of-00001.jsonl", PAIR | {"anchor": split})
+    for split in ("train", "test"):
+        assert load_task(DataSource(str(tmp_path / "splits"), split=split)).texts == [[split], ["b"]]
+    with pytest.raises(UserError, match="splits: has no files of split 'dev', only of test, train; set 'split'"):
+        load_task(DataSource(str(tmp_path / "splits"), split="dev"))
+
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty: a folder without data files \(\.jsonl"):
+        load_task(DataSource(str(tmp_path / "empty")))
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.csv"])
+def test_labels_that_look_like_missing_ones_are_labels(tmp_path: Path, name: str) -> None:
+    labels = ["NA", "None", "null", "0"]
+    rows = [{"text": "t", "label": label} for label in labels]
+    lines = ["text,label", *(f"t,{label}" for label in labels)] if name == "x.csv" else rows
+    task = load_task(DataSource(write(tmp_path / name, *lines)))
+    assert task.target == [1, 2, 3, 0]
+    assert task.notes == ["taken as labels like any other, not as missing: 'NA', 'None', 'null'"]
+
+
+def test_columns_that_are_not_used_are_named(tmp_path: Path) -> None:
+    source = write(tmp_path / "x.jsonl", PAIR | {"score": 1, "negativ": "n", "group": "g"})
+    assert load_task(DataSource(source)).notes == ["columns that are not used: negativ, score"]
+    assert load_task(DataSource(source, min_score=1)).notes == ["columns that are not used: negativ"]
+    renamed = DataSource(source, columns={"negative": "negativ"})
+    assert load_task(renamed).notes == ["columns that are not used: score"]
+
+
+def test_rows_know_their_places_and_what_is_left_out_is_counted(tmp_path: Path) -> None:
+    rows = [PAIR | {"anchor": f"a{row}", "score": row} for row in range(10)]
+    source = write(tmp_path / "x.jsonl", rows[0], "", *rows[1:])
+    task = load_task(DataSource(source, min_score=4, limit=3))
+    assert task.left_out == {"below min_score": 4, "limit": 3}
+    assert [f"a{place - 2}" for place in task.places or []] == task.texts[0]
+    assert [task.subset([2, 0]).places, task.subset([2, 0]).fingerprint()] == [
+        [task.places[2], task.places[0]],
+        replace(task.subset([2, 0]), places=None, left_out={}, notes=["x"], name="y").fingerprint(),
+    ]
+    csv = write(tmp_path / "x.csv", "anchor,positive", "a,b", '"c\nd",e')
+    assert load_task(DataSource(csv)).places == [2, 4]
 
 
 def test_prompts_of_negatives_are_those_of_the_positive(tmp_path: Path) -> None:
@@ -104,7 +224,14 @@ def test_names(source: DataSource, name: str) -> None:
         ("x.jsonl", [PAIR, {"anchor": "a"}], "x.jsonl:2: has no column 'positive'"),
         ("x.jsonl", [PAIR, PAIR | {"anchor": 3}], "x.jsonl:2: holds no string in column 'anchor'"),
         ("x.jsonl", [PAIR | {"anchor": " "}], "x.jsonl:1: is blank in column 'anchor'"),
-        ("x.jsonl", [PAIR | {"negative": "n"}, PAIR], "x.jsonl:2: has no column 'negative'"),
+        ("x.jsonl", [PAIR | {"anchor": ["a"]}], "x.jsonl:1: holds a list in column 'anchor'"),
+        ("x.jsonl", [PAIR | {"positive": []}], "x.jsonl:1: holds a list in column 'positive'"),
+        ("x.jsonl", [PAIR | {"positive": ["a", " "]}], "x.jsonl:1: the list in column 'positive' holds something else"),
+        ("x.jsonl", [PAIR | {"negative": 3}], "x.jsonl:1: holds no string in column 'negative'"),
+        ("x.jsonl", [GRADED | {"sentence1": ["a"]}], "x.jsonl:1: holds a list in column 'sentence1'"),
+        ("x.jsonl", [PAIR | {"group": 0.5}], "x.jsonl:1: group is 0.5; groups are strings or whole numbers"),
+        ("x.jsonl", [PAIR | {"group": 1}, PAIR], "x.jsonl:2: group is None; groups are strings or whole numbers"),
+        ("x.jsonl", [{"text": "t", "label": None}], "x.jsonl:1: label is None; labels are strings or whole numbers"),
         ("x.jsonl", [GRADED, GRADED | {"score": 5}], "x.jsonl:2: score is 5; scores lie in 0 to 1"),
         ("x.jsonl", [GRADED | {"score": "high"}], "x.jsonl:1: score is 'high', not a number"),
         ("x.jsonl", [GRADED | {"score": None}], "x.jsonl:1: score is None; scores lie in 0 to 1"),
@@ -127,6 +254,7 @@ def test_a_bad_file_is_named_with_its_line(tmp_path: Path, file: str, rows: list
     ("options", "message"),
     [
         ({"columns": {"anchor": "question"}}, "no column 'question' (see 'columns'); found anchor, positive"),
+        ({"columns": {"query": "anchor"}}, "columns names 'query'; expected are anchor, positive, negative"),
         ({"prompts": {"query": "q: "}}, "prompts names query; the text columns are anchor, positive"),
         ({"limit": 0}, "limit is 0; it must be at least 1"),
         ({"min_score": 1.0}, "has no column 'score', which min_score needs"),
