@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from modules.errors import UserError
+from modules.json_files import path_within
 
 CHUNK = 1 << 17
 """Entries that are converted, checked and hashed at a time: what is held beside a tensor, and fits a cache."""
@@ -176,7 +177,7 @@ def open_weights(folder: Path) -> list[TensorFile]:
             names = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
         except (ValueError, KeyError, AttributeError) as error:
             raise UserError(f"{folder / INDEX} is no index of shards; fetch or save the model again") from error
-        return [TensorFile(folder / name) for name in sorted(names)]
+        return [TensorFile(path_within(folder, name, folder / INDEX)) for name in sorted(names)]
     raise UserError(
         f"{folder} has no weights as {SINGLE} or shards; save the model as safetensors (no pickles are read)"
     )
