@@ -74,12 +74,13 @@ def _from_cache(name: str, code: bool) -> Path | None:
         folder = Path(snapshot_download(name, allow_patterns=FILES, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
         return None
-    return folder if _is_complete(folder) and (not code or _has_its_code(folder)) else None
+    return _complete(folder, code)
 
 
-def _is_complete(folder: Path) -> bool:
+def _complete(folder: Path, code: bool) -> Path | None:
     """A snapshot of which only some files were ever fetched is no model."""
-    return (folder / "config.json").exists() and bool(list(folder.glob("*.safetensors")))
+    has_weights = (folder / "config.json").exists() and bool(list(folder.glob("*.safetensors")))
+    return folder if has_weights and (not code or _has_its_code(folder)) else None
 
 
 def _has_its_code(folder: Path) -> bool:
@@ -106,6 +107,7 @@ def _from_hub(name: str, code: bool) -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[*FILES, CODE] if code else FILES))
+        folder = Path(snapshot_download(name, allow_patterns=[*FILES, CODE] if code else FILES))
     except Exception:  # every library below raises its own kind of "not reached"
         return None
+    return _complete(folder, code)  # without a network it is what the cache has

@@ -19,6 +19,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTo
 from modules.base_model import find_base_model
 from modules.encode import EncodeOptions, encode_texts
 from modules.errors import UserError
+from modules.files.checkpoint_io import weight_files
 from modules.pooling import pool
 from modules.st_folder import EncoderConfig, is_st_folder, read_encoder_config, write_encoder_config
 from modules.task_batch import Features
@@ -155,11 +156,14 @@ def _load_backbone(folder: Path, trust_remote_code: bool) -> PreTrainedModel:
         "use_safetensors": True,
         "output_loading_info": True,
     }
+    weight_files(folder)  # all in the folder: transformers would follow an index out of it
     try:
         backbone, info = AutoModel.from_pretrained(folder, **options)
         if info["missing_keys"] and all(key.startswith("pooler.") for key in info["missing_keys"]):
             backbone, info = AutoModel.from_pretrained(folder, add_pooling_layer=False, **options)
     except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(f"{folder} has code of its own; read it, then allow it with trust_remote_code") from error
         raise UserError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
     if info["missing_keys"]:
         raise UserError(f"{folder}: weights are missing: {', '.join(sorted(info['missing_keys'])[:5])}")

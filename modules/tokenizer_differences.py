@@ -49,38 +49,45 @@ def tokenizer_difference(base: Path, other: Path) -> str | None:
     Returns:
         A clause for a message that begins with who the other is; None where they agree.
     """
-    ours, theirs = read_vocabulary(base), read_vocabulary(other)
-    if ours is not None and theirs is not None and ours != theirs:
-        return f"has another vocabulary: {_first_token(ours, theirs)}"
-    for name in VOCABULARY_FILES if ours is None or theirs is None else ():
-        files = base / name, other / name
-        if all(file.is_file() for file in files) and files[0].read_bytes() != files[1].read_bytes():
-            return f"has another vocabulary: {name} differs"
-    if theirs is None:
+    files = _files(base), _files(other)
+    if files[0] == files[1] or not all(map(any, files)):
         return None
-    found = _difference(_as_stored(base), _as_stored(other))
-    if found is None and _is_fast(base) == _is_fast(other):
+    ours, theirs = _as_stored(base), _as_stored(other)
+    vocabularies = ours.pop("vocabulary"), theirs.pop("vocabulary")
+    if None not in vocabularies and vocabularies[0] != vocabularies[1]:
+        return f"has another vocabulary: {_first_token(*vocabularies)}"
+    for name in VOCABULARY_FILES if None in vocabularies else ():
+        both = base / name, other / name
+        if all(file.is_file() for file in both) and both[0].read_bytes() != both[1].read_bytes():
+            return f"has another vocabulary: {name} differs"
+    found = _difference(ours, theirs)
+    if found is None and ours.keys() == theirs.keys():
         return None
     # A class adds what a folder does not say, and versions save one tokenizer in several forms: what it becomes counts.
     made = _as_made(base), _as_made(other)
     return _difference(*made) if None not in made else found  # type: ignore[arg-type]
 
 
-def read_vocabulary(folder: Path) -> dict[str, int] | None:
-    """Token to id, from ``tokenizer.json`` or ``vocab.txt``; None where there is neither."""
-    if _is_fast(folder):
-        return _read_fast(folder).get_vocab(with_added_tokens=True)
-    if (folder / "vocab.txt").is_file():
-        lines = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
-        return {token: i for i, token in enumerate(lines) if token}
-    return None
-
-
 def lower_cases(folder: Path) -> bool:
     """Whether a folder's tokenizer lower-cases every text by itself."""
+    flag = _flags(folder)["do_lower_case"]
+    if flag is not None:
+        return bool(flag)
     normalizer = _parts(_read_fast(folder))["normalizer"] if _is_fast(folder) else {}
     found = [normalizer or {}, *(normalizer or {}).get("normalizers", [])]
     return any(part.get("type") == "Lowercase" or part.get("lowercase") for part in found)
+
+
+def _files(folder: Path) -> list[Any]:
+    """What is stored of a tokenizer, unread; nothing of it is false."""
+    files = [folder / name for name in ("tokenizer.json", "vocab.txt", *VOCABULARY_FILES)]
+    contents = [file.read_bytes() if file.is_file() else None for file in files]
+    return [*contents, _flags(folder)] if any(contents) else [None]
+
+
+def _flags(folder: Path) -> dict[str, Any]:
+    config = read_json(folder / "tokenizer_config.json", {})
+    return {key: default if config.get(key) is None else config[key] for key, default in FLAGS.items()}
 
 
 def _is_fast(folder: Path) -> bool:
@@ -105,10 +112,15 @@ def _parts(tokenizer: "Tokenizer") -> dict[str, Any]:
 
 
 def _as_stored(folder: Path) -> dict[str, Any]:
-    """As the files have it."""
-    config = read_json(folder / "tokenizer_config.json", {})
-    flags = {key: default if config.get(key) is None else config[key] for key, default in FLAGS.items()}
-    return flags | (_parts(_read_fast(folder)) if _is_fast(folder) else {})
+    """As the files have it; the vocabulary, token to id, from ``tokenizer.json`` or ``vocab.txt``, None without."""
+    if _is_fast(folder):
+        tokenizer = _read_fast(folder)
+        return _flags(folder) | _parts(tokenizer) | {"vocabulary": tokenizer.get_vocab(with_added_tokens=True)}
+    vocabulary = None
+    if (folder / "vocab.txt").is_file():
+        lines = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
+        vocabulary = {token: i for i, token in enumerate(lines) if token}
+    return _flags(folder) | {"vocabulary": vocabulary}
 
 
 def _as_made(folder: Path) -> dict[str, Any] | None:

@@ -102,8 +102,6 @@ def read_layout(folder: Path) -> Layout:
     config = read_json(folder / "config.json", {})
     if "quantization_config" in config:
         raise UserError(f"{folder}/config.json: quantised weights cannot be merged; use the model in full precision")
-    if (folder / "adapter_config.json").is_file():
-        raise UserError(f"{folder} holds both a model and an adapter; remove the files of the one that is not meant")
     layout = Layout()
     for part in ["", *weighted_modules(folder)]:
         files = open_weights(folder / part)

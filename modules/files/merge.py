@@ -20,14 +20,14 @@ from modules.combine import combine
 from modules.compatibility import agree
 from modules.errors import UserError
 from modules.files.checkpoint_io import CheckpointWriter, Specs, TensorInfo
-from modules.files.checkpoint_layout import Weight, match_layout, read_layout, refuse_keys
+from modules.files.checkpoint_layout import Weight, refuse_keys
 from modules.files.kept_grams import Grams, kept_grams, measure
-from modules.files.lora import Adapter, AdapterWriter, is_adapter
+from modules.files.lora import AdapterWriter, is_adapter
 from modules.files.model_settings import copy_settings
 from modules.files.plan import Plan, describe
 from modules.files.record import opened_sha256, write_records
 from modules.files.rounding import NEGLIGIBLE, Rounding, is_narrow
-from modules.files.task_vectors import ExpertFiles, TaskVectorFiles, WholeModel, progress
+from modules.files.task_vectors import open_models, progress
 from modules.gram import sum_by_group
 from modules.granularity import groups_of
 from modules.json_files import read_json
@@ -88,7 +88,7 @@ class _Merge:
         self.plan, self.say = plan, say
         self.base = find_base_model(plan.base)
         self.folders = {name: _find_expert(model) for name, model in plan.experts.items()}
-        self.files = self._open()
+        self.files = open_models(self.base, self.folders, say)
         self.pipeline = agree(self.base, self.folders, plan.settings_of, say)
         self.dtype = plan.dtype
         groups_of(self.files.names, plan.granularity)  # a mistake in it shows before the long part
@@ -96,22 +96,6 @@ class _Merge:
         self.known: set[str] = set()  # names of tensors in `grams`, where they are not measured first
         self.groups: dict[str, str] = {}
         self.coefficients: dict[str, Tensor] = {}
-
-    def _open(self) -> TaskVectorFiles:
-        base = read_layout(self.base)
-        experts: dict[str, ExpertFiles] = {}
-        for name, folder in self.folders.items():
-            who = f"expert '{name}' ({folder})"
-            if is_adapter(folder):
-                experts[name] = Adapter(folder, base.weights, who)
-                continue
-            layout = read_layout(folder)
-            for line in match_layout(base, layout, who):
-                self.say(line)
-            experts[name] = WholeModel(layout)
-        for key in base.tied:
-            self.say(f"{key} of the base is tied to another weight: left out")
-        return TaskVectorFiles(base, experts)
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Merge into an empty folder; what is known only after all was read is checked last."""
@@ -181,7 +165,8 @@ class _Merge:
     def _write_model(self, folder: Path, prepare: Preparation) -> dict[str, Any]:
         entries = self.files.entries()
         rounding = self._choose_dtype(prepare)
-        insisted = rounding if self.plan.dtype else None  # measured while it is written
+        # What --dtype loses is measured while it is written.
+        insisted = rounding if self.plan.dtype and is_narrow(self.plan.dtype) else None
         with ExitStack() as stack:
             writers = {
                 part: stack.enter_context(
@@ -191,7 +176,9 @@ class _Merge:
             }
             for name, weight in progress(entries, "merging"):
                 writers[weight.folder].write(weight.key, self._merged(name, weight, prepare, insisted))
-        copy_settings(self.base, self.pipeline, folder, _short(self.dtype), self.say)
+        code = copy_settings(self.base, self.pipeline, folder, _short(self.dtype))
+        if code:
+            self.say(f"the model's own code is carried along ({', '.join(code)}): read it before you allow it to run")
         return self._say_rounding(rounding)
 
     def _choose_dtype(self, prepare: Preparation) -> Rounding:
@@ -244,8 +231,9 @@ class _Merge:
                 writer.add(name, self._combine(name, torch.zeros_like(base), vectors, prepare))
         todo = "an adapter holds matrices of the backbone only; leave --adapter_rank out"
         refuse_keys("experts changed what no adapter can hold", others, todo)
-        copy_settings(self.base, self.pipeline, folder, None, self.say)
-        (folder / "config.json").unlink()  # an adapter's folder has none
+        code = copy_settings(self.base, self.pipeline, folder, None)
+        for name in ("config.json", *code):  # the base's, which an adapter has no copy of
+            (folder / name).unlink()
         summary = writer.write(folder, self.plan.base)
         self.say(
             f"adapter of rank {summary['rank']}: relative error {summary['error']:.3g}, "

@@ -5,7 +5,6 @@ Files are copied as they are, so that modules which the rest of the package cann
 
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,7 @@ OF_ANOTHER_MODEL = ("README.md", "merge.json", "adapter_config.json", LINEAGE)
 """Files that are about the model they lie beside, so not about a merge of it."""
 
 
-def copy_settings(
-    base: Path, pipeline: Pipeline, out: Path, dtype: str | None, say: Callable[[str], None] = print
-) -> None:
+def copy_settings(base: Path, pipeline: Pipeline, out: Path, dtype: str | None) -> list[str]:
     """Copy tokenizer, config, pooling, prompts and the model's own code; no pickles.
 
     Args:
@@ -34,7 +31,9 @@ def copy_settings(
         pipeline: whose sentence-transformers layout, and which settings, are taken.
         out: an existing folder.
         dtype: of all weights written, for ``config.json``; None: as in the base.
-        say: prints a line.
+
+    Returns:
+        The files of code among them.
     """
     layout = pipeline.folder
     for file in base.iterdir():
@@ -51,9 +50,7 @@ def copy_settings(
     if is_st_folder(layout) and pipeline.settings != text_settings(layout, base):
         _write_settings(out, pipeline.settings)
     _change(out / "config.json", {key: dtype for key in ("dtype", "torch_dtype") if dtype}, only_known=True)
-    code = sorted(str(file.relative_to(out)) for file in out.rglob("*.py"))
-    if code:
-        say(f"code of the base is carried along ({', '.join(code[:4])}): read it before you allow it to run")
+    return sorted(str(file.relative_to(out)) for file in out.rglob("*.py"))
 
 
 def _write_settings(out: Path, settings: dict[str, Any]) -> None:
