@@ -53,9 +53,10 @@ def make_parser() -> Parser:
         default="model",
         help="one angle for the model, a layer, a tensor, or a number of groups (model)",
     )
-    add("--dtype", choices=["float32", "bfloat16", "float16"], help="of the merged weights (each as in the base)")
+    add("--dtype", choices=["float32", "bfloat16", "float16"], help="of the merged weights (as in the base)")
     add("--max_shard_size", default="5GB", help="of an output file (5GB)")
     add("--adapter_rank", type=int, metavar="R", help="write one LoRA adapter of this rank instead of a model")
+    add("--settings_of", metavar="NAME", help="base or an expert: whose longest text and prompts, where they differ")
     add("--allow_suspicious", **_flag("merge duplicates, and experts of another base, all the same"))
     add("--out", metavar="DIR", help="the new folder")
     of_method = parser.add_argument_group("options of a method")
@@ -198,6 +199,7 @@ def _merge(options: argparse.Namespace) -> None:
         max_shard_bytes=parse_size(options.max_shard_size),
         allow_suspicious=bool(options.allow_suspicious),
         adapter_rank=options.adapter_rank,
+        settings_of=options.settings_of,
     )
     record = merge_files(plan, options.out)
     for group, coefficients in list(record["coefficients"].items())[:20]:

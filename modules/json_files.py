@@ -1,7 +1,8 @@
 """JSON files, of model folders and of what runs keep."""
 
 import json
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from modules.errors import UserError
@@ -26,3 +27,48 @@ def read_json(path: Path, default: Any = None) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from error
+
+
+def path_within(folder: Path, name: str, file: Path) -> Path:
+    """The path of a file or folder that a JSON file names, which must lie in the folder of the model.
+
+    Judged by the name, because the files of a cache are links to where their content lies.
+
+    Args:
+        folder: of the model.
+        name: as the JSON file has it.
+        file: the JSON file, for the message.
+
+    Raises:
+        UserError: the name leads out of the folder.
+    """
+    if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or ".." in name.replace("\\", "/").split("/"):
+        raise UserError(f"{file} names {name!r}, which is outside the model's folder; fetch or save the model again")
+    return folder / name
+
+
+def differences(ours: Any, theirs: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two JSON values differ.
+
+    Args:
+        ours: one value.
+        theirs: the other.
+        path: of both, for the recursion.
+
+    Yields:
+        The place, as ``key.key[2]``, and both values there; what is absent is None.
+    """
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        for key in dict.fromkeys([*ours, *theirs]):
+            yield from differences(ours.get(key), theirs.get(key), f"{path}.{key}" if path else str(key))
+    elif isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        for i, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            yield from differences(one, other, f"{path}[{i}]")
+    elif ours != theirs:
+        yield path, ours, theirs
+
+
+def shown(value: Any) -> str:
+    """A JSON value for a message: a long one cut short."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

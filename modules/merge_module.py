@@ -52,8 +52,10 @@ class MergeModule(EmbeddingModule):
         search: how the numbers are found; Adam on mini-batches by default.
         settled: training ends when no coefficient moved by more than this between two validations; 0 never ends.
         pooling: for a base that does not say how it pools.
-        trust_remote_code: let transformers run code that comes with the base.
+        trust_remote_code: let transformers run code that comes with the models.
         allow_suspicious: merge experts that equal the base or each other, or come from another base.
+        settings_of: ``base`` or the name of the expert whose longest text and prompts are taken, where models differ in
+            them; null: they must agree.
 
     Raises:
         UserError: an expert is missing or does not fit the base.
@@ -73,13 +75,14 @@ class MergeModule(EmbeddingModule):
         pooling: str | None = None,
         trust_remote_code: bool = False,
         allow_suspicious: bool = False,
+        settings_of: str | None = None,
     ) -> None:
         method = method or Slerp()
         folders = expert_folders(experts)
         load = partial(TextEncoder.load, pooling=pooling, trust_remote_code=trust_remote_code)
         encoder = load(base)
         weights = {"base": weights_sha256(base)} | {name: weights_sha256(path) for name, path in folders.items()}
-        vectors = load_task_vectors(encoder, folders)
+        vectors = load_task_vectors(encoder, folders, settings_of, pooling, trust_remote_code)
         if not allow_suspicious:
             refuse_wrong_experts(encoder, weights["base"], folders, vectors)
         super().__init__(merged_encoder(encoder, vectors, folders, method, granularity, signed))

@@ -7,9 +7,6 @@ from torch import Tensor
 
 from modules.errors import UserError
 
-ARCHITECTURE = ("model_type", "num_attention_heads", "num_key_value_heads", "hidden_act")
-"""Settings of a model's config that change what its weights compute, but not their names and shapes."""
-
 UNRELATED = 0.5
 """A task vector longer than this fraction of the base is no fine-tuning of it: models with nothing in common are about
 1.4 times the base apart, fine-tuned ones a few hundredths."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.errors import UserError
-from modules.json_files import read_json, write_json
+from modules.json_files import path_within, read_json, write_json
 from modules.pooling import POOLINGS
 
 
@@ -41,20 +41,30 @@ def is_st_folder(folder: Path) -> bool:
     return (folder / "modules.json").is_file()
 
 
+def st_modules(folder: Path) -> list[tuple[str, Path]]:
+    """Kind and folder of every module of a sentence-transformers model; none of a plain transformers one.
+
+    Raises:
+        UserError: a module lies outside the model's folder.
+    """
+    file = folder / "modules.json"
+    return [(m["type"].rsplit(".", 1)[-1], path_within(folder, m["path"], file)) for m in read_json(file, [])]
+
+
 def read_encoder_config(folder: Path) -> EncoderConfig:
     """Read the layout of a sentence-transformers folder.
 
     Raises:
         UserError: it has a part that this package does not carry.
     """
-    kinds = [(module["type"].rsplit(".", 1)[-1], module["path"]) for module in _required(folder / "modules.json")]
+    kinds = st_modules(folder)
     names = [kind for kind, _ in kinds]
     if names not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise UserError(
             f"{folder}/modules.json: the modules {' > '.join(names)} are not supported; "
             "Transformer > Pooling [> Normalize] are"
         )
-    transformer = read_json(folder / kinds[0][1] / "sentence_bert_config.json", {})
+    transformer = read_json(kinds[0][1] / "sentence_bert_config.json", {})
     general = read_json(folder / "config_sentence_transformers.json", {})
     if general.get("truncate_dim"):
         raise UserError(f"{folder}: truncate_dim is set in config_sentence_transformers.json; remove it first")
@@ -62,7 +72,7 @@ def read_encoder_config(folder: Path) -> EncoderConfig:
         raise UserError(f"{folder}: do_lower_case in sentence_bert_config.json is not supported; set it to false")
     prompts = {name: text for name, text in (general.get("prompts") or {}).items() if text}
     return EncoderConfig(
-        pooling=_read_pooling(folder / kinds[1][1] / "config.json", prompts),
+        pooling=_read_pooling(kinds[1][1] / "config.json", prompts),
         normalize="Normalize" in names,
         max_length=transformer.get("max_seq_length"),
         prompts=prompts,

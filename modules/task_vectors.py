@@ -3,45 +3,84 @@
 Shapes: N experts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
-from modules.encoder import TextEncoder
+from modules.base_model import find_base_model
+from modules.compatibility import Pipeline, agree, text_settings
+from modules.encoder import TextEncoder, encoder_config
 from modules.errors import UserError
+from modules.files.checkpoint_layout import match_layout, read_layout
 from modules.gram import gram_of, sum_by_group
 from modules.merging.base import MergeMethod, Prepared, Statistics
-from modules.safety import ARCHITECTURE
 
 Vectors = dict[str, Tensor]
 """Parameter of the backbone to ``[N, *shape]``: the same parameter's difference in every expert."""
 
 
-def load_task_vectors(base: TextEncoder, experts: Mapping[str, str]) -> Vectors:
+def load_task_vectors(
+    base: TextEncoder,
+    experts: Mapping[str, str],
+    settings_of: str | None = None,
+    pooling: str | None = None,
+    trust_remote_code: bool = False,
+    say: Callable[[str], None] = rank_zero_info,
+) -> Vectors:
     """Read expert folders, one at a time, and subtract the base.
 
     Args:
-        base: theta_0.
+        base: theta_0, as loaded; what it does not say of pooling, prompts and lengths it takes from the experts.
         experts: name to model folder.
+        settings_of: whose longest text and prompts the base takes, where models differ; see `modules.compatibility`.
+        pooling: told for a base that does not say how it pools; experts that say another are refused.
+        trust_remote_code: let transformers run the experts' own code.
+        say: prints a line.
 
     Returns:
         The task vectors; parameters that no expert changed are left out.
 
     Raises:
-        UserError: an expert is missing, or differs from the base in architecture, vocabulary, pooling or prompts.
+        UserError: an expert is missing, or does not go together with the base.
     """
+    if base.folder is None:
+        raise UserError("the base was not loaded from a folder, so experts cannot be compared with it; save it first")
+    folders = {name: find_base_model(folder, code=trust_remote_code) for name, folder in experts.items()}
+    _compare_weights(base.folder, folders, say)
+    _take_pipeline(base, agree(base.folder, folders, settings_of, say), pooling)
     weights = dict(base.backbone.named_parameters())
-    stacked = {name: torch.zeros(len(experts), *weight.shape) for name, weight in weights.items()}
-    for i, (expert_name, folder) in enumerate(experts.items()):
-        # A plain transformers checkpoint does not say how it pools: it is read as the base is.
-        expert = _load_like(base, folder)
-        refuse_mismatch(base, expert, f"expert '{expert_name}' ({folder})")
+    stacked = {name: torch.empty(len(folders), *weight.shape) for name, weight in weights.items()}
+    for i, folder in enumerate(folders.values()):
+        theirs = dict(TextEncoder.load(folder, trust_remote_code=trust_remote_code).backbone.named_parameters())
+        # A pooler that a model lacks has no task vector.
+        stacked = {name: vectors for name, vectors in stacked.items() if name in theirs}
         with torch.no_grad():
-            for name, weight in expert.backbone.named_parameters():
-                torch.sub(weight, weights[name], out=stacked[name][i])
+            for name, vectors in stacked.items():
+                torch.sub(theirs[name], weights[name], out=vectors[i])
     return {name: vectors for name, vectors in stacked.items() if vectors.any()}
+
+
+def _compare_weights(base: Path, experts: Mapping[str, Path], say: Callable[[str], None]) -> None:
+    """Refuse experts whose files hold other weights than the base's, as the route on disk does."""
+    with closing(read_layout(base)) as ours:
+        for name, folder in experts.items():
+            with closing(read_layout(folder)) as theirs:
+                for line in match_layout(ours, theirs, f"expert '{name}' ({folder})"):
+                    say(line)
+
+
+def _take_pipeline(base: TextEncoder, pipeline: Pipeline, pooling: str | None) -> None:
+    """Have the base turn hidden states and texts into what the pipeline says."""
+    assert base.folder is not None
+    if pipeline == Pipeline(base.folder, text_settings(base.folder, base.folder)):
+        return
+    settings = {key: pipeline.settings[key] for key in ("max_length", "prompts", "default_prompt_name")}
+    base.config = replace(encoder_config(pipeline.folder, pooling), **settings)
 
 
 def prepare_vectors(method: MergeMethod, vectors: Vectors, statistics: Statistics | None = None) -> dict[str, Prepared]:
@@ -62,39 +101,3 @@ def gram_matrices(vectors: Mapping[str, Tensor], groups: Mapping[str, str]) -> T
     """
     grams = {name: gram_of(stacked) for name, stacked in vectors.items()}
     return sum_by_group(grams, groups, dict.fromkeys(groups.values()))
-
-
-def refuse_mismatch(base: TextEncoder, expert: TextEncoder, who: str) -> None:
-    """Raise a UserError if weights of the two cannot be subtracted, or would be read differently.
-
-    Args:
-        base: theta_0.
-        expert: the model compared with it.
-        who: how messages call the expert.
-    """
-    shapes = {name: tuple(weight.shape) for name, weight in base.named_parameters()}
-    theirs = {name: tuple(weight.shape) for name, weight in expert.named_parameters()}
-    different = sorted(name for name in shapes.keys() & theirs.keys() if shapes[name] != theirs[name])
-    for kind, keys in (
-        ("lacks parameters of the base", sorted(shapes.keys() - theirs.keys())),
-        ("has parameters that the base lacks", sorted(theirs.keys() - shapes.keys())),
-        ("has other shapes than the base", [f"{key} {theirs[key]} for {shapes[key]}" for key in different]),
-    ):
-        if keys:
-            raise UserError(f"{who} {kind} ({len(keys)}): {', '.join(keys[:4])}; merge models of one architecture")
-    for part in ARCHITECTURE:
-        ours, other = getattr(base.backbone.config, part, None), getattr(expert.backbone.config, part, None)
-        if ours != other:
-            raise UserError(f"{who} has {part} {other!r}, the base {ours!r}; merge models of one architecture")
-    if base.tokenizer.get_vocab() != expert.tokenizer.get_vocab():
-        raise UserError(f"{who} has another vocabulary than the base; merge models that share a tokenizer")
-    for part in ("pooling", "normalize", "prompts", "max_length"):
-        ours, other = getattr(base.config, part), getattr(expert.config, part)
-        if ours != other:
-            raise UserError(f"{who} has {part} {other!r}, the base {ours!r}; they must agree")
-
-
-def _load_like(base: TextEncoder, folder: str) -> TextEncoder:
-    if (Path(folder) / "modules.json").exists():
-        return TextEncoder.load(folder)
-    return TextEncoder.load(folder, pooling=base.config.pooling)

@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,13 +139,7 @@ def test_biases_and_whole_modules_of_an_adapter_are_weights(base: str, tmp_path:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], Callable[[State], State], str]] = {
-    "dora": (
-        {"use_dora": True},
-        lambda t: t,
-        "expert 'a' .* uses DoRA, which is no sum of products; merge it into its",
-    ),
     "ia3": ({"peft_type": "IA3"}, lambda t: t, "is an adapter of the kind IA3; LORA is supported"),
-    "pissa": ({"init_lora_weights": "pissa_niter_4"}, lambda t: t, "starts from pissa_niter_4, which changes the base"),
     "strange module": (
         {},
         lambda t: t | {"base_model.model.adapter_layer.lora_A.weight": torch.ones(2, 4)},
@@ -172,6 +168,74 @@ def test_what_is_no_sum_of_products_is_refused(case: str, base: str, tmp_path: P
     config, change, message = REFUSED[case]
     with pytest.raises(UserError, match=message):
         merge(base, {"a": write_adapter(tmp_path / "a", change(factors(1)), **config)})
+
+
+# Every field of `peft.LoraConfig` 0.21 with a value in use.
+
+TASK_VECTORS: dict[str, Any] = {
+    "auto_mapping": {"base_model_class": "BertModel"},
+    "base_model_name_or_path": "elsewhere",
+    "bias": "all",
+    "ensure_weight_tying": True,
+    "eva_config": {"rho": 2.0},
+    "exclude_modules": ["key"],
+    "inference_mode": True,
+    "layers_pattern": "layer",
+    "layers_to_transform": [0, 1],
+    "lora_dropout": 0.1,
+    "megatron_core": "megatron.core",
+    "modules_to_save": ["classifier"],
+    "peft_version": "0.21.2",
+    "qalora_group_size": 16,
+    "revision": "main",
+    "target_modules": ["query"],
+    "task_type": "FEATURE_EXTRACTION",
+}
+OTHERS: dict[str, Any] = {
+    "alora_invocation_tokens": [5, 6],
+    "arrow_config": {"top_k": 3},
+    "corda_config": {"corda_method": "ipm"},
+    "kasa_config": {"beta": 1e-4},
+    "layer_replication": [[0, 2], [1, 2]],
+    "loftq_config": {"loftq_bits": 4},
+    "lora_bias": True,
+    "lora_ga_config": {"direction": "ArB2r"},
+    "megatron_config": {"tensor_model_parallel_size": 2},
+    "monteclora_config": {"num_samples": 8},
+    "target_parameters": ["query.weight"],
+    "trainable_token_indices": [1, 2],
+    "use_bdlora": {"nblocks": 2},
+    "use_dora": True,
+    "use_qalora": True,
+    "velora_config": {"num_groups": 4},
+    "field_of_tomorrow": 0.5,
+}
+UNUSED: dict[str, Any] = {key: type(value)() for key, value in OTHERS.items()}
+
+
+def test_settings_with_which_an_adapter_is_a_task_vector(base: str, tmp_path: Path) -> None:
+    merge(base, {"a": write_adapter(tmp_path / "a", factors(1), **TASK_VECTORS, **UNUSED)})
+    shutil.rmtree(tmp_path / "out")
+    merge(base, {"a": write_adapter(tmp_path / "a", factors(1), **dict.fromkeys(OTHERS))})
+
+
+@pytest.mark.parametrize("key", OTHERS)
+def test_any_other_setting_of_an_adapter_is_refused_by_its_name(key: str, base: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"expert 'a' .* is an adapter with {key} .*; merge it into its base first"):
+        merge(base, {"a": write_adapter(tmp_path / "a", factors(1), **{key: OTHERS[key]})})
+
+
+@pytest.mark.parametrize("start", [True, False, None, "gaussian", "Gaussian", "eva", "orthogonal", "mica"])
+def test_a_start_that_leaves_the_base_alone(start: Any, base: str, tmp_path: Path) -> None:
+    merge(base, {"a": write_adapter(tmp_path / "a", factors(1), init_lora_weights=start)})
+
+
+@pytest.mark.parametrize(
+    "start", ["pissa", "pissa_niter_4", "olora", "OLoRA", "corda", "loftq", "lora_ga", "of_tomorrow", ["pissa"]]
+)
+def test_any_other_start_is_refused_by_its_name(start: Any, base: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"starts from init_lora_weights {re.escape(repr(start))}, which may have"):
+        merge(base, {"a": write_adapter(tmp_path / "a", factors(1), init_lora_weights=start)})
 
 
 def test_a_pickled_adapter_is_refused(base: str, tmp_path: Path) -> None:

@@ -230,7 +230,6 @@ def test_a_negative_coefficient_subtracts(base: str, experts: dict[str, str]) ->
 
 def test_the_output_is_sharded_carries_everything_and_loads(base: str, experts: dict[str, str]) -> None:
     (Path(base) / "pytorch_model.bin").write_bytes(b"a pickle")
-    (Path(base) / "modeling.py").write_text("print('code')")
     (Path(base) / "statistics").mkdir()
     write_lineage(base, ["grandparent"])
     edit_json(Path(base) / "config_sentence_transformers.json", prompts={"query": "query: "})
@@ -242,7 +241,7 @@ def test_the_output_is_sharded_carries_everything_and_loads(base: str, experts: 
     assert len(list(out.glob("model-*.safetensors"))) > 2
     names = {path.name for path in out.iterdir()}
     assert {"tokenizer.json", "config.json", "modules.json", "1_Pooling", "2_Normalize", "README.md"} <= names
-    assert not names & {"pytorch_model.bin", "modeling.py", "statistics"}
+    assert not names & {"pytorch_model.bin", "statistics"}
     assert read_lineage(out) == ["grandparent", weights_sha256(base)]
     assert [e["sha256"] for e in record["experts"].values()] == [weights_sha256(f) for f in experts.values()]
     assert record["base"]["sha256"] == weights_sha256(base)
@@ -395,10 +394,10 @@ def test_a_plain_base_takes_the_layout_of_its_experts(base: str, experts: dict[s
     for name in ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"):
         (Path(base) / name).unlink()
     _, _, lines = merge(base, experts)
-    assert f"modules, pooling and prompts are those of {experts['e0']}" in lines
+    assert f"modules, pooling, prompts and the longest text are those of expert 'e0' ({experts['e0']})" in lines
     assert TextEncoder.load(Path(base).with_name("out")).config == TextEncoder.load(experts["e0"]).config
     edit_json(Path(experts["e2"]) / "sentence_bert_config.json", max_seq_length=8)
-    with pytest.raises(UserError, match="expert 'e2' .* has max_length 8, the base 32; they must agree"):
+    with pytest.raises(UserError, match="expert 'e2' .* has max_length 8, expert 'e0' .* 32; choose whose"):
         merge(base, experts)
 
 
@@ -447,7 +446,7 @@ def test_a_broken_base_is_refused(base: str, experts: dict[str, str]) -> None:
 
 def test_another_architecture_is_refused(base: str, experts: dict[str, str]) -> None:
     edit_json(Path(experts["e2"]) / "config.json", num_attention_heads=4)
-    refused(base, experts, "expert 'e2' .* has num_attention_heads 4, the base 2; merge models of one architecture")
+    refused(base, experts, "expert 'e2' .* has num_attention_heads 4, the base 2, so equal weights would")
     edit_json(Path(experts["e2"]) / "config.json", num_attention_heads=2, quantization_config={})
     refused(base, experts, "e2/config.json: quantised weights cannot be merged")
 
@@ -457,9 +456,11 @@ def test_another_vocabulary_is_refused(base: str, experts: dict[str, str]) -> No
     text = path.read_text()
     path.write_text(text.replace('"red": 6', '"blue": 6').replace('"blue": 7', '"red": 7'))
     assert path.read_text() != text
-    refused(base, experts, "expert 'e0' .* has another vocabulary: token 'red' is 7, in the base 6; share a tokenizer")
+    refused(
+        base, experts, "expert 'e0' .* has another vocabulary: token 'red' is 7, in the base 6; merge models that share"
+    )
     path.write_text(text.replace('"sky"', '"sea"'))
-    refused(base, experts, "token 'sky' is not there, in the base 11; share")
+    refused(base, experts, "token 'sky' is not there, in the base 11; merge")
     path.unlink()
     merge(base, experts)  # what an expert does not say is as in the base
 

@@ -69,6 +69,7 @@ def test_a_file_says_the_same_and_the_command_line_wins(arguments: list[str], tm
         "per_tensor": True,
         "granularity": 2,
         "allow_suspicious": False,
+        "settings_of": "e1",
         "scale": 0.5,
         "dtype": None,
         "out": str(tmp_path / "out"),
@@ -118,6 +119,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "granularity": (["--granularity", "row"], "granularity is 'row'; use model, layer, tensor or a number of groups"),
     "layers": (["--granularity", "9"], "granularity asks for 9 groups of layers; the model has 2 layers"),
     "expert": (["--experts", "x/y/z"], "model 'x/y/z' not found: no such directory, and it is not a hub name"),
+    "settings": (["--settings_of", "e2"], "settings_of is 'e2'; it is base or one of e0, e1"),
     "config": (["--config", "nowhere.yaml"], "--config nowhere.yaml cannot be read: No such file or directory"),
     "missing": (["--out", ""], "--out is missing; python -m lightning_app merge --help"),
 }

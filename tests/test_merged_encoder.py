@@ -42,7 +42,8 @@ def merged(
     for seed in range(experts):
         folders[str(seed)] = str(folder / f"expert{seed}")
         shifted(make(), seed).save(folders[str(seed)])
-    base = make()
+    make().save(folder / "start")
+    base = TextEncoder.load(folder / "start")
     vectors = load_task_vectors(base, folders)
     position = Position(SPAN[name][0], gram_matrices(vectors, groups_of(vectors, "model")))
     return MergedEncoder(base, {name: Prepared(v) for name, v in vectors.items()}, position)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from modules.errors import UserError
+from modules.json_files import path_within
 
 CHUNK = 1 << 17
 """Entries that are converted, checked and hashed at a time: what is held beside a tensor, and fits a cache."""
@@ -164,19 +165,31 @@ class TensorFile:
 
 
 def open_weights(folder: Path) -> list[TensorFile]:
-    """Open a folder's weights, a single file or shards with an index, in the order of their names.
+    """Open a folder's weights; see `weight_files`.
 
     Raises:
         UserError: there are none, or a shard is missing.
     """
+    return [TensorFile(path) for path in weight_files(folder)]
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """A folder's files of weights, a single one or shards with an index, in the order of their names.
+
+    Raises:
+        UserError: there are none, a shard lies outside the folder, or an adapter lies beside them, which some loaders
+            would read in their place.
+    """
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(f"{folder} holds both a model and an adapter; remove the files of the one that is not meant")
     if (folder / SINGLE).is_file():
-        return [TensorFile(folder / SINGLE)]
+        return [folder / SINGLE]
     if (folder / INDEX).is_file():
         try:
             names = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
         except (ValueError, KeyError, AttributeError) as error:
             raise UserError(f"{folder / INDEX} is no index of shards; fetch or save the model again") from error
-        return [TensorFile(folder / name) for name in sorted(names)]
+        return [path_within(folder, name, folder / INDEX) for name in sorted(names)]
     raise UserError(
         f"{folder} has no weights as {SINGLE} or shards; save the model as safetensors (no pickles are read)"
     )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from modules.errors import UserError
 from modules.files.checkpoint_io import TensorFile, TensorInfo, open_weights
 from modules.json_files import read_json
+from modules.st_folder import st_modules
 
 WRAPPERS = (
     "0.auto_model.",
@@ -86,12 +87,17 @@ class Layout:
     kept: dict[str, Weight] = field(default_factory=dict)
     tied: list[str] = field(default_factory=list)
 
+    def close(self) -> None:
+        """Close all files."""
+        for file in self.files:
+            file.close()
+
 
 def read_layout(folder: Path) -> Layout:
     """Open a model folder and name its tensors.
 
     Raises:
-        UserError: it has no weights as safetensors, or they are quantised.
+        UserError: it has no weights as safetensors, they are quantised, or an adapter lies beside them.
     """
     config = read_json(folder / "config.json", {})
     if "quantization_config" in config:
@@ -143,7 +149,7 @@ def weighted_modules(folder: Path) -> list[str]:
     Raises:
         UserError: a module's weights are pickled.
     """
-    paths = [module["path"] for module in read_json(folder / "modules.json", []) if module["path"]]
+    paths = [str(path.relative_to(folder)) for _, path in st_modules(folder) if path != folder]
     for path in paths:
         if (folder / path / "pytorch_model.bin").is_file() and not list((folder / path).glob("*.safetensors")):
             raise UserError(f"{folder}/{path}/pytorch_model.bin is a pickle; save the model again as safetensors")

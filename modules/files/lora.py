@@ -20,7 +20,7 @@ from torch import Tensor
 from modules.errors import UserError
 from modules.files.checkpoint_io import TensorFile
 from modules.files.checkpoint_layout import HEADS, WRAPPERS, Weight, refuse_keys
-from modules.json_files import read_json
+from modules.json_files import read_json, shown
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -31,8 +31,22 @@ FACTOR = re.compile(r"(.+)\.lora_(embedding_)?([AB])(\.weight)?$")
 EMBEDDING = re.compile(r"(embeddings?|embed_tokens|wte|wpe|shared|relative_attention_bias)\.weight$")
 """Weights of embeddings, which PEFT adapts the other way round."""
 
-CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq")
-"""Initialisations that leave other base weights behind, against which the adapter is no task vector."""
+LEAVES_THE_BASE = ("gaussian", "eva", "orthogonal", "mica")
+"""Initialisations, true and false aside, that change no weight of the base: the adapter is a task vector against it."""
+
+KNOWN = frozenset(
+    {
+        # where it comes from
+        *("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"),
+        # which weights it adapts, which its keys say
+        *("exclude_modules", "layers_pattern", "layers_to_transform", "modules_to_save", "target_modules", "bias"),
+        # how its products are scaled and laid out, which is read
+        *("alpha_pattern", "fan_in_fan_out", "lora_alpha", "r", "rank_pattern", "use_rslora"),
+        # how it was trained; `megatron_core` and `qalora_group_size` count only with what is refused
+        *("ensure_weight_tying", "eva_config", "lora_dropout", "megatron_core", "qalora_group_size", "runtime_config"),
+    }
+)
+"""Settings of an adapter with which it is a task vector, whatever their values."""
 
 
 class Factors(NamedTuple):
@@ -133,13 +147,21 @@ def is_adapter(folder: Path) -> bool:
 
 
 def _refuse_unsupported(config: Mapping[str, Any], who: str) -> None:
-    kind, start = config.get("peft_type", "LORA"), config.get("init_lora_weights")
+    """Take what is known to be a task vector; every other setting, of whatever version, is refused by its name."""
+    kind, start = config.get("peft_type", "LORA"), config.get("init_lora_weights", True)
     if kind != "LORA":
         raise UserError(f"{who} is an adapter of the kind {kind}; LORA is supported, merge it into its base first")
-    if config.get("use_dora"):
-        raise UserError(f"{who} uses DoRA, which is no sum of products; merge it into its base first")
-    if isinstance(start, str) and start.lower().startswith(CHANGES_THE_BASE):
-        raise UserError(f"{who} starts from {start}, which changes the base; convert it to plain LoRA first")
+    if start is not None and not isinstance(start, bool) and str(start).lower() not in LEAVES_THE_BASE:
+        raise UserError(
+            f"{who} starts from init_lora_weights {start!r}, which may have changed the base: convert it to plain LoRA "
+            "first (PEFT's path_initial_model_for_weight_conversion)"
+        )
+    for key in sorted(config.keys() - KNOWN - {"peft_type", "init_lora_weights"}):
+        if config[key]:  # null, false and empty: not used
+            raise UserError(
+                f"{who} is an adapter with {key} {shown(config[key])}, which is not known to be a difference of "
+                "weights; merge it into its base first"
+            )
 
 
 def _pattern(patterns: Mapping[str, float], module: str, default: float) -> float:
@@ -162,10 +184,11 @@ class AdapterWriter:
 
     Args:
         rank: of every module.
+        dtype: of the factors.
     """
 
-    def __init__(self, rank: int) -> None:
-        self._rank = rank
+    def __init__(self, rank: int, dtype: torch.dtype = torch.float32) -> None:
+        self._rank, self._dtype = rank, dtype
         self._tensors: dict[str, Tensor] = {}
         self._modules: list[str] = []
         self._squares: dict[str, tuple[float, float]] = {}
@@ -185,30 +208,31 @@ class AdapterWriter:
         b, a = u[:, : self._rank] * root, root[:, None] * v[: self._rank]
         missing = self._rank - len(root)
         a, b = torch.nn.functional.pad(a, (0, 0, 0, missing)), torch.nn.functional.pad(b, (0, missing))
-        self._squares[name] = float((product - b @ a).double().square().sum()), float(vector.double().square().sum())
+        a, b = a.to(self._dtype), b.to(self._dtype)
+        error = product - b.float() @ a.float()
+        self._squares[name] = float(error.double().square().sum()), float(vector.double().square().sum())
         module = name.removesuffix(".weight")
         kind, end = ("lora_embedding_", "") if embedding else ("lora_", ".weight")
         self._modules.append(module)
         self._tensors[f"{PREFIX}{module}.{kind}A{end}"] = a.contiguous()
         self._tensors[f"{PREFIX}{module}.{kind}B{end}"] = b.contiguous()
 
-    def write(self, folder: Path, base: str, dtype: torch.dtype) -> dict[str, Any]:
+    def write(self, folder: Path, base: str) -> dict[str, Any]:
         """Write the adapter.
 
         Args:
             folder: an existing one.
             base: where the model is that it adapts.
-            dtype: of the factors.
 
         Returns:
-            The relative Frobenius error of the truncation, over all and in the worst tensor.
+            The relative Frobenius error of truncation and rounding, over all and in the worst tensor.
 
         Raises:
             UserError: no tensor was added.
         """
         if not self._tensors:
             raise UserError("every expert equals the base: there is nothing to merge")
-        save_file({k: t.to(dtype) for k, t in self._tensors.items()}, folder / WEIGHTS, metadata={"format": "pt"})
+        save_file(self._tensors, folder / WEIGHTS, metadata={"format": "pt"})
         config = {
             "peft_type": "LORA",
             "task_type": "FEATURE_EXTRACTION",

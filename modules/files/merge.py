@@ -15,18 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modules.base_model import file_sha256, find_base_model
+from modules.base_model import find_base_model
 from modules.combine import combine
+from modules.compatibility import agree
 from modules.describe import describe
 from modules.errors import UserError
-from modules.files.checkpoint_io import CheckpointWriter, Specs, TensorFile
-from modules.files.checkpoint_layout import Weight, match_layout, read_layout, refuse_keys
+from modules.files.checkpoint_io import CheckpointWriter, Specs, TensorInfo
+from modules.files.checkpoint_layout import Weight, refuse_keys
 from modules.files.kept_grams import Grams, kept_grams, measure
-from modules.files.lora import Adapter, AdapterWriter, is_adapter
-from modules.files.model_settings import copy_settings, refuse_other_model
+from modules.files.lora import AdapterWriter, is_adapter
+from modules.files.model_settings import copy_settings
 from modules.files.plan import Plan
-from modules.files.record import write_records
-from modules.files.task_vectors import ExpertFiles, TaskVectorFiles, WholeModel, progress
+from modules.files.record import opened_sha256, write_records
+from modules.files.rounding import NEGLIGIBLE, Rounding, is_narrow
+from modules.files.task_vectors import open_models, progress
 from modules.gram import sum_by_group
 from modules.granularity import groups_of
 from modules.json_files import read_json
@@ -87,33 +89,14 @@ class _Merge:
         self.plan, self.say = plan, say
         self.base = find_base_model(plan.base)
         self.folders = {name: _find_expert(model) for name, model in plan.experts.items()}
-        st_folders = [folder for folder in (self.base, *self.folders.values()) if (folder / "modules.json").is_file()]
-        # A plain transformers base does not say how it pools; the experts made from it do.
-        self.layout = next(iter(st_folders), self.base)
-        self.files = self._open()
+        self.files = open_models(self.base, self.folders, say)
+        self.pipeline = agree(self.base, self.folders, plan.settings_of, say)
+        self.dtype = plan.dtype
         groups_of(self.files.names, plan.granularity)  # a mistake in it shows before the long part
         self.grams = Grams()
+        self.known: set[str] = set()  # names of tensors in `grams`, where they are not measured first
         self.groups: dict[str, str] = {}
         self.coefficients: dict[str, Tensor] = {}
-
-    def _open(self) -> TaskVectorFiles:
-        base = read_layout(self.base)
-        experts: dict[str, ExpertFiles] = {}
-        if self.layout != self.base:
-            self.say(f"modules, pooling and prompts are those of {self.layout}; the base says nothing of them")
-        for name, folder in self.folders.items():
-            who = f"expert '{name}' ({folder})"
-            refuse_other_model(self.base, self.layout, folder, who)
-            if is_adapter(folder):
-                experts[name] = Adapter(folder, base.weights, who)
-                continue
-            layout = read_layout(folder)
-            for line in match_layout(base, layout, who):
-                self.say(line)
-            experts[name] = WholeModel(layout)
-        for key in base.tied:
-            self.say(f"{key} of the base is tied to another weight: left out")
-        return TaskVectorFiles(base, experts)
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Merge into an empty folder; what is known only after all was read is checked last."""
@@ -126,7 +109,7 @@ class _Merge:
         adapter = self._write_adapter(folder, prepare) if self.plan.adapter_rank else self._write_model(folder, prepare)
         if not method.uses_angles:
             self._refuse_suspicious()
-        base_sha256 = _sha256(self.base, self.files.base.files)
+        base_sha256 = opened_sha256(self.base, self.files.base.files)
         if not self.plan.allow_suspicious:
             known = {name: read_lineage(expert) for name, expert in self.folders.items()}
             refuse_other_ancestors(base_sha256, known)
@@ -170,8 +153,9 @@ class _Merge:
     def _load(self, name: str) -> tuple[Tensor, Tensor | None]:
         """A tensor of the base and its task vectors; None where no expert changed it."""
         base, vectors = self.files.load(name)
-        if not self.plan.method.uses_angles:
+        if not self.plan.method.uses_angles and name not in self.known:
             self.grams.add(name, base, vectors)
+            self.known.add(name)
         return base, vectors if name in self.grams.raw else None
 
     def _combine(self, name: str, start: Tensor, vectors: Tensor, prepare: Preparation) -> Tensor:
@@ -181,6 +165,9 @@ class _Merge:
 
     def _write_model(self, folder: Path, prepare: Preparation) -> dict[str, Any]:
         entries = self.files.entries()
+        rounding = self._choose_dtype(prepare)
+        # What --dtype loses is measured while it is written.
+        insisted = rounding if self.plan.dtype and is_narrow(self.plan.dtype) else None
         with ExitStack() as stack:
             writers = {
                 part: stack.enter_context(
@@ -189,29 +176,54 @@ class _Merge:
                 for part in dict.fromkeys(weight.folder for _, weight in entries)
             }
             for name, weight in progress(entries, "merging"):
-                writers[weight.folder].write(weight.key, self._merged(name, weight, prepare))
-        copy_settings(self.base, self.layout, folder, _short(self.plan.dtype))
-        return {}
+                writers[weight.folder].write(weight.key, self._merged(name, weight, prepare, insisted))
+        code = copy_settings(self.base, self.pipeline, folder, _short(self.dtype))
+        if code:
+            self.say(f"the model's own code is carried along ({', '.join(code)}): read it before you allow it to run")
+        return self._say_rounding(rounding)
 
-    def _merged(self, name: str, weight: Weight, prepare: Preparation) -> Tensor:
+    def _choose_dtype(self, prepare: Preparation) -> Rounding:
+        """Take float32 where the base's own dtypes would round away too much; a pass, for a base in narrower ones."""
+        rounding = Rounding()
+        if self.plan.dtype is None and any(is_narrow(weight.info.dtype) for weight in self.files.base.weights.values()):
+            for name in progress(self.files.names, "measuring what rounding loses"):
+                self._merged(name, self.files.base.weights[name], prepare, rounding)
+            if rounding.lost > NEGLIGIBLE:
+                self.dtype = torch.float32
+        return rounding
+
+    def _say_rounding(self, rounding: Rounding) -> dict[str, Any]:
+        """How much of the merged task vector is lost, or would have been, for ``merge.json``."""
+        if not rounding.dtypes:
+            return {}
+        names = " and ".join(rounding.dtypes)
+        if rounding.lost > NEGLIGIBLE and self.plan.dtype is None:
+            self.say(f"{names} would round away {rounding.lost:.0%} of the merged task vector: written in float32")
+        elif rounding.lost > NEGLIGIBLE:
+            self.say(f"{names}, as --dtype says, rounds away {rounding.lost:.0%} of the merged task vector")
+        return {"rounding": {"dtypes": rounding.dtypes, "lost": rounding.lost}}
+
+    def _merged(self, name: str, weight: Weight, prepare: Preparation, rounding: Rounding | None) -> Tensor:
         if name not in self.files.names:
             return self.files.load_base(weight)
         base, vectors = self._load(name)
-        return base if vectors is None else self._combine(name, base, vectors, prepare)
+        merged = base if vectors is None else self._combine(name, base, vectors, prepare)
+        if rounding is not None:
+            rounding.add(base, merged, self._output_dtype(weight.info))
+        return merged
+
+    def _output_dtype(self, info: TensorInfo) -> torch.dtype:
+        return self.dtype if self.dtype and info.dtype.is_floating_point else info.dtype
 
     def _specs(self, part: str, entries: list[tuple[str, Weight]]) -> Specs:
         infos = {weight.key: weight.info for _, weight in entries if weight.folder == part}
-        dtype = self.plan.dtype
-        return {
-            key: (dtype if dtype and info.dtype.is_floating_point else info.dtype, info.shape)
-            for key, info in infos.items()
-        }
+        return {key: (self._output_dtype(info), info.shape) for key, info in infos.items()}
 
     def _write_adapter(self, folder: Path, prepare: Preparation) -> dict[str, Any]:
         assert self.plan.adapter_rank is not None
         if read_json(self.base / "config.json").get("model_type") == "gpt2":
             raise UserError("adapters of gpt2, whose weights are transposed, are not written; leave --adapter_rank out")
-        writer, others = AdapterWriter(self.plan.adapter_rank), []
+        writer, others = AdapterWriter(self.plan.adapter_rank, self.plan.dtype or torch.float32), []
         for name in progress(self.files.names, "merging"):
             base, vectors = self._load(name)
             if vectors is not None and (base.ndim != 2 or "/" in name or not name.endswith(".weight")):
@@ -220,9 +232,10 @@ class _Merge:
                 writer.add(name, self._combine(name, torch.zeros_like(base), vectors, prepare))
         todo = "an adapter holds matrices of the backbone only; leave --adapter_rank out"
         refuse_keys("experts changed what no adapter can hold", others, todo)
-        copy_settings(self.base, self.layout, folder, None)
-        (folder / "config.json").unlink()  # an adapter's folder has none
-        summary = writer.write(folder, self.plan.base, self.plan.dtype or torch.float32)
+        code = copy_settings(self.base, self.pipeline, folder, None)
+        for name in ("config.json", *code):  # the base's, which an adapter has no copy of
+            (folder / name).unlink()
+        summary = writer.write(folder, self.plan.base)
         self.say(
             f"adapter of rank {summary['rank']}: relative error {summary['error']:.3g}, "
             f"worst {summary['worst_error']:.3g} in {summary['worst']}"
@@ -234,7 +247,7 @@ class _Merge:
         plan, names = self.plan, list(self.folders)
         a = plan.method.initial(len(names)).tolist() if plan.a is None else list(plan.a)
         experts = {
-            name: {"path": plan.experts[name], "sha256": _sha256(folder, self.files.experts[name].files)}
+            name: {"path": plan.experts[name], "sha256": opened_sha256(folder, self.files.experts[name].files)}
             for name, folder in self.folders.items()
         }
         coefficients = {k: dict(zip(names, c.tolist(), strict=True)) for k, c in self.coefficients.items()}
@@ -246,20 +259,14 @@ class _Merge:
             "scale": plan.scale,
             "granularity": plan.granularity,
             "coefficients": coefficients,
-            "dtype": _short(plan.dtype) or "as in the base",
+            "dtype": _short(self.dtype) or "as in the base",
+            "settings": self.pipeline.settings,
         }
 
 
 def _find_expert(model: str) -> Path:
     folder = Path(model).expanduser()
     return folder if is_adapter(folder) else find_base_model(model)
-
-
-def _sha256(folder: Path, opened: list[TensorFile]) -> str:
-    """As `modules.base_model.weights_sha256`, without reading again what was read in order."""
-    known = {file.path: file for file in opened}
-    paths = sorted(folder.glob("*.safetensors"))
-    return ":".join(known[path].sha256() if path in known else file_sha256(path) for path in paths)
 
 
 def _short(dtype: torch.dtype | None) -> str | None:

@@ -25,10 +25,12 @@ class Plan:
         a: the free numbers of the method, one an expert; None: those it starts from.
         scale: what the merged task vector is multiplied with.
         granularity: ``model``, ``layer``, ``tensor`` or a number of groups of layers, each with its own angles.
-        dtype: of the merged weights; None: each as in the base.
+        dtype: of the merged weights; None: each as in the base, or float32 where that would round away too much.
         max_shard_bytes: size of an output file.
         allow_suspicious: merge experts that equal the base or each other, or come from another base.
         adapter_rank: write one adapter of this rank instead of a whole model.
+        settings_of: ``base`` or the name of the expert whose longest text and prompts the merged model takes, where
+            models differ in them; None: they must agree.
     """
 
     base: str
@@ -41,6 +43,7 @@ class Plan:
     max_shard_bytes: int = 5 * 10**9
     allow_suspicious: bool = False
     adapter_rank: int | None = None
+    settings_of: str | None = None
 
     def coefficients(self, gram: Tensor) -> Tensor:
         """The coefficients of the task vectors in one group, scale included: ``[N]`` float64.

@@ -3,7 +3,8 @@
 Shapes: N experts.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from modules.files.checkpoint_io import TensorFile
-from modules.files.checkpoint_layout import Layout, Weight
+from modules.files.checkpoint_layout import Layout, Weight, match_layout, read_layout
+from modules.files.lora import Adapter, is_adapter
 
 T = TypeVar("T")
 
@@ -97,6 +99,33 @@ class TaskVectorFiles:
             _, vectors = self.load(name)
             if vectors.any():
                 yield name, vectors
+
+
+def open_models(base: Path, experts: Mapping[str, Path], say: Callable[[str], None]) -> TaskVectorFiles:
+    """Open a base and its experts.
+
+    Args:
+        base: folder of theta_0.
+        experts: name to the folder of a whole model or of an adapter.
+        say: prints a line; harmless differences of the weights.
+
+    Raises:
+        UserError: weights are missing, broken, or do not fit the base's.
+    """
+    layout = read_layout(base)
+    opened: dict[str, ExpertFiles] = {}
+    for name, folder in experts.items():
+        who = f"expert '{name}' ({folder})"
+        if is_adapter(folder):
+            opened[name] = Adapter(folder, layout.weights, who)
+            continue
+        theirs = read_layout(folder)
+        for line in match_layout(layout, theirs, who):
+            say(line)
+        opened[name] = WholeModel(theirs)
+    for key in layout.tied:
+        say(f"{key} of the base is tied to another weight: left out")
+    return TaskVectorFiles(layout, opened)
 
 
 def progress(items: list[T], label: str) -> Iterable[T]:
