@@ -8,6 +8,7 @@ from datamodules.python_docs import load_python_docs
 from datamodules.splits import SplitTask, load_tasks, named_sources
 from datamodules.task_data import TaskData
 from datamodules.task_datamodule import TaskDataModule
+from datamodules.text_lines import read_lines
 from datamodules.text_sources import DataSource, load_task
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "load_tasks",
     "mirrored_path",
     "named_sources",
+    "read_lines",
     "text_id",
 ]

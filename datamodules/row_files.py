@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from datamodules.mirror import hub_or_cache, mirrored_path, tried_places
-from modules.errors import UserError
+from modules.errors import UserError, first_line
 
 Row = tuple[str, dict[str, Any]]
 """Where a row stands (``file:line``) and its columns."""
@@ -28,7 +28,7 @@ def read_rows(source: str, config: str | None = None, split: str = "train") -> l
         try:
             return list(reader(path))
         except (OSError, EOFError, UnicodeDecodeError) as error:
-            raise UserError(f"{source}: cannot be read ({_first_line(error)}); mend the file") from None
+            raise UserError(f"{source}: cannot be read ({first_line(error)}); mend the file") from None
     if reader is None and source.count("/") == 1 and not source.startswith((".", "/", "~")) and not path.exists():
         return list(_read_hub(source, config, split))
     raise UserError(
@@ -78,7 +78,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
     try:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path}: not a readable Parquet file ({_first_line(error)})") from None
+        raise UserError(f"{path}: not a readable Parquet file ({first_line(error)})") from None
     for number, row in enumerate(table.to_pylist(), 1):
         yield f"{path}:row {number}", row
 
@@ -92,13 +92,9 @@ def _read_hub(name: str, config: str | None, split: str) -> Iterator[Row]:
             rows = datasets.load_dataset(place, config, split=split)
     except Exception as error:  # the library raises a dozen kinds; each means that this name cannot be loaded
         what = f"hub data set {name} (config {config}, split {split}), looked for at {tried_places(name)}"
-        raise UserError(f"{what}: {_first_line(error)}") from error
+        raise UserError(f"{what}: {first_line(error)}") from error
     for number, row in enumerate(rows, 1):
         yield f"{name}:row {number}", row
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 READERS: dict[str, Callable[[Path], Iterator[Row]]] = {

@@ -20,3 +20,8 @@ def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
     """A hint at the known name that may have been meant."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {near[0]}?" if near else otherwise
+
+
+def first_line(error: Exception) -> str:
+    """Return kind and first line of a library's error, for a message of one line."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
