@@ -5,7 +5,7 @@ Li et al. 2024, arXiv 2410.15035, section 3.2:
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -73,8 +73,8 @@ class MergeModule(EmbeddingModule):
     ) -> None:
         method = method or Slerp()
         folders = expert_folders(experts)
-        load = partial(TextEncoder.load, pooling=pooling, trust_remote_code=trust_remote_code)
-        encoder = load(base)
+        load = partial(TextEncoder.load, trust_remote_code=trust_remote_code)
+        encoder = load(base, pooling=pooling)
         identity = {"base": weights_sha256(base)} | {name: weights_sha256(path) for name, path in folders.items()}
         vectors = load_task_vectors(encoder, folders)
         if not allow_suspicious:
@@ -89,7 +89,7 @@ class MergeModule(EmbeddingModule):
         self.ancestors = lineage_through(find_base_model(base), identity["base"])
         self.base_losses: dict[str, float] = {}
         self._load = load
-        self._reference: str | None = None
+        self._reference: Callable[[], TextEncoder] | None = None
         self.best: dict[str, Any] = {"objective": math.inf, "position": None}
         self.passes = {"forward": 0, "backward": 0}
         self.history: list[dict[str, float]] = []
@@ -152,7 +152,7 @@ class MergeModule(EmbeddingModule):
         self.position.stand_at(a, position["scale"])
         self._start = self.position.coefficients().detach()
 
-    def relative_to(self, model: str) -> None:
+    def relative_to(self, model: str, pooling: str | None = None) -> None:
         """Take losses relative to this model's, not to theta_0's.
 
         Around a joint model, theta_0's own losses would weigh most the tasks that it has learned best. The losses
@@ -160,8 +160,9 @@ class MergeModule(EmbeddingModule):
 
         Args:
             model: a folder or a hub name; it is loaded for the time that it is measured.
+            pooling: of a plain transformers folder.
         """
-        self._reference, self.base_losses = model, {}
+        self._reference, self.base_losses = partial(self._load, model, pooling=pooling), {}
 
     def on_fit_start(self) -> None:
         """Measure the base, which normalises the losses, and the start, which a learned position has to beat."""
@@ -279,7 +280,7 @@ class MergeModule(EmbeddingModule):
     def _measure_base(self) -> None:
         assert isinstance(self.encoder, MergedEncoder)
         own, other = self.encoder.base, self._reference
-        self.base_losses = self._measure(own if other is None else self._load(other).eval().to(self.device))
+        self.base_losses = self._measure(own if other is None else other().eval().to(self.device))
 
     @torch.no_grad()
     def _measure(self, encoder: nn.Module) -> dict[str, float]:
