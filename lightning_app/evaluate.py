@@ -146,9 +146,10 @@ class Scorer:
                 write_json(where / SCORED, {found.task: [found.model, found.revision] for found in scored})
             rank_zero_info("  " + ", ".join(f"{found.task} {found.score:.2f}" for found in scored))
 
-        content = self.content() | {"given": model.identity(self.loading)}
+        content = self.content | {"given": model.identity(self.loading)}
         return Stage("scores", model.name, content, run, model.inputs, self.texts)
 
+    @cached_property
     def content(self) -> dict[str, Any]:
         """All that scores depend on beside the model."""
         return scoring_content(self.mteb)

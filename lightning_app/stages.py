@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class Stage:
     inputs: tuple["Stage", ...] = ()
     texts: int = 0
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of kind, content and inputs; the name is not part of it."""
         parts = [self.kind, self.content, [stage.key for stage in self.inputs]]

@@ -1,6 +1,7 @@
 """One Trainer a stage, each made anew from the recipe's ``trainer`` section."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,8 +66,6 @@ class TrainerFactory:
         self.run_dir = run_dir
         self.seed = seed
         self.own = own or {}
-        self._parser = LightningArgumentParser()
-        self._parser.add_lightning_class_args(Trainer, "trainer")
 
     def with_seed(self, seed: int) -> "TrainerFactory":
         """The same with other random numbers."""
@@ -126,7 +125,7 @@ class TrainerFactory:
         """
         config = self.config.clone()
         config.callbacks = config.logger = None
-        arguments = self._parser.instantiate(Namespace(trainer=config)).trainer.as_dict()
+        arguments = _parser().instantiate(Namespace(trainer=config)).trainer.as_dict()
         arguments |= {"default_root_dir": self.run_dir, "logger": self.logger(label), "enable_checkpointing": False}
         arguments |= {"enable_model_summary": False} | overrides
         bar = [StageProgressBar(label)] if arguments["enable_progress_bar"] is not False else []
@@ -167,6 +166,13 @@ def as_json(part: Any) -> Any:
     return json.loads(
         json.dumps(part, default=lambda value: vars(value) if isinstance(value, Namespace) else str(value))
     )
+
+
+@cache
+def _parser() -> LightningArgumentParser:
+    parser = LightningArgumentParser()
+    parser.add_lightning_class_args(Trainer, "trainer")
+    return parser
 
 
 def _callbacks(trainer: Trainer) -> list[Callback]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lightning_app.evaluate import Scorer
 from lightning_app.loading import Loading
@@ -13,7 +14,7 @@ from lightning_app.merge_stages import Merge, MergeStages
 from lightning_app.model import Model
 from lightning_app.stages import Stage, StageGraph, is_main_process
 from modules.gather import barrier
-from modules.json_files import read_json, write_json
+from modules.json_files import read_json, read_kept_json, write_json
 from modules.merging import TaskArithmetic
 from modules.task_vectors import gram_matrices, load_task_vectors
 
@@ -58,7 +59,7 @@ def survey_stage(
         **stages.data.probe_content(),
         "places": [list(place) for place in places],
         "trainer": stages.trainers.settings("validation"),
-        "tasks": None if scorer is None else scorer.content(),
+        "tasks": None if scorer is None else scorer.content,
     }
 
     def run(folder: Path) -> None:
@@ -84,7 +85,7 @@ def survey_stage(
 
 def read_points(folder: Path) -> list[Point]:
     """What a survey has found so far."""
-    return [Point(**point) for point in read_json(folder / FILE, default=[])]
+    return [Point(**point) for point in read_kept_json(folder / FILE, [], "all places are measured", rank_zero_info)]
 
 
 def write_points(folder: Path, points: Sequence[Point]) -> None:
