@@ -21,7 +21,7 @@ class CsvTrace:
 
         Later rows were written after the checkpoint that the run goes on from.
         """
-        kept = self._rows_before(step) if self.path.exists() else []
+        kept = self._rows_before(step, len(columns)) if self.path.exists() else []
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("w", newline="") as file:
             csv.writer(file).writerows([columns, *kept])
@@ -31,6 +31,8 @@ class CsvTrace:
         with self.path.open("a", newline="") as file:
             csv.writer(file).writerows(rows)
 
-    def _rows_before(self, step: int) -> list[list[str]]:
+    def _rows_before(self, step: int, columns: int) -> list[list[str]]:
+        """Whole rows only: the last may have been broken off."""
         with self.path.open(newline="") as file:
-            return [row for row in list(csv.reader(file))[1:] if int(row[0]) < step]
+            rows = [row for row in list(csv.reader(file))[1:] if len(row) == columns]
+        return [row for row in rows if int(row[0]) < step]

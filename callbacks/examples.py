@@ -8,10 +8,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
 from callbacks.example_values import Examples, evaluate_watched, has_examples, parts
 from callbacks.mteb_encoder import MtebEncoder
 from modules.gather import from_main, is_main_process
-from modules.json_files import read_json
+from modules.json_files import read_kept_json
 from modules.together import together
 
 if TYPE_CHECKING:
@@ -71,7 +73,8 @@ def read_examples(folder: Path, model: str, revision: str, task: str) -> Example
         revision: the encoder's.
         task: the task's name.
     """
-    examples: Examples = read_json(examples_file(folder, model, revision, task), default={})
+    file = examples_file(folder, model, revision, task)
+    examples: Examples = read_kept_json(file, {}, f"what it says of the examples of {task} is missing", rank_zero_info)
     return examples
 
 
@@ -83,9 +86,12 @@ def examples_file(folder: Path, model: str, revision: str, task: str) -> Path:
 def _read_kept(encoder: MtebEncoder, task: "AbsTask", folder: Path, place: Path) -> tuple[dict[str, str], Examples]:
     """What there is already: mteb's files by name, without a result that lacks its examples, and the examples."""
     name = f"{task.metadata.name}.json"
-    files = {file: (place / file).read_text(encoding="utf-8") for file in (name, SETTINGS) if (place / file).is_file()}
     examples = read_examples(folder, encoder.name, encoder.revision, task.metadata.name)
-    scores = read_json(place / name, default={"scores": {}})["scores"]
+    kept = read_kept_json(place / name, {}, f"{task.metadata.name} is scored again", rank_zero_info)
+    files = {file: (place / file).read_text(encoding="utf-8") for file in (name, SETTINGS) if (place / file).is_file()}
+    if not kept:
+        return {}, examples
+    scores = kept["scores"]
     scored = {f"{score['hf_subset']}/{split}" for split, of in scores.items() for score in of}
     if has_examples(task) and (scored & set(parts(task))) - examples.keys():
         files.pop(name, None)

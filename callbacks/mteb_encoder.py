@@ -5,6 +5,7 @@ mteb is imported inside functions only: importing it takes seconds and reseeds e
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
@@ -88,6 +89,18 @@ class MtebEncoder:
         self._tokenized = None if tokenized is None else tokenized.of(encoder.tokenizer, encoder.max_length)
         self._vectors: dict[str, Tensor] = {}
         self._said: set[tuple[str, str, str]] = set()
+
+    def called(self, name: str, revision: str) -> "MtebEncoder":
+        """The same weights under another name and revision; what is embedded through one need not be through the other.
+
+        Args:
+            name: in result files.
+            revision: likewise.
+        """
+        other = copy(self)
+        other.name, other.revision = name, revision
+        other.__dict__.pop("mteb_model_meta", None)
+        return other
 
     @cached_property
     def mteb_model_meta(self) -> "ModelMeta":

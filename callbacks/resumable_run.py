@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from modules.errors import Interrupted
+from modules.whole import is_whole
 
 
 class ResumableRun(Callback):
@@ -36,8 +38,13 @@ class ResumableRun(Callback):
 
     @property
     def checkpoint(self) -> str | None:
-        """What `Trainer.fit` should be given as ``ckpt_path``."""
-        return str(self.path) if self.path.is_file() else None
+        """What `Trainer.fit` should be given as ``ckpt_path``; a damaged file is said, and is not it."""
+        if not self.path.is_file():
+            return None
+        if not is_whole(self.path):
+            rank_zero_info(f"{self.path} is damaged: training begins at its start")
+            return None
+        return str(self.path)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over the signals, after Lightning has set its own handlers, and the random numbers of the checkpoint."""
@@ -88,7 +95,10 @@ class ResumableRun(Callback):
 
     def _save(self, trainer: Trainer) -> None:
         self._due = False
-        trainer.save_checkpoint(self.path)
+        aside = self.path.with_name(f"{self.path.name}.tmp")
+        trainer.save_checkpoint(aside)
+        if trainer.is_global_zero:
+            aside.replace(self.path)
         if self._stop:
             self._interrupted_at = self._step
             trainer.should_stop = True

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,23 @@ from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from safetensors.torch import save_file
 
 from callbacks import CostMeter, MtebCallback, ResumableRun, StageProgressBar
 from callbacks.task_texts import overlaps
 from datamodules import SplitTask
-from lightning_app.evaluate import Scorer
+from lightning_app.evaluate import Scorer, scoring_content
+from lightning_app.finished import finished_model, publish
+from lightning_app.loading import Loading
 from lightning_app.model import Model
 from lightning_app.parser import OneLineParser
+from lightning_app.predict import predict, read_texts
 from lightning_app.report import report, score_table
+from lightning_app.run_lock import locked
 from lightning_app.stages import Stage, StageGraph, is_main_process
-from lightning_app.trainers import TrainerFactory
-from modules import TextEncoder, UserError
+from lightning_app.trainers import TrainerFactory, as_json
+from modules import UserError
 from modules.embedding_module import EmbeddingModule
+from modules.whole import is_whole
 
 CHATTER = (
     "GPU available",
@@ -61,17 +66,18 @@ class AppCLI(LightningCLI):
         run: bool = True,
     ) -> None:
         self.stage: Stage | None = None
-        super().__init__(
-            model_class,
-            data_class,
-            save_config_callback=None,  # written by `save_config`, also where an older one lies
-            seed_everything_default=0,
-            parser_class=OneLineParser,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            args=args,
-            run=run,
-        )
+        with ExitStack() as self.held:  # what ends with the verb
+            super().__init__(
+                model_class,
+                data_class,
+                save_config_callback=None,  # written by `save_config`, also where an older one lies
+                seed_everything_default=0,
+                parser_class=OneLineParser,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                args=args,
+                run=run,
+            )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -111,23 +117,42 @@ class AppCLI(LightningCLI):
         """The settings of the scoring, as the callback has them."""
         return MtebCallback(**self.section.mteb.as_dict())
 
+    @property
+    def loading(self) -> Loading:
+        """How the models of the run are loaded."""
+        model = self.section.model
+        return Loading(model.pooling, model.trust_remote_code, model.base)
+
     def before_instantiate_classes(self) -> None:
         """Make what every run has: its folder, its configuration, its stages."""
-        if self.subcommand == "fit" and is_main_process():
-            self.save_config()
-        self.graph = StageGraph(self.section.run_dir, self.section.fresh and self.subcommand == "fit")
-        self.trainers = TrainerFactory(self.section.trainer, self.section.run_dir, int(self.section.seed_everything))
-        if self.subcommand == "fit":
+        section, fits = self.section, self.subcommand == "fit"
+        if fits:
+            self.held.enter_context(locked(section.run_dir))
+            if is_main_process():
+                self.save_config()
             self.mteb.load()  # what is wrong here shows before training
-        if not self.section.get("folder"):
+        self.graph = StageGraph(section.run_dir, section.fresh and fits)
+        self.trainers = TrainerFactory(section.trainer, section.run_dir, int(section.seed_everything), self.own())
+        # `test` and `predict` need the finished model only, unless they are told of a checkpoint.
+        if fits or self.subcommand == "validate" or (section.ckpt_path and not section.folder):
             self.stage = self.prepare()
+
+    def own(self) -> dict[str, Any]:
+        """What only the outer Trainer's stage has in its key: the recipe's callbacks, and scores that they follow."""
+        given = as_json(self.section.trainer.callbacks) or []
+        callbacks = given if isinstance(given, list) else [given]
+        content: dict[str, Any] = {"callbacks": callbacks} if callbacks else {}
+        if any(str((callback.get("init_args") or {}).get("monitor")).startswith("mteb/") for callback in callbacks):
+            schedule = {key: vars(self.mteb)[key] for key in ("every_n_epochs", "every_n_steps", "at_start", "at_end")}
+            content["mteb"] = scoring_content(self.mteb) | schedule
+        return content
 
     def prepare(self) -> Stage:
         """Run the stages that the model needs, and return the one that the outer Trainer trains."""
         raise NotImplementedError
 
     def instantiate_classes(self) -> None:
-        """Nothing is built to score or use a folder."""
+        """Nothing is built to score or use a finished model."""
         if self.stage is not None:
             super().instantiate_classes()
         else:
@@ -166,9 +191,10 @@ class AppCLI(LightningCLI):
         (folder / "config.yaml").write_text(dumped, encoding="utf-8")
 
     def finish(self, models: list[Model]) -> None:
-        """Score models on the recipe's MTEB tasks, and write and print the report."""
+        """Publish the last of the models, score all on the recipe's MTEB tasks, and write and print the report."""
+        place = publish(self.section.run_dir, models[-1].folder(self.graph)) if is_main_process() else ""
         mteb = self.mteb
-        scorer = Scorer(mteb, self.trainer.strategy.root_device)
+        scorer = Scorer(mteb, self.trainer.strategy.root_device, self.loading)
         stages = {model.name: scorer.stage(model, self.graph) for model in models} if mteb.selection else {}
         for stage in stages.values():
             self.graph.run(stage)
@@ -176,7 +202,7 @@ class AppCLI(LightningCLI):
         if is_main_process():
             notes = [
                 *self.followed_tests(),
-                f"the model: {models[-1].folder(self.graph)}",
+                place,
                 f"curves: tensorboard --logdir {self.section.run_dir}/logs",
             ]
             shared = overlaps(tasks, [part for task in self.data_sets() for part in (task.expert, task.probe)])
@@ -209,46 +235,39 @@ class AppCLI(LightningCLI):
         if not self.mteb.selection:
             raise UserError("mteb.tasks is empty: name the tasks to test on")
         encoder = self.find_encoder(ckpt_path)
-        scorer = Scorer(self.mteb, self.trainer.strategy.root_device)
+        scorer = Scorer(self.mteb, self.trainer.strategy.root_device, self.loading)
         scores = scorer.score_encoder(encoder, name="local/model")
         if is_main_process():
             print(score_table({self.section.folder or ckpt_path or self.section.run_dir: scores}))
 
     def predict(self, ckpt_path: str | None, **_: Any) -> None:
         """Embed the lines of a text file."""
-        texts_file, out = self.section.texts, self.section.out
-        if texts_file is None or out is None:
-            raise UserError("predict needs --texts FILE (one text a line) and --out FILE.safetensors")
-        if not Path(texts_file).is_file():
-            raise UserError(f"--texts: there is no file {texts_file}")
-        texts = Path(texts_file).read_text(encoding="utf-8").splitlines()
-        empty = [i for i, text in enumerate(texts, start=1) if not text.strip()]
-        if empty or not texts:
-            raise UserError(f"{texts_file}:{empty[0] if empty else 1}: an empty line has no embedding; remove it")
-        embeddings = self.find_encoder(ckpt_path).encode(texts, progress=True)
-        if is_main_process():
-            save_file({"embeddings": embeddings}, out)
-            print(f"{out}: embeddings {list(embeddings.shape)}")
+        texts = read_texts(self.section.texts, self.section.out)
+        predict(self.find_encoder(ckpt_path), texts, self.section.out)
 
     def find_encoder(self, ckpt_path: str | None) -> Any:
         """The encoder that ``--folder``, ``--ckpt_path`` or the run folder names, on the Trainer's device."""
-        if self.section.folder:
-            return TextEncoder.load(self.section.folder).to(self.trainer.strategy.root_device)
+        device = self.trainer.strategy.root_device
+        if self.stage is None:
+            return self.loading.load(self.section.folder or finished_model(self.section.run_dir)).to(device)
         self.load_weights(ckpt_path)
         assert isinstance(self.model, EmbeddingModule)
-        return self.model.encoder.to(self.trainer.strategy.root_device)
+        return self.model.encoder.to(device)
 
     def load_weights(self, ckpt_path: str | None) -> None:
         """Load a checkpoint into the model, as Lightning would.
 
         Raises:
-            UserError: there is none.
+            UserError: there is none, or half of one.
         """
         assert self.stage is not None
         path = Path(ckpt_path) if ckpt_path else self.graph.folder(self.stage) / "last.ckpt"
         if not path.is_file():
-            hint = "" if ckpt_path else "; run fit first, or name one with --ckpt_path or a model with --folder"
+            hint = "" if ckpt_path else "; run fit first, or name one with --ckpt_path"
             raise UserError(f"there is no checkpoint {path}{hint}")
+        if not is_whole(path):
+            hint = "name another one" if ckpt_path else "run fit again, which makes it anew"
+            raise UserError(f"{path} is damaged, or no checkpoint: {hint}")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         self.model.on_load_checkpoint(checkpoint)
         self.model.load_state_dict(checkpoint["state_dict"], strict=self.model.strict_loading)

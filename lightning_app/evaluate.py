@@ -18,12 +18,13 @@ from callbacks.examples import evaluate_examples
 from callbacks.examples import read_examples as read_task_examples
 from callbacks.mteb_encoder import Encoder
 from callbacks.mteb_tasks import main_score
+from callbacks.task_fingerprint import task_fingerprint
 from callbacks.task_texts import task_texts
-from datamodules.python_docs import held_out_fingerprint
+from lightning_app.loading import Loading
 from lightning_app.model import Model
 from lightning_app.stages import Stage, StageGraph, is_main_process, safe_name
 from modules import TextEncoder
-from modules.base_model import weights_sha256
+from modules.base_model import folder_sha256
 from modules.gather import from_main
 from modules.json_files import read_json, write_json
 from modules.together import together
@@ -61,7 +62,7 @@ class ScoredTask:
 
 def score_tasks(
     encoder: TextEncoder,
-    weights: str,
+    model: str,
     tasks: "Sequence[AbsTask]",
     folder: Path,
     name_of: Callable[[str], str],
@@ -75,7 +76,7 @@ def score_tasks(
 
     Args:
         encoder: the model, on its device.
-        weights: the sha256 of what was loaded.
+        model: the folder or hub name that it was loaded from.
         tasks: with their data.
         folder: see `evaluate_examples`.
         name_of: revision to the model's name in mteb's files.
@@ -84,34 +85,35 @@ def score_tasks(
         tokenized: shared by all that is scored on these tasks.
         batch_size: texts in one forward pass.
     """
-    wrapped: dict[str, MtebEncoder] = {}
+    sha256 = folder_sha256(model)
+    wrapped = MtebEncoder(encoder, prompts=prompts, precision=precision, tokenized=tokenized)
     for task in tasks:
-        name = task.metadata.name
-        this = revision(encoder, weights, prompts, precision, name)
-        if this not in wrapped:
-            wrapped[this] = MtebEncoder(encoder, name_of(this), this, prompts, precision=precision, tokenized=tokenized)
-        result, examples = evaluate_examples(wrapped[this], task, folder, batch_size=batch_size, progress=True)
+        this = revision(encoder, sha256, prompts, precision, task)
+        one = wrapped.called(name_of(this), this)
+        result, examples = evaluate_examples(one, task, folder, batch_size=batch_size, progress=True)
         seconds = result.evaluation_time or 0.0
-        yield ScoredTask(name, main_score(result), seconds, examples, wrapped[this].name, this)
+        yield ScoredTask(task.metadata.name, main_score(result), seconds, examples, one.name, this)
 
 
-def revision(encoder: TextEncoder, weights: str, prompts: Mapping[str, str], precision: str, task: str) -> str:
-    """A hash of all that determines a score on a task: weights, prompts, pooling, longest text, what is computed in.
+def revision(encoder: TextEncoder, sha256: str, prompts: Mapping[str, str], precision: str, task: "AbsTask") -> str:
+    """A hash of all that determines a score on a task: the model, how it is read, prompts, the task and its data.
 
     Args:
         encoder: the model.
-        weights: the sha256 of what was loaded.
+        sha256: of the folder that was loaded.
         prompts: win over the model's own.
         precision: what the model computes in.
-        task: its name; the data of one that reads documentation is part of the hash.
+        task: with its data.
     """
     dtype = str(next(encoder.parameters()).dtype)
-    parts = [weights, dtype, asdict(encoder.config), dict(prompts)]
-    if precision != "float32":  # the results in float32 stay those of before there was a choice
-        parts.append(precision)
-    if _reads_documentation(task):
-        parts.append(held_out_fingerprint())
+    parts = [sha256, dtype, asdict(encoder.config), dict(prompts), precision, task_fingerprint(task)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def scoring_content(mteb: MtebCallback) -> dict[str, Any]:
+    """All that scores depend on beside the model: the tasks, which are read for it, and how they are scored."""
+    tasks = [[task.metadata.name, task_fingerprint(task)] for task in mteb.load()]
+    return {"tasks": tasks, "prompts": mteb.prompts, "precision": mteb.precision}
 
 
 class Scorer:
@@ -120,11 +122,13 @@ class Scorer:
     Args:
         mteb: the recipe's settings.
         device: where models are put; the same on every call of a process.
+        loading: how models are loaded.
     """
 
-    def __init__(self, mteb: MtebCallback, device: torch.device) -> None:
+    def __init__(self, mteb: MtebCallback, device: torch.device, loading: Loading) -> None:
         self.mteb = mteb
         self.device = device
+        self.loading = loading
         self.tokenized = TokenizedTexts()
 
     def stage(self, model: Model, graph: StageGraph) -> Stage:
@@ -142,19 +146,13 @@ class Scorer:
                 write_json(where / SCORED, {found.task: [found.model, found.revision] for found in scored})
             rank_zero_info("  " + ", ".join(f"{found.task} {found.score:.2f}" for found in scored))
 
-        content = self.content() | {"given": model.identity()}
+        content = self.content | {"given": model.identity(self.loading)}
         return Stage("scores", model.name, content, run, model.inputs, self.texts)
 
+    @cached_property
     def content(self) -> dict[str, Any]:
         """All that scores depend on beside the model."""
-        content = {key: value for key, value in asdict(self.mteb.selection).items() if value or key == "tasks"}
-        if self.mteb.precision != "float32":  # where it is, the key is that of a stage from before there was a choice
-            content["precision"] = self.mteb.precision
-        if self.mteb.prompts:
-            content["prompts"] = self.mteb.prompts
-        if any(map(_reads_documentation, self.mteb.selection.tasks)):
-            content["python_docs"] = held_out_fingerprint()  # another environment has other documentation
-        return content
+        return scoring_content(self.mteb)
 
     @cached_property
     def texts(self) -> int:
@@ -170,8 +168,8 @@ class Scorer:
         """
         folder, tasks = model.folder(graph), self.mteb.load()
         scored = score_tasks(
-            TextEncoder.load(folder).to(self.device),
-            weights_sha256(folder),
+            self.loading.load(folder).to(self.device),
+            folder,
             tasks,
             graph.score_cache,
             lambda revision: _name_in(graph.score_cache, revision, f"local/{safe_name(model.name)}"),
@@ -221,8 +219,3 @@ def _name_in(cache: Path, revision: str, otherwise: str) -> str:
     with together():
         found = sorted(cache.glob(f"results/local__*/{revision}")) if is_main_process() else []
     return from_main(found[0].parent.name.replace("__", "/", 1) if found else otherwise)
-
-
-def _reads_documentation(task: str) -> bool:
-    """Whether the data of a task is the documentation of the running environment, see `datamodules.python_docs`."""
-    return task.startswith("PythonDocs")

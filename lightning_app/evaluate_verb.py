@@ -18,10 +18,11 @@ from callbacks.task_texts import overlaps
 from datamodules import DataSource, load_task
 from lightning_app.cli import quiet_libraries
 from lightning_app.evaluate import score_tasks
+from lightning_app.loading import Loading, is_plain
 from lightning_app.report import OVERLAP_LEGEND, markdown_table, overlap_table
 from lightning_app.verb_parser import Parser
-from modules import TextEncoder, UserError
-from modules.base_model import find_base_model, looks_like_hub_name, weights_sha256
+from modules import UserError
+from modules.base_model import find_base_model, looks_like_hub_name
 from modules.encode import PRECISIONS
 from modules.pooling import POOLINGS
 from modules.tokenized_texts import TokenizedTexts
@@ -65,7 +66,10 @@ def main(arguments: list[str]) -> None:
     selection = TaskSelection(**{field.name: getattr(options, field.name) for field in fields(TaskSelection)})
     tasks = load_tasks(selection, options.data_root)
     tokenized = TokenizedTexts()
-    found = [evaluate_model(model, tasks, device, prompts, tokenized, options) for model in models]
+    # Of two models one may say its own pooling, the other none; a pooling that no model waits for is a mistake.
+    base = None if any(map(is_plain, models)) else models[0]
+    loading = Loading(options.pooling, options.trust_remote_code, base)
+    found = [evaluate_model(model, tasks, device, prompts, tokenized, loading, options) for model in models]
     print("\n" + (comparison_table(tasks, *found) if options.compare else result_table(tasks, found[0])))
     if options.compare:
         print(f"\nA: {models[0]}\nB: {models[1]}\n{INTERVAL_LEGEND}")
@@ -96,6 +100,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="keep at most so many documents, and the queries that they answer (all)",
     )
     add("--pooling", choices=POOLINGS, help="of a plain transformers folder (mean)")
+    add("--trust_remote_code", action="store_true", help="let transformers run code that comes with a model")
     add("--prompts", metavar="YAML", help="a file or text: a prompt by task, type or side; wins over the model's own")
     add("--data_root", metavar="DIR", help="folder with copies of hub data sets, DIR/org/name (MTEB_DATA_ROOT)")
     add("--training_data", nargs="+", default=[], metavar="FILE", help="count what the tasks share with these rows")
@@ -139,13 +144,14 @@ def evaluate_model(
     device: torch.device,
     prompts: Mapping[str, str],
     tokenized: TokenizedTexts,
+    loading: Loading,
     options: argparse.Namespace,
 ) -> Scores:
     """Score one model, task by task; tasks whose results lie in ``--out`` are taken from there."""
     name, found = model_name(model), Scores({}, {}, {})
     scored = score_tasks(
-        TextEncoder.load(model, pooling=options.pooling).to(device),
-        weights_sha256(model),
+        loading.load(model).to(device),
+        model,
         tasks,
         Path(options.out),
         lambda _: name,

@@ -28,11 +28,12 @@ class ExpertCLI(AppCLI):
         size, seed = section.data.validation_size, section.data.seed
         self.tasks = list(load_tasks(sources, probe_size=0, validation_size=size, seed=seed).values())
         content = {
-            "base": self.base.identity(),
-            "model": {key: value for key, value in section.model.as_dict().items() if key != "base"},
-            "data": {key: value for key, value in section.data.as_dict().items() if key != "tasks"},
+            "base": self.base.identity(self.loading),
+            "model": {key: section.model[key] for key in ("lr", "warmup", "weight_decay")},
+            "data": {key: section.data[key] for key in ("batch_size", "max_length", "seed")},
             "rows": {task.name: [task.expert.fingerprint(), task.share] for task in self.tasks},
-            "trainer": self.trainers.settings(lengths=True),
+            "trainer": self.trainers.settings("position"),
+            **self.trainers.own,
         }
         return Stage("model", NAME, content, self._train)
 

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
+from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks import CoefficientTrace
 from datamodules import ProbeDataModule, SplitTask
@@ -41,6 +43,9 @@ class MergeCLI(AppCLI):
         self.baselines = self.pipeline.baseline_models()
         stage = self.pipeline.model(MAIN).stage  # what is wrong with it shows before training
         assert stage is not None
+        if self.subcommand == "fit":
+            for line in [*self.trainers.remarks(MAIN), *self.pipeline.remarks()]:
+                rank_zero_info(line)
         for model in [*self.pipeline.experts.values(), *self.baselines]:
             # Merges need no place among these: they are made of what is trained here.
             if model.stage is not None and model.stage.kind == "model":
@@ -57,6 +62,11 @@ class MergeCLI(AppCLI):
             self.datamodule.tasks = self.pipeline.data.probe_tasks()
             self.datamodule.task_weights = self.pipeline.data.probe_weights()
 
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Without what the position's search cannot work with."""
+        assert isinstance(self.model, MergeModule)
+        return super().instantiate_trainer(**self.trainers.unusable(self.model.search, say=False), **kwargs)
+
     def stage_callbacks(self) -> list[Callback]:
         """Also the path of the coefficients."""
         assert self.stage is not None
@@ -65,17 +75,19 @@ class MergeCLI(AppCLI):
     def fit(self, **_: Any) -> None:
         """Learn the position, make the other merges, score everything, report."""
         assert self.stage is not None
-        models = [*self.baselines, Model(MAIN, stage=self.stage)]
-        for model in models:
+        # First the one that the outer Trainer trains: merges that are made of it find it done.
+        main = Model(MAIN, stage=self.stage)
+        for model in [main, *self.baselines]:
             for stage in model.inputs:
                 self.graph.run(stage)
-        self.finish(models)
+        self.finish([*self.baselines, main])
 
     def data_sets(self) -> list[SplitTask]:
         """Those of all recipes and of the probe."""
         return list(self.pipeline.data.tasks.values())
 
     def _train(self, folder: Path) -> None:
+        self.trainers.unusable(self.model.search, say=True)
         self.pipeline.merge_stages.train_position(folder, self.model, self.trainer, self.datamodule)
 
     def _run_or_refuse(self, stage: Stage) -> None:

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from callbacks import CoefficientTrace, CostMeter, ResumableRun
 from datamodules.task_datamodule import first_batches
+from lightning_app.baselines import MAIN
+from lightning_app.loading import Loading
 from lightning_app.model import Model
 from lightning_app.recipe import MergeRecipe
 from lightning_app.recipe_data import RecipeData
 from lightning_app.stages import Stage, StageGraph, is_main_process
 from lightning_app.trainers import TrainerFactory
-from modules import Expert, MergeMethod, MergeModule, Slerp, TaskArithmetic, TextEncoder, UserError
+from modules import Adam, Expert, MergeMethod, MergeModule, Search, Slerp, TaskArithmetic, UserError
 from modules.describe import describe
 from modules.gather import barrier
 from modules.json_files import read_json, write_json
@@ -78,17 +80,21 @@ class MergeStages:
 
     Args:
         options: arguments of `MergeModule` that a recipe's merges share; ``method`` and ``search`` among them.
+        loading: how models are loaded.
         trainers: makes the Trainer of each stage.
         graph: runs the stages.
         data: has the probe.
     """
 
-    def __init__(self, options: dict[str, Any], trainers: TrainerFactory, graph: StageGraph, data: RecipeData) -> None:
-        self.options, self.trainers, self.graph, self.data = options, trainers, graph, data
+    def __init__(
+        self, options: dict[str, Any], loading: Loading, trainers: TrainerFactory, graph: StageGraph, data: RecipeData
+    ) -> None:
+        self.options, self.loading, self.trainers, self.graph, self.data = options, loading, trainers, graph, data
 
     def with_seed(self, seed: int) -> "MergeStages":
         """The same with other random numbers, the order of the probe's batches among them."""
-        return MergeStages(self.options, self.trainers.with_seed(seed), self.graph, self.data.with_order(seed))
+        trainers, data = self.trainers.with_seed(seed), self.data.with_order(seed)
+        return MergeStages(self.options, self.loading, trainers, self.graph, data)
 
     def stage(self, name: str, merge: Merge) -> Stage:
         """The stage that makes a merge.
@@ -96,7 +102,12 @@ class MergeStages:
         Raises:
             UserError: the recipe cannot be followed with these experts.
         """
-        self.method(merge).places(list(merge.experts))  # what is wrong with it shows before training
+        method = self.method(merge)
+        method.places(list(merge.experts))  # what is wrong with it shows before training
+        if merge.recipe.mu is not None and not method.has_scale:
+            raise UserError(
+                f"merges.{name}.mu: it weighs the scale, and {type(method).__name__} has none; leave it out"
+            )
         return self._learned(name, merge) if merge.recipe.weighting == "learned" else self._fixed(name, merge)
 
     def method(self, merge: Merge) -> MergeMethod:
@@ -114,9 +125,11 @@ class MergeStages:
             options: arguments of `MergeModule` that win over all others.
         """
         folders = {name: Expert(path=model.folder(self.graph)) for name, model in merge.experts.items()}
-        module = MergeModule(merge.start.folder(self.graph), folders, **self._arguments(merge) | options)
+        start = merge.start.folder(self.graph)
+        module = MergeModule(start, folders, **self._arguments(merge) | self.loading.options(start) | options)
         if merge.reference is not None:
-            module.relative_to(merge.reference.folder(self.graph))
+            reference = merge.reference.folder(self.graph)
+            module.relative_to(reference, pooling=self.loading.options(reference)["pooling"])
         return module
 
     def steps(self, recipe: MergeRecipe) -> int:
@@ -126,25 +139,34 @@ class MergeStages:
         trainer, probe = self.trainers.config, self.data.probe_arguments
         if trainer.max_steps > 0:
             return int(trainer.max_steps)
-        search = recipe.search or self.options["search"]
         batches = (recipe.probe_size or probe["size"]) // probe["batch_size"]
-        return int((trainer.max_epochs or 1) * (1 if search is not None and search.full_probe else batches))
+        return int((trainer.max_epochs or 1) * (1 if self.search(recipe).full_probe else batches))
+
+    def search(self, recipe: MergeRecipe) -> Search:
+        """What finds the numbers of a learned merge."""
+        search: Search = recipe.search or self.options["search"] or Adam()
+        return search
 
     def identity(self, merge: Merge) -> dict[str, Any]:
         """Which experts it is between: what a stage's key must hold beside the stages that made them."""
-        given = [model.identity() for model in merge.experts.values()]
-        found = {"base": merge.start.identity(), "experts": list(merge.experts), "given": given}
-        return found if merge.reference is None else found | {"reference": merge.reference.identity()}
+        given = [model.identity(self.loading) for model in merge.experts.values()]
+        found = {"base": merge.start.identity(self.loading), "experts": list(merge.experts), "given": given}
+        return found if merge.reference is None else found | {"reference": merge.reference.identity(self.loading)}
 
-    def _learned_content(self, merge: Merge) -> dict[str, Any]:
+    def _learned_content(self, name: str, merge: Merge) -> dict[str, Any]:
         """All that determines a learned position, inputs aside."""
-        options = self._arguments(merge)
+        method, search = self.method(merge), self.search(merge.recipe)
+        # How models are loaded is in their identities, and what may be merged changes nothing of what is.
+        aside = {"pooling", "trust_remote_code", "allow_suspicious"} | (set() if method.has_scale else {"mu"})
+        options = {key: value for key, value in self._arguments(merge).items() if key not in aside}
         content = {
             **self.identity(merge),
-            "options": options | {key: describe(options[key]) for key in ("method", "search") if options[key]},
+            "options": options | {"method": describe(method), "search": describe(search)},
             **self.data.probe_content(merge.recipe.probe_size),
-            "trainer": self.trainers.settings(lengths=True),
+            "trainer": self.trainers.settings("position", search),
         }
+        if name == MAIN:
+            content |= self.trainers.own
         if merge.recipe.max_steps is not None:
             content["max_steps"] = merge.recipe.max_steps
         if merge.initial is not None:
@@ -169,7 +191,7 @@ class MergeStages:
             if is_main_process():
                 recipe = self.data.recipes[recipe_name]
                 folder = expert.folder(self.graph)
-                encoder = TextEncoder.load(folder).to(self.trainers.device)
+                encoder = self.loading.load(folder).to(self.trainers.device)
                 parts = [task.expert for task in self.data.of(recipe_name)]
                 tokenize = partial(encoder.tokenize, max_length=recipe.max_length)
                 batches = partial(first_batches, parts, method.rows, recipe.batch_size, tokenize)
@@ -209,11 +231,12 @@ class MergeStages:
                 module.start_from(_position_of(merge.initial, self.graph))
             lengths = {} if merge.recipe.max_steps is None else {"max_steps": merge.recipe.max_steps, "max_epochs": -1}
             callbacks = [ResumableRun(folder), CoefficientTrace(folder), CostMeter(folder)]
-            trainer = self.trainers.make(name, callbacks, num_sanity_val_steps=0, **lengths)
+            unusable = self.trainers.unusable(self.search(merge.recipe), say=True)
+            trainer = self.trainers.make(name, callbacks, num_sanity_val_steps=0, **unusable, **lengths)
             self.train_position(folder, module, trainer, self.data.probe(merge.recipe.probe_size))
 
         texts = 2 * BACKWARD * self.steps(merge.recipe) * self.data.probe_arguments["batch_size"]
-        return Stage("position", name, self._learned_content(merge), train, merge.inputs, texts)
+        return Stage("position", name, self._learned_content(name, merge), train, merge.inputs, texts)
 
     def _fixed(self, name: str, merge: Merge) -> Stage:
         recipe = merge.recipe
@@ -229,7 +252,7 @@ class MergeStages:
         if recipe.weighting == "size":
             content["rows"] = self._row_counts(merge)
         if len(recipe.scales) > 1 or recipe.weighting in ("lm_cocktail", "greedy"):
-            content |= self.data.probe_content() | {"trainer": self.trainers.settings(lengths=False)}
+            content |= self.data.probe_content() | {"trainer": self.trainers.settings("validation")}
 
         def run(folder: Path) -> None:
             self.collect_statistics(merge)

@@ -1,9 +1,10 @@
 """A model of a run: given as a folder, or made by a stage."""
 
 from dataclasses import dataclass
+from typing import Any
 
+from lightning_app.loading import Loading
 from lightning_app.stages import Stage, StageGraph
-from modules.base_model import weights_sha256
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,9 @@ class Model:
         """The stages that one which reads this model depends on."""
         return () if self.stage is None else (self.stage,)
 
-    def identity(self) -> str | None:
-        """The sha256 of given weights, for the key of a stage that reads them; a stage has a key of its own."""
-        return None if self.path is None else weights_sha256(self.path)
+    def identity(self, loading: Loading) -> dict[str, Any] | None:
+        """What tells a given model from others, for the key of a stage that reads it; a stage has a key of its own."""
+        return None if self.path is None else loading.identity(self.path)
 
     def folder(self, graph: StageGraph) -> str:
         """Where the model lies, once its stage has run."""

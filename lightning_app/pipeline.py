@@ -45,7 +45,8 @@ class Pipeline:
         self.data = data or RecipeData(
             self.recipes, settings.experts, settings.probe, settings.probe_sources, trainers.seed
         )
-        self.merge_stages = MergeStages(settings.options, trainers, graph, self.data)
+        self.loading = settings.loading
+        self.merge_stages = MergeStages(settings.options, self.loading, trainers, graph, self.data)
         self._models: dict[str, Model] = {"base": self.base}
         self.experts = {name: self.model(name) for name in settings.experts}
 
@@ -139,6 +140,11 @@ class Pipeline:
                 raise UserError(
                     f"model.experts.{name}.recipe: there is no recipe '{expert.recipe}' ({known} are there)"
                 )
+        for name in (*self.settings.experts, *recipes):
+            if name in ("base", "experts", *baselines.MERGES):
+                raise UserError(f"'{name}' is the name of a baseline: call the expert or recipe otherwise")
+        if baselines.MAIN in self.settings.merges:
+            raise UserError(f"merges.{baselines.MAIN}: the section 'model' says how that one is merged; write it there")
         for name, merge in self.settings.merges.items():
             check_merge(name, merge)
             if name in recipes or name in (*self.settings.experts, *baselines.GROUPS):
@@ -160,17 +166,25 @@ class Pipeline:
 
     def _add_joint(self, recipes: dict[str, ExpertRecipe]) -> None:
         """A recipe for the joint model, where one is wanted and none is there."""
-        needed = [name for name in self.settings.baselines if name == "joint"]
+        wanted = [name for name in (*self.settings.baselines, *self.settings.merges) if name in self.merges]
+        needed = ["baselines"] if "joint" in self.settings.baselines else []
         needed += [
-            name
-            for name in (*self.settings.baselines, *self.settings.merges)
-            if name in self.merges and "joint" in self.merges[name].experts
+            f"merges.{name}" for name in wanted if "joint" in (self.merges[name].start, *self.merges[name].experts)
         ]
-        if needed and "joint" not in recipes:
+        needed += [f"recipes.{name}.start" for name, recipe in recipes.items() if recipe.start == "joint"]
+        if needed and "joint" not in (*recipes, *self.settings.merges, *self.settings.experts):
             experts = {e.recipe: recipes[e.recipe] for e in self.settings.experts.values() if e.recipe}
             if not experts:
-                raise UserError(f"baselines: '{needed[0]}' needs recipes.joint where no expert has a recipe")
+                raise UserError(f"{needed[0]}: 'joint' needs recipes.joint where no expert has a recipe")
             recipes["joint"] = joint_recipe(experts)
+
+    def remarks(self) -> list[str]:
+        """A line for every recipe and merge that no model asked for so far is made of."""
+        made = {expert.recipe for expert in self.settings.experts.values()} | self._models.keys()
+        mixed = {other for name in made if name in self.recipes for other in self.recipes[name].mix}
+        keys = [f"recipes.{name}" for name in self.settings.recipes if name not in made | mixed]
+        keys += [f"merges.{name}" for name in self.settings.merges if name not in made]
+        return [f"{key}: nothing is made of it; name it in baselines to have it" for key in keys]
 
     def _training_stage(self, name: str, start: Model) -> Stage:
         recipe = self.recipes[name]
@@ -178,10 +192,10 @@ class Pipeline:
         arguments = {key: getattr(recipe, key) for key in ("lr", "warmup", "weight_decay")}
         made_of = ("data", "mix", "resample", "rows", "start", "loss", "conflict_every")
         content: dict[str, Any] = {
-            "start": start.identity(),
+            "start": start.identity(self.loading),
             "recipe": {k: v for k, v in asdict(recipe).items() if k not in made_of},
             "data": {t.name: [t.expert.fingerprint(), t.validation.fingerprint(), t.share] for t in tasks},
-            "trainer": self.trainers.settings(lengths=False),
+            "trainer": self.trainers.settings("expert"),
         }
         if recipe.conflict_every:
             content["conflict_every"] = recipe.conflict_every
@@ -206,8 +220,8 @@ class Pipeline:
                 val_check_interval=steps,
                 check_val_every_n_epoch=None,
             )
-            pooling = self.settings.options["pooling"]
-            module = ContrastiveModule(start.folder(self.graph), pooling=pooling, **arguments)
+            base = start.folder(self.graph)
+            module = ContrastiveModule(base, **self.loading.options(base), **arguments)
             data = TaskDataModule(
                 tasks, batch_size=recipe.batch_size, max_length=recipe.max_length, seed=self.trainers.seed
             )

@@ -113,7 +113,7 @@ class RecipeData:
             UserError: more rows are wanted than are held out.
         """
         return {
-            "probe": self._arguments(size),
+            "probe": {key: value for key, value in self._arguments(size).items() if key != "num_workers"},
             "data": {
                 task.name: [task.probe.fingerprint(), task.validation.fingerprint()] for task in self.probe_tasks()
             },

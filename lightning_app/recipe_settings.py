@@ -6,6 +6,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 from datamodules import DataSource
+from lightning_app.loading import Loading
 from lightning_app.parser import instantiate
 from lightning_app.recipe import ExpertRecipe, MergeRecipe
 from modules import Expert, LossConfig, MergeMethod, Search
@@ -34,6 +35,11 @@ class RecipeSettings:
     recipes: dict[str, ExpertRecipe]
     merges: dict[str, MergeRecipe]
     baselines: list[str]
+
+    @property
+    def loading(self) -> Loading:
+        """How the models of the run are loaded."""
+        return Loading(self.options["pooling"], self.options["trust_remote_code"], self.base)
 
 
 def read_settings(section: Namespace) -> RecipeSettings:

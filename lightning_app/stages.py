@@ -1,7 +1,8 @@
 """The graph of stages, keyed by content: nothing is computed twice, and nothing stale is served.
 
 A stage is a folder under ``<run_dir>/stages`` whose name ends in the stage's key: a hash of all that determines its
-result, the keys of its inputs included. The folder counts as done once it holds ``stage.json``, written last.
+result, the keys of its inputs included. The folder counts as done once it holds ``stage.json``, written last, and as
+long as none of its files is damaged.
 """
 
 import gc
@@ -11,13 +12,19 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from modules.gather import barrier, is_main_process
-from modules.json_files import read_json, write_json
+from modules.gather import barrier, from_main, is_main_process
+from modules.json_files import read_kept_json, write_json
+from modules.whole import damaged_files
+
+DONE = "stage.json"
+
+SECONDS = "seconds.json"
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Stage:
     inputs: tuple["Stage", ...] = ()
     texts: int = 0
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of kind, content and inputs; the name is not part of it."""
         parts = [self.kind, self.content, [stage.key for stage in self.inputs]]
@@ -70,18 +77,23 @@ class StageGraph:
         return named if named.exists() else next(self.root.glob(f"{stage.kind}-*-{stage.key}"), named)
 
     def is_done(self, stage: Stage) -> bool:
-        """Whether the result is there."""
-        return (self.folder(stage) / "stage.json").is_file()
+        """Whether the result is there, and whole; every process has to ask, and goes by what the main one sees."""
+        folder = self.folder(stage)
+        return from_main((folder / DONE).is_file() and not any(damaged_files(folder)))
 
     def seconds(self, stage: Stage) -> float:
         """How long a stage took, all interrupted attempts included."""
-        return float(read_json(self.folder(stage) / "seconds.json", {}).get("seconds", 0.0))
+        kept = read_kept_json(self.folder(stage) / SECONDS, {}, "its time is taken as 0", rank_zero_info)
+        return float(kept.get("seconds", 0.0))
 
     def run(self, stage: Stage) -> Path:
         """Make a stage's inputs, then its result, unless they are there; return its folder."""
         folder = self.folder(stage)
         if self.is_done(stage):
             return folder
+        if is_main_process() and (folder / DONE).is_file():
+            rank_zero_info(f"{next(damaged_files(folder))} is damaged: {stage.kind} {stage.name} is made again")
+            (folder / DONE).unlink()
         for needed in stage.inputs:
             self.run(needed)
         rank_zero_info(f"[{stage.kind}] {stage.name}")
@@ -93,11 +105,11 @@ class StageGraph:
             gc.collect()  # a Trainer and its module refer to each other: their weights would stay for a while
             if is_main_process():
                 spent = self.seconds(stage) + time.perf_counter() - started
-                write_json(folder / "seconds.json", {"seconds": round(spent, 2)})
+                write_json(folder / SECONDS, {"seconds": round(spent, 2)})
         barrier()  # all processes have written what they write
         if is_main_process():
             inputs = {needed.name: needed.key for needed in stage.inputs}
-            write_json(folder / "stage.json", {"kind": stage.kind, "inputs": inputs, "content": stage.content})
+            write_json(folder / DONE, {"kind": stage.kind, "inputs": inputs, "content": stage.content})
         barrier()  # all processes see it done
         return folder
 

@@ -1,7 +1,7 @@
 """JSON files, of model folders and of what runs keep."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -27,6 +27,24 @@ def read_json(path: Path, default: Any = None) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not valid JSON (no text at byte {error.start})") from error
+
+
+def read_kept_json(path: Path, default: Any, instead: str, say: Callable[[str], Any]) -> Any:
+    """The content of a JSON file that spares work; `default` where there is none, or half of one.
+
+    Args:
+        path: of the file.
+        default: what is returned in its place.
+        instead: what happens where the file is damaged.
+        say: prints that.
+    """
+    try:
+        return read_json(path, default)
+    except UserError:
+        say(f"{path} is damaged: {instead}")
+        return default
 
 
 def path_within(folder: Path, name: str, file: Path) -> Path:

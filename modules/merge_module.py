@@ -5,7 +5,7 @@ Li et al. 2024, arXiv 2410.15035, section 3.2:
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -79,8 +79,8 @@ class MergeModule(EmbeddingModule):
     ) -> None:
         method = method or Slerp()
         folders = expert_folders(experts)
-        load = partial(TextEncoder.load, pooling=pooling, trust_remote_code=trust_remote_code)
-        encoder = load(base)
+        load = partial(TextEncoder.load, trust_remote_code=trust_remote_code)
+        encoder = load(base, pooling=pooling)
         weights = {"base": weights_sha256(base)} | {name: weights_sha256(path) for name, path in folders.items()}
         vectors = load_task_vectors(encoder, folders, settings_of, pooling, trust_remote_code)
         if not allow_suspicious:
@@ -97,7 +97,7 @@ class MergeModule(EmbeddingModule):
         self.base_losses: dict[str, float] = {}
         self._measured_on: dict[str, Any] = {}
         self._load = load
-        self._reference: str | None = None
+        self._reference: Callable[[], TextEncoder] | None = None
         self._resumed = False
         self._begin()
         # A position is in every checkpoint, the frozen weights in none.
@@ -172,7 +172,7 @@ class MergeModule(EmbeddingModule):
         c = [known.get(name, mean) for name in self.expert_names]
         self.position.stand_where(torch.tensor(c, dtype=torch.float64))
 
-    def relative_to(self, model: str) -> None:
+    def relative_to(self, model: str, pooling: str | None = None) -> None:
         """Take losses relative to this model's, not to theta_0's.
 
         Around a joint model, theta_0's own losses would weigh most the tasks that it has learned best. The losses
@@ -180,8 +180,9 @@ class MergeModule(EmbeddingModule):
 
         Args:
             model: a folder or a hub name; it is loaded for the time that it is measured.
+            pooling: of a plain transformers folder.
         """
-        self._reference, self._measured_on = model, {}
+        self._reference, self._measured_on = partial(self._load, model, pooling=pooling), {}
         self.identity["reference"] = weights_sha256(model)
 
     def on_fit_start(self) -> None:
@@ -328,7 +329,7 @@ class MergeModule(EmbeddingModule):
             return
         assert isinstance(self.encoder, MergedEncoder)
         own, other = self.encoder.base, self._reference
-        self.base_losses = self._measure(own if other is None else self._load(other).eval().to(self.device))
+        self.base_losses = self._measure(own if other is None else other().eval().to(self.device))
         refuse_undefined(self.base_losses)
         self._measured_on = self.trainer.datamodule.validation_identity  # type: ignore[attr-defined]
 

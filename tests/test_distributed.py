@@ -287,7 +287,7 @@ def meet_nan(rank: int, port: int, folder: str) -> None:
 def test_a_loss_that_is_not_finite_in_one_process_ends_both(project: Project) -> None:
     for seed, name in enumerate(("qa", "sts"), start=1):
         tiny_encoder(seed=seed).save(project.folder / name)
-    mp.spawn(meet_nan, (free_port(), str(project.folder)), nprocs=2)
+    in_two_processes(meet_nan, free_port(), str(project.folder))
     first, second = ((project.folder / f"stopped-{rank}").read_text() for rank in range(2))
     assert re.fullmatch(
         r"3 True the loss of '(qa|sts)'.* is nan after 2 steps; look at these rows, or lower .*", second

@@ -1,27 +1,26 @@
 """Scoring models: what determines a score, the stage, and the memory that stages share."""
 
-import hashlib
-import json
 import os
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-import lightning_app.evaluate
-from callbacks import MtebCallback
+import callbacks.task_fingerprint
+from callbacks import MtebCallback, TaskSelection
 from callbacks.mteb_encoder import MtebEncoder
 from callbacks.mteb_tasks import evaluate_tasks, load_tasks
+from callbacks.task_fingerprint import task_fingerprint
 from lightning_app.evaluate import Scorer, read_examples, read_scores, revision
+from lightning_app.loading import Loading
 from lightning_app.model import Model
 from lightning_app.stages import Stage, StageGraph
 from modules import TextEncoder
 from modules.st_folder import EncoderConfig
 from tests.tiny_encoder import tiny_encoder
-from tests.tiny_mirror import QUERIES, SENTENCES, write_clustering, write_sts, write_xquad
+from tests.tiny_mirror import PAIRS, QUERIES, SENTENCES, write_clustering, write_sts, write_xquad
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -51,46 +50,64 @@ def base(tmp_path: Path) -> Model:
 
 def scores_stage(model: Model, graph: StageGraph, data_root: Path, tasks: list[str], **options: Any) -> Stage:
     settings = MtebCallback(tasks, data_root=str(data_root), **options)
-    return Scorer(settings, torch.device("cpu")).stage(model, graph)
+    return Scorer(settings, torch.device("cpu"), Loading()).stage(model, graph)
 
 
-def test_the_revision_is_of_all_that_determines_a_score(monkeypatch: pytest.MonkeyPatch) -> None:
-    a = tiny_encoder(0)
+def loaded(root: Path, name: str = "STSBenchmark", **caps: int) -> Any:
+    return load_tasks(TaskSelection([name], **caps), str(root))[0]
+
+
+def test_the_revision_is_of_all_that_determines_a_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for root in ("one", "two", "other"):
+        write_sts(tmp_path / root, pairs=list(reversed(PAIRS)) if root == "other" else PAIRS)
+    write_xquad(tmp_path / "one")
+    a, sts = tiny_encoder(0), loaded(tmp_path / "one")
 
     def of(
-        encoder: Any = a, weights: str = "a", prompts: Any = None, precision: str = "float32", task: str = "x"
+        encoder: Any = a, sha256: str = "a", prompts: Any = None, precision: str = "float32", task: Any = sts
     ) -> str:
-        return revision(encoder, weights, prompts or {}, precision, task)
+        return revision(encoder, sha256, prompts or {}, precision, task)
 
     others = [
-        of(weights="b"),
+        of(sha256="b"),
         of(prompts={"STS": "x"}),
         of(tiny_encoder(config=EncoderConfig(max_length=16))),
         of(tiny_encoder(config=EncoderConfig(max_length=32, pooling="cls"))),
         of(tiny_encoder().to(torch.bfloat16)),
         of(precision="bfloat16"),
-        of(task="PythonDocsSTS-capped-10"),
+        of(task=loaded(tmp_path / "one", max_examples=10)),
+        of(task=loaded(tmp_path / "one", "XQuADRetrieval")),
+        of(task=loaded(tmp_path / "other")),
     ]
-    assert len({of(), *others}) == 8
-    assert of() == of(tiny_encoder(0)) == of(task="y")
-    parts = ["a", "torch.float32", asdict(a.config), {}]
-    before = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-    assert of() == before, "results of before there was a choice are still found"
-    monkeypatch.setattr(lightning_app.evaluate, "held_out_fingerprint", lambda: "another environment")
-    assert of(task="PythonDocsSTS-capped-10") not in others and of() == before
+    before = of()
+    assert len({before, *others}) == 10
+    assert of() == of(tiny_encoder(0)) == of(task=loaded(tmp_path / "two"))
+    monkeypatch.setattr(callbacks.task_fingerprint, "version", lambda package: "another")
+    task_fingerprint.cache_clear()
+    assert of() not in {before, *others}
 
 
-def test_the_precision_is_that_of_the_recipe_and_part_of_the_key_unless_it_is_float32(
+def test_the_precision_is_that_of_the_recipe_and_part_of_the_key(
     base: Model, tmp_path: Path, encoded: list[tuple[str, str]]
 ) -> None:
     graph = StageGraph(tmp_path / "run")
-    exact, rounded = (
-        scores_stage(base, graph, tmp_path, ["STSBenchmark"], precision=name) for name in ("float32", "bfloat16")
-    )
-    assert "precision" not in exact.content and rounded.content["precision"] == "bfloat16"
-    graph.run(exact)
-    graph.run(rounded)
+    for name in ("float32", "bfloat16"):
+        graph.run(scores_stage(base, graph, tmp_path, ["STSBenchmark"], precision=name))
     assert sorted(encoded) == sorted((text, name) for text in SENTENCES for name in ("float32", "bfloat16"))
+
+
+def test_other_gold_scores_give_other_scores(base: Model, tmp_path: Path, encoded: list[tuple[str, str]]) -> None:
+    """Of one run folder, with one mirror after another."""
+    scores = [pair["score"] for pair in PAIRS]
+    turned = [pair | {"score": 5 - score} for pair, score in zip(PAIRS, scores, strict=True)]
+    write_sts(tmp_path / "turned", pairs=turned)
+    graph = StageGraph(tmp_path / "run")
+    first, second, third = (
+        read_scores(graph.run(scores_stage(base, graph, root, ["STSBenchmark"])))["STSBenchmark"]
+        for root in (tmp_path, tmp_path / "turned", tmp_path)
+    )
+    assert first == third == pytest.approx(-second, abs=1e-6) and first != second
+    assert len(encoded) == 2 * len(SENTENCES), "what was scored before is not scored again"
 
 
 def test_another_task_is_scored_by_itself(base: Model, tmp_path: Path, encoded: list[tuple[str, str]]) -> None:

@@ -16,6 +16,7 @@ from callbacks.examples import evaluate_examples
 from callbacks.mteb_encoder import MtebEncoder
 from callbacks.mteb_tasks import evaluate_task, load_tasks, main_score
 from lightning_app.evaluate import Scorer
+from lightning_app.loading import Loading
 from lightning_app.model import Model
 from lightning_app.stages import StageGraph
 from lightning_app.study.significance import Row, read_row, significance, task_seed
@@ -125,7 +126,7 @@ def test_a_task_without_examples_only_shifts_the_average(tmp_path: Path) -> None
 def test_rows_of_a_run(tmp_path: Path) -> None:
     write_sts(tmp_path)
     graph = StageGraph(tmp_path / "run")
-    scorer = Scorer(MtebCallback(["STSBenchmark"], data_root=str(tmp_path)), torch.device("cpu"))
+    scorer = Scorer(MtebCallback(["STSBenchmark"], data_root=str(tmp_path)), torch.device("cpu"), Loading())
     rows = []
     for seed in (0, 3):
         tiny_encoder(seed).save(tmp_path / f"model{seed}")

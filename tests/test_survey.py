@@ -7,6 +7,7 @@ import torch
 from lightning import Trainer
 
 from lightning_app.__main__ import main
+from lightning_app.loading import Loading
 from lightning_app.model import Model
 from lightning_app.pipeline import Pipeline
 from lightning_app.recipe_settings import read_settings
@@ -58,7 +59,9 @@ def test_the_gram_matrix_is_that_of_the_task_vectors(tmp_path: Path) -> None:
         encoder.save(tmp_path / f"m{i}")
         models.append(Model(f"m{i}", path=str(tmp_path / f"m{i}")))
     graph = StageGraph(tmp_path / "run")
-    gram = read_gram(graph.run(geometry_stage("all", Model("base", path=str(tmp_path / "base")), models, graph)))
+    gram = read_gram(
+        graph.run(geometry_stage("all", Model("base", path=str(tmp_path / "base")), models, graph, Loading()))
+    )
 
     def flat(folder: str) -> torch.Tensor:
         weights = TextEncoder.load(tmp_path / folder).backbone.state_dict()

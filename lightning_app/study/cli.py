@@ -1,16 +1,20 @@
 """The verb study: the parser of a merge recipe, without a Trainer of its own."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks import MtebCallback
 from callbacks.task_cap import full_name
+from lightning_app.baselines import MAIN
 from lightning_app.evaluate import Scorer
 from lightning_app.merge_cli import MergeCLI
 from lightning_app.parser import instantiate
 from lightning_app.recipe_settings import read_settings
+from lightning_app.run_lock import locked
 from lightning_app.stages import StageGraph, is_main_process
 from lightning_app.study.dry_run import plan_table, time_per_text, with_inputs
 from lightning_app.study.looks import Looks
@@ -56,20 +60,29 @@ class StudyCLI(MergeCLI):
         Raises:
             UserError: a mistake in the recipe, before anything is trained.
         """
+        with ExitStack() as held:
+            if not self.section.dry_run:
+                held.enter_context(locked(self.section.run_dir))
+            self._run()
+
+    def _run(self) -> None:
         section = self.section
         if not self.mteb.selection:
             raise UserError("mteb.tasks is empty: a study compares scores, name the tasks")
         tasks = self.mteb.load()  # what is wrong here shows before training
-        graph = StageGraph(section.run_dir, section.fresh)
+        graph = StageGraph(section.run_dir, section.fresh and not section.dry_run)
         trainers = TrainerFactory(section.trainer, section.run_dir, int(section.seed_everything))
         recipe: StudyRecipe = instantiate(study=(StudyRecipe, section.study)).study
         check_tasks(recipe, list(section.model.experts), [full_name(task.metadata.name) for task in tasks])
-        scorer = Scorer(self.mteb, trainers.device)
+        scorer = Scorer(self.mteb, trainers.device, self.loading)
         study = Study(read_settings(section), recipe, trainers, graph, scorer, self._scorer(trainers))
+        stages = with_inputs(study.known_stages())
+        for line in [*trainers.remarks(MAIN), *study.pipeline.remarks()]:
+            rank_zero_info(line)
         if section.dry_run:
             if is_main_process():
-                rate = time_per_text(section.model.base, study.pipeline.data, trainers.device)
-                print(plan_table(with_inputs(study.known_stages()), graph, rate))
+                rate = time_per_text(section.model.base, self.loading, study.pipeline.data, trainers.device)
+                print(plan_table(stages, graph, rate))
                 print(f"\n{AFTERWARDS}")
             return
         if is_main_process():
@@ -87,4 +100,4 @@ class StudyCLI(MergeCLI):
     ) -> Scorer:
         """The recipe's scoring with other caps."""
         caps = {"max_examples": max_examples, "max_corpus": max_corpus}
-        return Scorer(MtebCallback(**self.section.mteb.as_dict() | caps), trainers.device)
+        return Scorer(MtebCallback(**self.section.mteb.as_dict() | caps), trainers.device, self.loading)

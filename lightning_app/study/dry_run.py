@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
+from lightning_app.loading import Loading
 from lightning_app.recipe_data import RecipeData
 from lightning_app.report import markdown_table
 from lightning_app.stages import Stage, StageGraph
-from modules import TextEncoder
 
 TIMED = 64
 """Texts that are embedded to estimate the time of a first run."""
@@ -60,9 +60,9 @@ def plan_table(stages: Sequence[Stage], graph: StageGraph, seconds_per_text: flo
 
 
 @torch.no_grad()
-def time_per_text(base: str, data: RecipeData, device: torch.device) -> float:
+def time_per_text(base: str, loading: Loading, data: RecipeData, device: torch.device) -> float:
     """Seconds that the base needs to embed a text of the probe, in a batch."""
-    encoder = TextEncoder.load(base).to(device)
+    encoder = loading.load(base).to(device)
     texts = [text for task in data.probe_tasks() for text in task.probe.texts[-1]][:TIMED]
     encoder.encode(texts)
     started = time.perf_counter()

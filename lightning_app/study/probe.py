@@ -3,11 +3,11 @@
 from functools import cached_property
 from pathlib import Path
 
+from lightning_app.loading import Loading
 from lightning_app.model import Model
 from lightning_app.recipe_data import RecipeData
 from lightning_app.stages import Stage, StageGraph, is_main_process
 from lightning_app.trainers import TrainerFactory
-from modules import TextEncoder
 from modules.embedding_module import EmbeddingModule
 from modules.json_files import read_json, write_json
 from modules.relative_loss import refuse_undefined
@@ -23,22 +23,25 @@ class Prober:
         graph: runs the stages.
         data: has the rows.
         base: its losses are what others are relative to.
+        loading: how models are loaded.
     """
 
-    def __init__(self, trainers: TrainerFactory, graph: StageGraph, data: RecipeData, base: Model) -> None:
-        self.trainers, self.graph, self.data, self.base = trainers, graph, data, base
+    def __init__(
+        self, trainers: TrainerFactory, graph: StageGraph, data: RecipeData, base: Model, loading: Loading
+    ) -> None:
+        self.trainers, self.graph, self.data, self.base, self.loading = trainers, graph, data, base, loading
 
     def stage(self, model: Model) -> Stage:
         """The stage that probes a model; its result is ``metric`` values by ``<data set>/<metric>``."""
         content = {
             **self.data.probe_content(),
-            "given": model.identity(),
-            "trainer": self.trainers.settings(lengths=False),
+            "given": model.identity(self.loading),
+            "trainer": self.trainers.settings("validation"),
         }
 
         def run(folder: Path) -> None:
             trainer = self.trainers.make_silent(model.name)
-            module = EmbeddingModule(TextEncoder.load(model.folder(self.graph)))
+            module = EmbeddingModule(self.loading.load(model.folder(self.graph)))
             trainer.validate(module, datamodule=self.data.probe(), verbose=False)
             if is_main_process():
                 found = {key.removeprefix("val/"): float(value) for key, value in trainer.callback_metrics.items()}

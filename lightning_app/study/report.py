@@ -203,7 +203,8 @@ class StudyReport:
         return direction_against_share(points, self.styles)
 
     def _gram(self, name: str, models: Sequence[Model]) -> Tensor:
-        stage = geometry_stage(name, self.study.pipeline.base, models, self.study.graph)
+        pipeline = self.study.pipeline
+        stage = geometry_stage(name, pipeline.base, models, self.study.graph, pipeline.settings.loading)
         return read_gram(self.study.graph.run(stage))
 
     def _landscape(self) -> Picture:

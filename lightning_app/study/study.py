@@ -78,7 +78,7 @@ class Study:
         merges = settings.merges | {name: merge for _, name, _, merge in sweeps}
         self.pipeline = Pipeline(replace(settings, recipes=recipes, merges=merges), trainers, graph)
         self.base = Row("base", self.pipeline.base)
-        self.prober = Prober(trainers, graph, self.pipeline.data, self.base.model)
+        self.prober = Prober(trainers, graph, self.pipeline.data, self.base.model, settings.loading)
         self.rows = [Row(m.name, m, self._kind(m.name)) for m in self.pipeline.baseline_models()]
         if all(row.name != MAIN for row in self.rows):
             self.rows.append(self._row(MAIN))

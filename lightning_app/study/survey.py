@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lightning_app.evaluate import Scorer
+from lightning_app.loading import Loading
 from lightning_app.merge_stages import Merge, MergeStages
 from lightning_app.model import Model
 from lightning_app.stages import Stage, StageGraph, is_main_process
-from modules import TextEncoder
 from modules.gather import barrier
-from modules.json_files import read_json, write_json
+from modules.json_files import read_json, read_kept_json, write_json
 from modules.merging import TaskArithmetic
 from modules.task_vectors import gram_matrices, load_task_vectors
 
@@ -57,8 +58,8 @@ def survey_stage(
         **stages.identity(merge),
         **stages.data.probe_content(),
         "places": [list(place) for place in places],
-        "trainer": stages.trainers.settings(lengths=False),
-        "tasks": None if scorer is None else scorer.content(),
+        "trainer": stages.trainers.settings("validation"),
+        "tasks": None if scorer is None else scorer.content,
     }
 
     def run(folder: Path) -> None:
@@ -84,7 +85,7 @@ def survey_stage(
 
 def read_points(folder: Path) -> list[Point]:
     """What a survey has found so far."""
-    return [Point(**point) for point in read_json(folder / FILE, default=[])]
+    return [Point(**point) for point in read_kept_json(folder / FILE, [], "all places are measured", rank_zero_info)]
 
 
 def write_points(folder: Path, points: Sequence[Point]) -> None:
@@ -92,7 +93,7 @@ def write_points(folder: Path, points: Sequence[Point]) -> None:
     write_json(folder / FILE, [asdict(point) for point in points])
 
 
-def geometry_stage(name: str, start: Model, models: Sequence[Model], graph: StageGraph) -> Stage:
+def geometry_stage(name: str, start: Model, models: Sequence[Model], graph: StageGraph, loading: Loading) -> Stage:
     """A stage that takes the Gram matrix of the task vectors of models.
 
     Args:
@@ -100,12 +101,14 @@ def geometry_stage(name: str, start: Model, models: Sequence[Model], graph: Stag
         start: what the task vectors are taken against.
         models: N of them.
         graph: knows where they lie.
+        loading: how they are loaded.
     """
-    content: dict[str, Any] = {"start": start.identity(), "given": [model.identity() for model in models]}
+    given = [model.identity(loading) for model in models]
+    content: dict[str, Any] = {"start": start.identity(loading), "given": given}
 
     def run(folder: Path) -> None:
         if is_main_process():
-            encoder = TextEncoder.load(start.folder(graph))
+            encoder = loading.load(start.folder(graph))
             folders = {str(i): model.folder(graph) for i, model in enumerate(models)}
             vectors = load_task_vectors(encoder, folders)
             gram = gram_matrices(vectors, dict.fromkeys(vectors, "model"))[0]

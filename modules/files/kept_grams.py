@@ -17,6 +17,7 @@ from torch import Tensor
 from modules.files.lora import CONFIG
 from modules.files.task_vectors import TaskVectorFiles, progress
 from modules.gram import gram_of
+from modules.json_files import read_kept_json
 from modules.merging.base import Preparation
 
 FOLDER = "statistics"
@@ -74,9 +75,10 @@ def kept_grams(
     folders = list(folders)
     identity = json.dumps([[_stamps(folder) for folder in folders], preparation])
     path = folders[1] / FOLDER / f"gram-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
-    if path.is_file():
+    kept = read_kept_json(path, None, "angles are measured again", say)
+    if kept is not None:
         say(f"angles are known from an earlier merge: {path}")
-        return _from_json(json.loads(path.read_text(encoding="utf-8")))
+        return _from_json(kept)
     grams = measured()
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:

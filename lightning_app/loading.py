@@ -1,0 +1,51 @@
+"""How the models of a run are loaded: what the recipe says once, for all of them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modules import TextEncoder
+from modules.base_model import find_base_model, folder_sha256
+from modules.st_folder import is_st_folder
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What has to be said to load a model, the same for the base, experts, starts, statistics, probes and scores.
+
+    Args:
+        pooling: of plain transformers folders; sentence-transformers folders say their own.
+        trust_remote_code: let transformers run code that comes with a model.
+        base: the model that may not pool otherwise than `pooling` says, even if it says so itself.
+    """
+
+    pooling: str | None = None
+    trust_remote_code: bool = False
+    base: str | None = None
+
+    def load(self, model: str) -> TextEncoder:
+        """Load a folder or a hub name.
+
+        Raises:
+            UserError: it cannot be loaded, or it is the base and pools otherwise.
+        """
+        return TextEncoder.load(model, **self.options(model))
+
+    def options(self, model: str) -> dict[str, Any]:
+        """The arguments ``pooling`` and ``trust_remote_code`` of whatever loads this model."""
+        pooling = self.pooling if model == self.base or is_plain(model) else None
+        return {"pooling": pooling, "trust_remote_code": self.trust_remote_code}
+
+    def identity(self, model: str) -> dict[str, Any]:
+        """What a stage's key must hold of a model that is given: its whole content, and how it is read."""
+        found: dict[str, Any] = {"folder": folder_sha256(model)}
+        if is_plain(model):
+            found["pooling"] = self.pooling or "mean"
+        if self.trust_remote_code and any(find_base_model(model).rglob("*.py")):
+            found["trust_remote_code"] = True
+        return found
+
+
+def is_plain(model: str | Path) -> bool:
+    """Whether a model is a transformers checkpoint that does not say how it pools."""
+    return not is_st_folder(find_base_model(str(model)))

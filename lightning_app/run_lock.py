@@ -1,0 +1,43 @@
+"""One run a folder: a second one that writes there too is refused."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from modules import UserError
+from modules.gather import is_main_process
+
+FILE = ".lock"
+
+
+@contextmanager
+def locked(run_dir: str | Path) -> Iterator[None]:
+    """Hold a run folder, which is made if absent; the main process does so for all processes of its run.
+
+    The lock goes with the process, however that ends; the file stays.
+
+    Raises:
+        UserError: another run holds it.
+    """
+    if not is_main_process():
+        yield
+        return
+    Path(run_dir).mkdir(parents=True, exist_ok=True)
+    with (Path(run_dir) / FILE).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"{run_dir} is being written by another run (process {file.read().strip() or 'unknown'}): wait for it, "
+                "stop it, or give this one a folder of its own with --run_dir"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # a child process may still have it open
