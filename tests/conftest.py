@@ -1,8 +1,12 @@
 """A tiny base model and tiny data sets, from which every test can make a whole run."""
 
+import contextlib
+import gc
+import io
 import json
 import os
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ import torch
 import yaml
 
 import modules.tokenized_texts
+from lightning_app.__main__ import main
 from tests.tiny_encoder import WORDS, tiny_encoder
 
 
@@ -21,6 +26,13 @@ from tests.tiny_encoder import WORDS, tiny_encoder
 def one_thread() -> None:
     """Tiny tensors are slower on several threads."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def frozen_imports() -> None:
+    """Spare garbage collection the million objects of imported modules: a run collects after each of its stages."""
+    gc.collect()
+    gc.freeze()
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -80,6 +92,22 @@ class Project:
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a finished run of the project's recipe, to be read or copied, and what the run printed."""
+    project = Project(tmp_path_factory.mktemp("finished"))
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main(["fit", "--config", str(project.recipe)]) == 0
+    return project.run_dir, printed.getvalue()
+
+
+@pytest.fixture
+def fitted(project: Project, finished_run: tuple[Path, str]) -> Project:
+    """The project with a copy of the finished run."""
+    shutil.copytree(finished_run[0], project.run_dir)
+    return project
 
 
 @pytest.fixture

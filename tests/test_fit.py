@@ -30,10 +30,10 @@ def finished(project: Project) -> dict[str, int]:
     return {file.parent.name: file.stat().st_mtime_ns for file in (project.run_dir / "stages").glob("*/stage.json")}
 
 
-def test_fit_makes_everything(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    fit(project)
+def test_fit_makes_everything(fitted: Project, finished_run: tuple[Path, str]) -> None:
+    project = fitted
     report = (project.run_dir / "report.md").read_text()
-    assert report in capsys.readouterr().out
+    assert report in finished_run[1]
     rows = ("base", "qa", "sts", "joint", "average", "slerp", "learned_linear", "self_positioning")
     assert all(f"| {row} " in report for row in rows)
     folder = project.stages()["position-self_positioning"]
@@ -106,9 +106,8 @@ def test_the_search_and_the_method_are_keys_of_a_recipe(project: Project) -> Non
     assert found["passes"]["backward"] == found["passes"]["forward"] >= 4 * 4
 
 
-def test_a_second_fit_only_makes_what_changed(project: Project) -> None:
-    fit(project)
-    first = finished(project)
+def test_a_second_fit_only_makes_what_changed(fitted: Project) -> None:
+    project, first = fitted, finished(fitted)
     fit(project)
     assert finished(project) == first
     assert main(["fit", "--config", str(project.run_dir / "config.yaml")]) == 0
@@ -132,8 +131,8 @@ def test_one_model_under_two_names_is_trained_once(project: Project) -> None:
     assert {name for name in finished(project) if name.startswith("model-")} <= first.keys()
 
 
-def test_the_same_seed_gives_the_same_result(project: Project) -> None:
-    fit(project)
+def test_the_same_seed_gives_the_same_result(fitted: Project) -> None:
+    project = fitted
     first = load_file(project.stages()["position-self_positioning"] / "model" / "model.safetensors")
     fit(project, "--fresh")
     second = load_file(project.stages()["position-self_positioning"] / "model" / "model.safetensors")
@@ -183,8 +182,8 @@ def test_the_report_says_what_is_shared_with_and_fitted_to_test_tasks(project: P
     assert texts > 150 and 50 < exact < normalised < texts, "probe-validation rows are not trained on"
 
 
-def test_the_other_verbs(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    fit(project)
+def test_the_other_verbs(fitted: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    project = fitted
     config = ["--config", str(project.recipe)]
     capsys.readouterr()
     assert main(["validate", *config]) == 0
