@@ -11,18 +11,21 @@ from modules.search import Search
 WEIGHTS = "weights of "
 
 
-def merge_identity(weights: Mapping[str, str], method: MergeMethod, search: Search, **settings: Any) -> dict[str, Any]:
+def merge_identity(
+    base: str, experts: Mapping[str, str], method: MergeMethod, search: Search, **settings: Any
+) -> dict[str, Any]:
     """All that a position means nothing without, in plain values.
 
     Args:
-        weights: ``base`` and then each expert, in the order of the merge, to the sha256 of its weights.
+        base: the sha256 of its weights.
+        experts: name to the sha256 of the weights, in the order of the merge.
         method: how the task vectors are combined.
         search: how the numbers are found.
         settings: of the `MergeModule`.
     """
-    order = [name for name in weights if name != "base"]
-    identity = {"experts": order} | {f"{WEIGHTS}{name}": sha256 for name, sha256 in weights.items()}
-    return identity | {"method": describe(method), "search": describe(search)} | settings
+    weights = {f"{WEIGHTS}'{name}'": sha256 for name, sha256 in experts.items()}
+    models = {"experts": list(experts), f"{WEIGHTS}the base": base, **weights}
+    return models | {"method": describe(method), "search": describe(search)} | settings
 
 
 def refuse_other_merge(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:

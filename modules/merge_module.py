@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from modules.base_model import find_base_model, weights_sha256
@@ -27,10 +27,10 @@ from modules.merge_identity import merge_identity, refuse_other_merge
 from modules.merged_encoder import MergedEncoder
 from modules.merging import MergeMethod, Slerp
 from modules.position import Position
-from modules.relative_loss import refuse_undefined
+from modules.relative_loss import refuse_undefined, validation_losses
 from modules.search import Adam, Search
 from modules.task_batch import TaskBatch
-from modules.task_loss import local, task_loss
+from modules.task_loss import local
 from modules.task_vectors import load_task_vectors
 
 
@@ -81,10 +81,10 @@ class MergeModule(EmbeddingModule):
         folders = expert_folders(experts)
         load = partial(TextEncoder.load, trust_remote_code=trust_remote_code)
         encoder = load(base, pooling=pooling)
-        weights = {"base": weights_sha256(base)} | {name: weights_sha256(path) for name, path in folders.items()}
+        base_sha256 = weights_sha256(base)
         vectors = load_task_vectors(encoder, folders, settings_of, pooling, trust_remote_code)
         if not allow_suspicious:
-            refuse_wrong_experts(encoder, weights["base"], folders, vectors)
+            refuse_wrong_experts(encoder, base_sha256, folders, vectors)
         super().__init__(merged_encoder(encoder, vectors, folders, method, granularity, signed))
         self.mu, self.pull = mu, pull
         self.search = search or Adam()
@@ -92,8 +92,9 @@ class MergeModule(EmbeddingModule):
         self.settled = settled
         self.expert_names = list(folders)
         settings = {"granularity": granularity, "signed": signed, "mu": mu, "pull": pull}
-        self.identity = merge_identity(weights, method, self.search, **settings)
-        self.ancestors = lineage_through(find_base_model(base), weights["base"])
+        weights = {name: weights_sha256(path) for name, path in folders.items()}
+        self.identity = merge_identity(base_sha256, weights, method, self.search, **settings)
+        self.ancestors = lineage_through(find_base_model(base), base_sha256)
         self.base_losses: dict[str, float] = {}
         self._measured_on: dict[str, Any] = {}
         self._load = load
@@ -195,7 +196,7 @@ class MergeModule(EmbeddingModule):
             return
         self._begin()
         self._know_base()
-        self._keep_if_best(self._objective(self._measure(self.encoder)))
+        self._keep_if_best(self._objective(validation_losses(self.encoder, self.trainer)))
 
     def training_step(self, batch: TaskBatch | list[TaskBatch], batch_idx: int) -> Tensor:
         """The objective of one probe batch; of the whole probe, for a search that moves on it by itself."""
@@ -329,24 +330,10 @@ class MergeModule(EmbeddingModule):
             return
         assert isinstance(self.encoder, MergedEncoder)
         own, other = self.encoder.base, self._reference
-        self.base_losses = self._measure(own if other is None else other().eval().to(self.device))
+        base = own if other is None else other().eval().to(self.device)
+        self.base_losses = validation_losses(base, self.trainer)
         refuse_undefined(self.base_losses)
         self._measured_on = self.trainer.datamodule.validation_identity  # type: ignore[attr-defined]
-
-    @torch.no_grad()
-    def _measure(self, encoder: nn.Module) -> dict[str, float]:
-        """Mean loss of an encoder on the probe-validation rows of each data set, over all processes."""
-        losses = {}
-        for task, loader in zip(self.task_losses, self.trainer.datamodule.val_dataloader(), strict=True):  # type: ignore[attr-defined]
-            total = torch.zeros(2, device=self.device, dtype=torch.float32)  # sum of losses, number of rows
-            for batch in loader:
-                moved = batch.to(self.device)
-                with self.trainer.strategy.precision_plugin.val_step_context():
-                    loss = task_loss(encoder, moved, local).loss
-                total += torch.stack([loss * len(batch), torch.full_like(loss, len(batch))])
-            total = self.trainer.strategy.reduce(total, reduce_op="sum")
-            losses[task] = float(total[0] / total[1])
-        return losses
 
     def _objective(self, losses: dict[str, float]) -> float:
         for task, loss in losses.items():

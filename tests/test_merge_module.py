@@ -26,7 +26,10 @@ from modules import (
     TaskArithmetic,
     Ties,
     UserError,
+    merge_module,
+    relative_loss,
 )
+from modules.merge_identity import merge_identity, refuse_other_merge
 from modules.merged_encoder import MergedEncoder
 from modules.task_batch import TaskBatch
 from tests.conftest import Project, write_rows
@@ -171,6 +174,12 @@ def test_a_checkpoint_of_another_merge_is_refused(experts: Project, case: str) -
     module(experts).on_load_checkpoint(saved)
 
 
+def test_an_expert_may_be_called_base() -> None:
+    one, other = (merge_identity("0" * 64, {"base": sha256 * 64}, Slerp(), Adam()) for sha256 in "12")
+    with pytest.raises(UserError, match="its weights of 'base' is 1{12}, here it is 2{12}"):
+        refuse_other_merge(one, other)
+
+
 def test_a_checkpoint_of_other_experts_is_refused(experts: Project, tmp_path: Path) -> None:
     trainer = fit(experts, module(experts), max_epochs=1)
     trainer.save_checkpoint(tmp_path / "merge.ckpt")
@@ -178,7 +187,7 @@ def test_a_checkpoint_of_other_experts_is_refused(experts: Project, tmp_path: Pa
     with pytest.raises(UserError, match="experts is qa, sts, here it is sts, qa"):
         fit(experts, MergeModule(str(experts.base), turned, search=Adam(0.05)), checkpoint=str(tmp_path / "merge.ckpt"))
     tiny_encoder(seed=7).save(experts.folder / "sts")
-    with pytest.raises(UserError, match="weights of sts is [0-9a-f]{12}, here it is [0-9a-f]{12}; start without it"):
+    with pytest.raises(UserError, match="weights of 'sts' is [0-9a-f]{12}, here it is [0-9a-f]{12}; start without it"):
         fit(experts, module(experts), checkpoint=str(tmp_path / "merge.ckpt"))
 
 
@@ -216,18 +225,20 @@ def test_a_second_fit_knows_nothing_of_the_first(experts: Project) -> None:
     assert results(merge) == results(fresh)
 
 
-def test_what_was_measured_belongs_to_its_rows(experts: Project) -> None:
+def test_what_was_measured_belongs_to_its_rows(experts: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another data module has other base losses; the same rows are not measured again."""
     merge, fresh = module(experts), module(experts)
     validate(experts, merge)
-    measured, measure = [], merge._measure
-    merge._measure = lambda encoder: measured.append(encoder) or measure(encoder)  # type: ignore[func-returns-value, method-assign]
+    measured: list[Any] = []
+    real = relative_loss.validation_losses
+    monkeypatch.setattr(merge_module, "validation_losses", lambda *given: measured.append(given) or real(*given))  # type: ignore[func-returns-value]
     validate(experts, merge)
     assert not measured
     few = {"validation_size": 12}
-    assert validate(experts, merge, **few) == validate(experts, fresh, **few)
-    assert merge.base_losses == fresh.base_losses
+    there = validate(experts, merge, **few)
     assert len(measured) == 1
+    assert there == validate(experts, fresh, **few)
+    assert merge.base_losses == fresh.base_losses
 
 
 def test_merged_weights_follow_the_coefficients(experts: Project) -> None:
