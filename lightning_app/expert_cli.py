@@ -27,6 +27,7 @@ class ExpertCLI(AppCLI):
         sources = instantiate(tasks=(list[DataSource], section.data.tasks)).tasks
         size, seed = section.data.validation_size, section.data.seed
         self.tasks = list(load_tasks(sources, probe_size=0, validation_size=size, seed=seed).values())
+        self.show_rows()
         content = {
             "base": self.base.identity(),
             "model": {key: value for key, value in section.model.as_dict().items() if key != "base"},

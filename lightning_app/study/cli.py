@@ -4,6 +4,7 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks import MtebCallback
 from callbacks.task_cap import full_name
@@ -11,6 +12,7 @@ from lightning_app.evaluate import Scorer
 from lightning_app.merge_cli import MergeCLI
 from lightning_app.parser import instantiate
 from lightning_app.recipe_settings import read_settings
+from lightning_app.report import rows_table
 from lightning_app.stages import StageGraph, is_main_process
 from lightning_app.study.dry_run import plan_table, time_per_text, with_inputs
 from lightning_app.study.looks import Looks
@@ -66,6 +68,7 @@ class StudyCLI(MergeCLI):
         check_tasks(recipe, list(section.model.experts), [full_name(task.metadata.name) for task in tasks])
         scorer = Scorer(self.mteb, trainers.device)
         study = Study(read_settings(section), recipe, trainers, graph, scorer, self._scorer(trainers))
+        rank_zero_info(f"\n{rows_table(list(study.pipeline.data.tasks.values()))}\n")
         if section.dry_run:
             if is_main_process():
                 rate = time_per_text(section.model.base, study.pipeline.data, trainers.device)
