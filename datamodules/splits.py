@@ -80,7 +80,7 @@ def load_tasks(
     named = named_sources(sources)
     probe_sizes = _size_each(probe_size, list(named), "probe_size")
     validation_sizes = _size_each(validation_size, list(named), "validation_size")
-    data = {name: load_task(source, loss) for name, source in named.items()}
+    data = _read(named, loss or LossConfig())
     sizes = {name: _at_most_a_third(len(data[name]), probe_sizes[name], validation_sizes[name]) for name in named}
 
     cuts = {name: Cut(task, seed) for name, task in data.items()}
@@ -122,6 +122,18 @@ def named_sources(sources: Sources) -> dict[str, DataSource]:
 
 def _source(source: DataSource | str) -> DataSource:
     return DataSource(source) if isinstance(source, str) else source
+
+
+def _read(named: Mapping[str, DataSource], loss: LossConfig) -> dict[str, TaskData]:
+    """The rows of every source; those that differ in name, share and loss only are read once."""
+    read: dict[str, TaskData] = {}
+    data = {}
+    for name, source in named.items():
+        key = repr(replace(source, name="any", share=None, loss=None))
+        if key not in read:
+            read[key] = load_task(source, loss)
+        data[name] = replace(read[key], name=name).with_loss(source.loss or loss)
+    return data
 
 
 def _size_each(size: int | dict[str, int], names: list[str], key: str) -> dict[str, int]:

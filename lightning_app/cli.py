@@ -13,6 +13,7 @@ from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks import CostMeter, MtebCallback, ResumableRun, StageProgressBar
 from callbacks.task_texts import overlaps
@@ -23,7 +24,7 @@ from lightning_app.loading import Loading
 from lightning_app.model import Model
 from lightning_app.parser import OneLineParser
 from lightning_app.predict import predict, read_texts
-from lightning_app.report import report, score_table
+from lightning_app.report import report, rows_table, score_table
 from lightning_app.run_lock import locked
 from lightning_app.stages import Stage, StageGraph, is_main_process
 from lightning_app.trainers import TrainerFactory, as_json
@@ -206,13 +207,20 @@ class AppCLI(LightningCLI):
                 f"curves: tensorboard --logdir {self.section.run_dir}/logs",
             ]
             shared = overlaps(tasks, [part for task in self.data_sets() for part in (task.expert, task.probe)])
-            text = report(f"Report of {self.section.run_dir}", models, stages, self.graph, notes, shared)
+            text = report(
+                f"Report of {self.section.run_dir}", models, stages, self.graph, notes, shared, self.data_sets()
+            )
             (Path(self.section.run_dir) / "report.md").write_text(text, encoding="utf-8")
             print(f"\n{text}")
 
     def data_sets(self) -> list[SplitTask]:
         """All data sets that anything in this run trains on."""
         raise NotImplementedError
+
+    def show_rows(self) -> None:
+        """Say before training which rows of each data set go where."""
+        if self.subcommand == "fit":
+            rank_zero_info(f"\n{rows_table(self.data_sets())}\n")
 
     def followed_tests(self) -> list[str]:
         """A line for every callback of the recipe's that goes by a score on a test task."""

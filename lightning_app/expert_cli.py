@@ -27,6 +27,7 @@ class ExpertCLI(AppCLI):
         sources = instantiate(tasks=(list[DataSource], section.data.tasks)).tasks
         size, seed = section.data.validation_size, section.data.seed
         self.tasks = list(load_tasks(sources, probe_size=0, validation_size=size, seed=seed).values())
+        self.show_rows()
         content = {
             "base": self.base.identity(self.loading),
             "model": {key: section.model[key] for key in ("lr", "warmup", "weight_decay")},

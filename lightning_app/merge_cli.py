@@ -40,6 +40,7 @@ class MergeCLI(AppCLI):
     def prepare(self) -> Stage:
         """Train what has to be there before there can be a `MergeModule`."""
         self.pipeline = Pipeline(read_settings(self.section), self.trainers, self.graph)
+        self.show_rows()
         self.baselines = self.pipeline.baseline_models()
         stage = self.pipeline.model(MAIN).stage  # what is wrong with it shows before training
         assert stage is not None

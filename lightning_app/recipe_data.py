@@ -196,7 +196,9 @@ def refuse_small(what: str, data: TaskData, batch_size: int, key: str) -> None:
         UserError: there are fewer rows than a batch has.
     """
     if len(data) < batch_size:
-        raise UserError(f"{what} has {len(data)} rows, less than a batch of {batch_size}: lower batch_size ({key})")
+        raise UserError(
+            f"{what} has {len(data)} rows, less than a batch of {batch_size}: give it more, or lower batch_size ({key})"
+        )
 
 
 def _task_name(recipe: str, source: DataSource, data: Sequence[DataSource]) -> str:

@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from datamodules import SplitTask
 from datamodules.decontamination import Overlap
 from lightning_app.evaluate import read_scores
 from lightning_app.model import Model
+from lightning_app.rows_table import HEADER, rows_cells, rows_notes
 from lightning_app.stages import Stage, StageGraph
 from modules.json_files import read_json
 
@@ -22,6 +24,7 @@ def report(
     graph: StageGraph,
     notes: Sequence[str],
     overlaps: Mapping[str, Overlap],
+    data: Sequence[SplitTask],
 ) -> str:
     """The report in Markdown, which reads well on a screen too.
 
@@ -32,6 +35,7 @@ def report(
         graph: has the results.
         notes: lines under the tables.
         overlaps: name of each task to what it shares with the training rows.
+        data: the data sets.
     """
     parts = [f"# {title}"]
     if scores:
@@ -44,6 +48,7 @@ def report(
             "position that has several), `objective` the mean loss on the probe-validation rows relative to the base's."
         )
         parts += [explanation, markdown_table(["model", *next(iter(learned.values()))], _formatted(learned, 3))]
+    parts += ["Rows of each data set:", rows_table(data)]
     if overlaps:
         parts += [OVERLAP_LEGEND, overlap_table(overlaps)]
     parts += ["Seconds, all attempts included:", time_table(models, scores, graph)]
@@ -65,6 +70,12 @@ def score_table(scores: Mapping[str, Mapping[str, float]]) -> str:
         for name, row in rows.items()
     ]
     return markdown_table(["model", *columns], cells)
+
+
+def rows_table(data: Sequence[SplitTask]) -> str:
+    """Return the data sets by what becomes of their rows, and what is to be said about them."""
+    notes = "\n".join(f"- {note}" for note in rows_notes(data))
+    return "\n\n".join(filter(None, [markdown_table(HEADER, list(map(rows_cells, data))), notes]))
 
 
 def overlap_table(overlaps: Mapping[str, Overlap]) -> str:

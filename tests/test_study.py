@@ -55,6 +55,7 @@ def test_a_study_makes_everything(project: Project, capsys: pytest.CaptureFixtur
     text = (project.run_dir / "report.md").read_text()
     for row in ("base", "qa", "sts", "joint", "average", "learned_linear", "self_positioning"):
         assert f"| {row} " in text
+    assert "## The data\n\nRows of each data set" in text
     assert "resampled (joint " in text and "| joint 3:1 max " in text and "seed by seed" in text
     page = (project.run_dir / "report.html").read_text()
     assert page.index("<table") < page.index("<img")

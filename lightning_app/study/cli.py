@@ -14,6 +14,7 @@ from lightning_app.evaluate import Scorer
 from lightning_app.merge_cli import MergeCLI
 from lightning_app.parser import instantiate
 from lightning_app.recipe_settings import read_settings
+from lightning_app.report import rows_table
 from lightning_app.run_lock import locked
 from lightning_app.stages import StageGraph, is_main_process
 from lightning_app.study.dry_run import plan_table, time_per_text, with_inputs
@@ -79,6 +80,7 @@ class StudyCLI(MergeCLI):
         stages = with_inputs(study.known_stages())
         for line in [*trainers.remarks(MAIN), *study.pipeline.remarks()]:
             rank_zero_info(line)
+        rank_zero_info(f"\n{rows_table(list(study.pipeline.data.tasks.values()))}\n")
         if section.dry_run:
             if is_main_process():
                 rate = time_per_text(section.model.base, self.loading, study.pipeline.data, trainers.device)

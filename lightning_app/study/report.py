@@ -85,6 +85,7 @@ class StudyReport:
         ]
         sections = [
             Section("The models", tables=[tables.main()]),
+            Section("The data", tables=[tables.rows()]),
             Section("What was compared", tables=[table for table in compared if table is not None]),
             Section("Cost", tables=[tables.costs()]),
             Section("Conflict and imbalance", pictures=self.conflict()),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from callbacks.task_cap import full_name
 from lightning_app.evaluate import Scorer, read_scores
 from lightning_app.merge_stages import POSITION
+from lightning_app.rows_table import HEADER, rows_cells, rows_notes
 from lightning_app.study.cost import Cost, cost_of
 from lightning_app.study.looks import read_path
 from lightning_app.study.significance import Difference, Significance, read_row, significance
@@ -102,6 +103,11 @@ class StudyTables:
         header = [f"{learned.name} minus", "mean", *map(full_name, self.tasks)]
         note = "Differences with 95 % intervals: the choice of test examples alone, not what a training's seed adds."
         return Table("How sure the differences are, on whole tasks", header, cells, notes=[note])
+
+    def rows(self) -> Table:
+        """What becomes of the rows of each data set."""
+        data = list(self.study.pipeline.data.tasks.values())
+        return Table("Rows of each data set", HEADER, list(map(rows_cells, data)), notes=rows_notes(data))
 
     def final(self) -> Table:
         """The base and the best of each kind on whole tasks."""
