@@ -107,6 +107,9 @@ class AppCLI(LightningCLI):
             parser.add_argument("--out", type=str, help="The safetensors file to write: `embeddings` [texts, dim].")
         return parser
 
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: a checkpoint says nothing of the recipe, and a damaged one is told of by `load_weights`."""
+
     @property
     def section(self) -> Namespace:
         """The configuration of the verb."""

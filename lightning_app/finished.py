@@ -29,7 +29,7 @@ def publish(run_dir: str | Path, model: str | Path) -> str:
     except OSError:
         shutil.copytree(model, aside)
         how = "a copy of"
-    if not place.is_symlink():
+    if not (place.is_symlink() and aside.is_symlink()):  # a link takes the place of a link in one step
         _remove(place)
     aside.replace(place)
     return f"the model: {place}, {how} {target}"

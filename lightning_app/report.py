@@ -47,7 +47,7 @@ def report(
             "Positions learned: `a` the free numbers, `c` the factor of each task vector (means over the groups of a "
             "position that has several), `objective` the mean loss on the probe-validation rows relative to the base's."
         )
-        parts += [explanation, markdown_table(["model", *next(iter(learned.values()))], _formatted(learned, 3))]
+        parts += [explanation, position_table(learned)]
     parts += ["Rows of each data set:", rows_table(data)]
     if overlaps:
         parts += [OVERLAP_LEGEND, overlap_table(overlaps)]
@@ -78,6 +78,15 @@ def rows_table(data: Sequence[SplitTask]) -> str:
     return "\n\n".join(filter(None, [markdown_table(HEADER, list(map(rows_cells, data))), notes]))
 
 
+def position_table(positions: Mapping[str, Mapping[str, float]]) -> str:
+    """Models by the numbers of their positions; those of an expert that a model is not made of are left empty."""
+    kinds = ["a", "c", "scale", "objective"]
+    names = dict.fromkeys(name for numbers in positions.values() for name in numbers)
+    columns = sorted(names, key=lambda name: kinds.index(name.split("/")[0]))
+    rows = [[name, *(f"{of[c]:.3f}" if c in of else "" for c in columns)] for name, of in positions.items()]
+    return markdown_table(["model", *columns], rows)
+
+
 def overlap_table(overlaps: Mapping[str, Overlap]) -> str:
     """Tasks by what their texts share with the training rows."""
     rows = [[name, *(f"{count:,}" for count in (o.texts, o.exact, o.normalised))] for name, o in overlaps.items()]
@@ -94,7 +103,8 @@ def time_table(models: Sequence[Model], scores: Mapping[str, Stage], graph: Stag
         for model in models
     }
     rows["together"] = {column: sum(row[column] for row in rows.values()) for column in ("training", "scoring")}
-    return markdown_table(["model", "training", "scoring"], _formatted(rows, 1))
+    cells = [[name, *(f"{value:.1f}" for value in row.values())] for name, row in rows.items()]
+    return markdown_table(["model", "training", "scoring"], cells)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -107,10 +117,6 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
     rule = f"|{'|'.join('-' * (w + 1) + ('-' if i == 0 else ':') for i, w in enumerate(widths))}|"
     return "\n".join([line(header), rule, *map(line, rows)])
-
-
-def _formatted(rows: Mapping[str, Mapping[str, float]], digits: int) -> list[list[str]]:
-    return [[name, *(f"{value:.{digits}f}" for value in row.values())] for name, row in rows.items()]
 
 
 def _read_position(stage: Stage, graph: StageGraph) -> dict[str, float]:

@@ -147,3 +147,7 @@ def test_verbs_before_fit(project: Project, capsys: pytest.CaptureFixture[str]) 
     assert "'qa' is not trained yet" in error_of(capsys, "validate", *config)
     assert "predict needs --texts" in error_of(capsys, "predict", *config, "--folder", str(project.base))
     assert "mteb.tasks is empty" in error_of(capsys, "test", *config, "--folder", str(project.base))
+    texts = project.folder / "texts.txt"
+    texts.write_text("a cat\n")
+    predict = ["predict", *config, "--texts", str(texts), "--out", str(project.folder / "out.safetensors")]
+    assert re.search(r"there is no model .*/run/model: run fit first", error_of(capsys, *predict))

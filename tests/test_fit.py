@@ -192,12 +192,44 @@ def test_the_other_verbs(fitted: Project, capsys: pytest.CaptureFixture[str]) ->
     texts, out = project.folder / "texts.txt", project.folder / "out.safetensors"
     texts.write_text("\n".join(TEXTS) + "\n")
     merged = project.stages()["position-self_positioning"] / "model"
+    assert (project.run_dir / "model").resolve() == merged.resolve() and (project.run_dir / "model").is_symlink()
     expected = TextEncoder.load(merged).encode(TEXTS)
     for where in ([], ["--folder", str(merged)], ["--ckpt_path", str(merged.parent / "last.ckpt")]):
         assert main(["predict", *config, *where, "--texts", str(texts), "--out", str(out)]) == 0
         assert torch.allclose(load_file(out)["embeddings"], expected, atol=1e-6)
-    assert main(["test", *config, "--folder", str(merged), "--mteb.tasks", "[PythonDocsSTS]"]) == 0
+    for path in (project.folder / "qa.jsonl", project.stages()["model-qa"] / "stage.json"):
+        path.unlink()  # what the model was made of is not needed any more
+    assert main(["predict", *config, "--texts", str(texts), "--out", str(out)]) == 0
+    assert torch.allclose(load_file(out)["embeddings"], expected, atol=1e-6)
+    assert main(["test", *config, "--mteb.tasks", "[PythonDocsSTS]"]) == 0
     assert "PythonDocsSTS" in capsys.readouterr().out
+
+
+def test_a_search_on_the_whole_probe_takes_what_it_can_use(project: Project, caplog: pytest.LogCaptureFixture) -> None:
+    """Of what is right for experts; for the section's own position, and for another."""
+    content = project.content()
+    content["model"]["search"] = {"class_path": "modules.CmaEs"}
+    content["merges"] = {"other": {"search": {"class_path": "modules.Bfgs"}}}
+    content["trainer"] |= {
+        "gradient_clip_val": 1.0, "gradient_clip_algorithm": "norm", "accumulate_grad_batches": 2,
+        "limit_train_batches": 0.5, "max_time": "00:01:00:00", "detect_anomaly": True,
+    }  # fmt: skip
+    project.write(content | {"baselines": ["other"]})
+    fit(project)
+    said = [line for line in caplog.messages if "for experts only" in line]
+    keys = "accumulate_grad_batches, trainer.gradient_clip_val, trainer.gradient_clip_algorithm, trainer.limit_train_b"
+    assert [keys in line for line in said] == [True, True]
+    assert "CmaEs takes whole passes" in said[0] and "Bfgs takes whole passes" in said[1]
+
+
+def test_a_merge_of_the_main_position_finds_it_trained_with_the_callbacks(project: Project) -> None:
+    content = project.content()
+    stop = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss", "patience": 5}}
+    content["trainer"] |= {"callbacks": [stop]}
+    content["merges"] = {"half": {"experts": ["self_positioning"], "weighting": "equal", "scales": [0.5]}}
+    project.write(content | {"baselines": ["half"]})
+    fit(project)
+    assert len(list(project.run_dir.glob("stages/position-self_positioning-*"))) == 1
 
 
 def test_the_same_job_in_python(project: Project, tmp_path: Path) -> None:

@@ -1,0 +1,89 @@
+"""Every model of a run is loaded as the recipe says: pooling of plain folders, and whether code may run."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import lightning_app
+from callbacks import MtebCallback
+from callbacks.mteb_encoder import MtebEncoder
+from callbacks.mteb_tasks import evaluate_tasks, load_tasks
+from lightning_app.__main__ import main
+from lightning_app.evaluate import Scorer, read_scores
+from lightning_app.loading import Loading
+from lightning_app.model import Model
+from lightning_app.stages import StageGraph
+from modules import TextEncoder, UserError
+from modules.st_folder import EncoderConfig
+from tests.conftest import Project
+from tests.tiny_encoder import tiny_encoder
+from tests.tiny_mirror import write_sts
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+def save_plain(folder: Path) -> None:
+    plain = tiny_encoder()
+    plain.backbone.save_pretrained(folder)
+    plain.tokenizer.save_pretrained(folder)
+
+
+def test_only_one_place_loads_models() -> None:
+    """Any other would forget what the recipe says."""
+    package = Path(lightning_app.__file__).parent
+    calls = [path.name for path in package.rglob("*.py") if "TextEncoder.load(" in path.read_text()]
+    assert calls == ["loading.py"]
+
+
+def test_a_pooling_is_for_folders_that_do_not_say_their_own(tmp_path: Path) -> None:
+    save_plain(tmp_path / "plain")
+    tiny_encoder().save(tmp_path / "mean")
+    loading = Loading(pooling="cls", base=str(tmp_path / "plain"))
+    assert loading.load(str(tmp_path / "plain")).config.pooling == "cls"
+    assert loading.load(str(tmp_path / "mean")).config.pooling == "mean"
+    with pytest.raises(UserError, match="pools by mean, not by cls"):
+        Loading(pooling="cls", base=str(tmp_path / "mean")).load(str(tmp_path / "mean"))
+
+
+def test_an_identity_holds_what_changes_the_result(tmp_path: Path) -> None:
+    save_plain(tmp_path / "plain")
+    tiny_encoder().save(tmp_path / "mean")
+    plain, whole = str(tmp_path / "plain"), str(tmp_path / "mean")
+    assert Loading().identity(plain) == Loading("mean").identity(plain) != Loading("cls").identity(plain)
+    assert Loading().identity(whole) == Loading("mean", trust_remote_code=True).identity(whole)
+    (tmp_path / "mean" / "modeling_own.py").write_text("x = 1\n")
+    assert Loading().identity(whole) != Loading(trust_remote_code=True).identity(whole)
+
+
+def test_a_plain_base_is_scored_as_it_pools(tmp_path: Path) -> None:
+    save_plain(tmp_path / "plain")
+    write_sts(tmp_path)
+    graph, mteb = StageGraph(tmp_path / "run"), MtebCallback(["STSBenchmark"], data_root=str(tmp_path))
+    base = Model("base", path=str(tmp_path / "plain"))
+    for pooling in ("cls", "mean"):
+        scorer = Scorer(mteb, torch.device("cpu"), Loading(pooling, base=base.path))
+        encoder = tiny_encoder(config=EncoderConfig(pooling=pooling))
+        expected = evaluate_tasks(MtebEncoder(encoder), load_tasks(["STSBenchmark"], str(tmp_path)))
+        assert read_scores(graph.run(scorer.stage(base, graph))) == pytest.approx(expected, abs=1e-4)
+
+
+def test_all_models_of_a_fit_pool_as_the_plain_base(project: Project) -> None:
+    """Experts, what is started from one, statistics, fixed and learned merges around a joint model."""
+    save_plain(project.folder / "plain")
+    content = project.content()
+    content["model"] |= {"base": str(project.folder / "plain"), "pooling": "cls"}
+    content["recipes"]["late"] = content["recipes"]["sts"] | {"start": "joint"}
+    content["merges"] = {"around": {"start": "joint", "experts": ["late"], "max_steps": 2}}
+    content["baselines"] = ["base", "around", "fisher"]
+    project.write(content)
+    assert main(["fit", "--config", str(project.recipe)]) == 0
+    saved = [folder / "model" for name, folder in project.stages().items() if not name.startswith("scores")]
+    assert {TextEncoder.load(folder).config.pooling for folder in saved} == {"cls"} and len(saved) == 7
+    report = (project.run_dir / "report.md").read_text()
+    assert "| model            |  a/qa | a/sts | a/late |" in report, (
+        "positions between other experts have other numbers"
+    )
+    found = json.loads((project.stages()["position-around"] / "position.json").read_text())
+    assert 0 < found["objective"] < 1.5, "relative to the plain base, which is read as the recipe says"

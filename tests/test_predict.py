@@ -1,0 +1,67 @@
+"""What `predict` embeds."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+
+from lightning_app.finished import finished_model, publish
+from lightning_app.predict import default_prompt, predict, read_texts
+from modules import TextEncoder, UserError
+from modules.st_folder import EncoderConfig
+from tests.tiny_encoder import tiny_encoder
+
+PROMPTS = {"query": "query : ", "passage": "document : "}
+
+
+@pytest.mark.parametrize("default", ["query", None])
+def test_the_default_prompt_goes_before_every_text(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, default: str | None
+) -> None:
+    tiny_encoder(config=EncoderConfig(max_length=32, prompts=PROMPTS, default_prompt_name=default)).save(tmp_path / "m")
+    (tmp_path / "texts.txt").write_text("a cat\nthe sky is blue\u2028a ball\n", encoding="utf-8")
+    out = str(tmp_path / "out.safetensors")
+    texts = read_texts(str(tmp_path / "texts.txt"), out)
+    with caplog.at_level("INFO"):
+        predict(TextEncoder.load(tmp_path / "m"), texts, out)
+    expected = torch.tensor(SentenceTransformer(str(tmp_path / "m"), device="cpu").encode(texts))
+    assert torch.allclose(load_file(out)["embeddings"], expected, atol=1e-5) and len(texts) == 2
+    assert ("the model's default prompt, 'query : '" in caplog.text) == (default is not None)
+    assert default_prompt(EncoderConfig(prompts=PROMPTS, default_prompt_name="absent")) == ""
+
+
+def test_an_empty_line_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "texts.txt"
+    for content, line in (("a\n \nb\n", 2), ("", 1)):
+        file.write_text(content)
+        with pytest.raises(UserError, match=f"texts.txt:{line}: an empty line has no embedding"):
+            read_texts(str(file), "out")
+
+
+def test_the_finished_model_is_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "two"):
+        (tmp_path / "stages" / name).mkdir(parents=True)
+        (tmp_path / "stages" / name / "config.json").write_text(name)
+    read = tmp_path / "model" / "config.json"
+    assert (
+        publish(tmp_path, tmp_path / "stages/one").endswith("model, a link to stages/one") and read.read_text() == "one"
+    )
+    moved = tmp_path / "moved"
+    publish(tmp_path, tmp_path / "stages/two")
+    assert Path(finished_model(tmp_path)).resolve() == tmp_path / "stages/two"
+
+    def no_links(*_: object, **__: object) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(Path, "symlink_to", no_links)
+    for name in ("one", "two"):
+        assert "a copy of" in publish(tmp_path, tmp_path / "stages" / name)
+        assert read.read_text() == name and not (tmp_path / "model").is_symlink()
+    monkeypatch.undo()
+    publish(tmp_path, tmp_path / "stages/one")
+    assert (tmp_path / "model").is_symlink() and read.read_text() == "one"
+    tmp_path.joinpath("stages").rename(moved)
+    with pytest.raises(UserError, match="run fit first"):
+        finished_model(tmp_path)
