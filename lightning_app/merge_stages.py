@@ -1,13 +1,14 @@
 """The stages that merge models: at given coefficients, the best of several, or at a learned position."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import LightningDataModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from callbacks import CoefficientTrace, CostMeter, ResumableRun
@@ -19,7 +20,7 @@ from lightning_app.recipe import MergeRecipe
 from lightning_app.recipe_data import RecipeData
 from lightning_app.stages import Stage, StageGraph, is_main_process
 from lightning_app.trainers import TrainerFactory
-from modules import Adam, Expert, MergeMethod, MergeModule, Search, Slerp, TaskArithmetic, UserError
+from modules import Bfgs, Expert, MergeMethod, MergeModule, Search, Slerp, TaskArithmetic, UserError
 from modules.describe import describe
 from modules.gather import barrier
 from modules.json_files import read_json, write_json
@@ -144,7 +145,7 @@ class MergeStages:
 
     def search(self, recipe: MergeRecipe) -> Search:
         """What finds the numbers of a learned merge."""
-        search: Search = recipe.search or self.options["search"] or Adam()
+        search: Search = recipe.search or self.options["search"] or Bfgs()
         return search
 
     def identity(self, merge: Merge) -> dict[str, Any]:
@@ -211,6 +212,7 @@ class MergeStages:
         """
         self.trainers.seed_stage()
         self.trainers.fit(trainer, module, data)
+        rank_zero_info(f"  {module.ending}")
         trainer.save_checkpoint(folder / "last.ckpt", weights_only=True)
         if trainer.is_global_zero:
             module.save(folder / "model")
@@ -218,6 +220,7 @@ class MergeStages:
                 "objective": module.best["objective"],
                 "passes": module.passes,
                 "history": module.history,
+                "ending": asdict(module.ending),
                 "position": module.describe_position(),
                 "mean_position": module.mean_position(),
             }

@@ -9,6 +9,7 @@ from lightning_app.evaluate import read_scores
 from lightning_app.model import Model
 from lightning_app.rows_table import HEADER, rows_cells, rows_notes
 from lightning_app.stages import Stage, StageGraph
+from modules.ending import Ending
 from modules.json_files import read_json
 
 OVERLAP_LEGEND = (
@@ -41,13 +42,15 @@ def report(
     if scores:
         table = score_table({model.name: read_scores(graph.folder(scores[model.name])) for model in models})
         parts += ["Main scores x 100, the best of each column in bold.", table]
-    learned = {m.name: _read_position(m.stage, graph) for m in models if m.stage and m.stage.kind == "position"}
+    stages = {m.name: m.stage for m in models if m.stage and m.stage.kind == "position"}
+    learned = {name: _read_position(stage, graph) for name, stage in stages.items()}
     if learned:
         explanation = (
             "Positions learned: `a` the free numbers, `c` the factor of each task vector (means over the groups of a "
             "position that has several), `objective` the mean loss on the probe-validation rows relative to the base's."
         )
-        parts += [explanation, position_table(learned)]
+        endings = [f"- {name} {read_ending(stages[name], graph)}" for name in learned]
+        parts += [explanation, position_table(learned), "\n".join(endings)]
     parts += ["Rows of each data set:", rows_table(data)]
     if overlaps:
         parts += [OVERLAP_LEGEND, overlap_table(overlaps)]
@@ -122,3 +125,8 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _read_position(stage: Stage, graph: StageGraph) -> dict[str, float]:
     found = read_json(graph.folder(stage) / "position.json")
     return {**found["mean_position"], "objective": found["objective"]}
+
+
+def read_ending(stage: Stage, graph: StageGraph) -> Ending:
+    """How the search of a learned position ended."""
+    return Ending(**read_json(graph.folder(stage) / "position.json")["ending"])

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from modules.base_model import find_base_model, weights_sha256
 from modules.embedding_module import EmbeddingModule, rows_of
 from modules.encoder import TextEncoder
+from modules.ending import Ending, ending_of
 from modules.errors import UserError
 from modules.experts import Expert, expert_folders, merged_encoder, refuse_wrong_experts
 from modules.full_precision import without_autocast
@@ -28,7 +29,7 @@ from modules.merged_encoder import MergedEncoder
 from modules.merging import MergeMethod, Slerp
 from modules.position import Position
 from modules.relative_loss import refuse_undefined, validation_losses
-from modules.search import Adam, Search
+from modules.search import Bfgs, Search
 from modules.task_batch import TaskBatch
 from modules.task_loss import local
 from modules.task_vectors import load_task_vectors
@@ -49,7 +50,7 @@ class MergeModule(EmbeddingModule):
         signed: whether a coefficient may become zero or negative, which drops or subtracts an expert.
         mu: weight of the scale in the objective; of several scales, of their mean.
         pull: weight of the L1 distance of the coefficients from their start (mean over groups) in the objective.
-        search: how the numbers are found; Adam on mini-batches by default.
+        search: how the numbers are found; BFGS on the whole probe by default, Adam on mini-batches in the paper.
         settled: training ends when no coefficient moved by more than this between two validations; 0 never ends.
         pooling: for a base that does not say how it pools.
         trust_remote_code: let transformers run code that comes with the models.
@@ -87,7 +88,7 @@ class MergeModule(EmbeddingModule):
             refuse_wrong_experts(encoder, base_sha256, folders, vectors)
         super().__init__(merged_encoder(encoder, vectors, folders, method, granularity, signed))
         self.mu, self.pull = mu, pull
-        self.search = search or Adam()
+        self.search = search or Bfgs()
         self.automatic_optimization = not self.search.full_probe
         self.settled = settled
         self.expert_names = list(folders)
@@ -113,7 +114,8 @@ class MergeModule(EmbeddingModule):
         self.passes = {"forward": 0, "backward": 0}
         self.history: list[dict[str, float]] = []
         self._start = self.position.coefficients().detach()
-        self._last_coefficients: Tensor | None = None
+        self._last_coefficients = self._start
+        self._start_objective = math.nan
         self._last_value = torch.tensor(math.nan)
 
     @property
@@ -121,6 +123,11 @@ class MergeModule(EmbeddingModule):
         """The trainable numbers."""
         assert isinstance(self.encoder, MergedEncoder)
         return self.encoder.position
+
+    @property
+    def ending(self) -> Ending:
+        """How the last search ended, or where it is."""
+        return ending_of(self.history, self._start_objective, self.settled)
 
     @property
     def full_probe(self) -> bool:
@@ -196,7 +203,8 @@ class MergeModule(EmbeddingModule):
             return
         self._begin()
         self._know_base()
-        self._keep_if_best(self._objective(validation_losses(self.encoder, self.trainer)))
+        self._start_objective = self._objective(validation_losses(self.encoder, self.trainer))
+        self._keep_if_best(self._start_objective)
 
     def training_step(self, batch: TaskBatch | list[TaskBatch], batch_idx: int) -> Tensor:
         """The objective of one probe batch; of the whole probe, for a search that moves on it by itself."""
@@ -265,9 +273,13 @@ class MergeModule(EmbeddingModule):
         objective = self._objective(dict(zip(self.task_losses, losses.tolist(), strict=True)))
         # Neither in the verb `validate` nor in Lightning's sanity check, which sees a few batches only.
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
-            self.history.append({**self.passes, "objective": objective})
+            now = self.position.coefficients().detach()
+            moved = float((now - self._last_coefficients).abs().max())
+            self._last_coefficients = now
+            self.history.append({**self.passes, "objective": objective, "moved": moved})
             self._keep_if_best(objective)
-            self._stop_if_settled()
+            if self.ending.settled:
+                self.trainer.should_stop = True
         return losses.new_tensor(objective)
 
     def on_fit_end(self) -> None:
@@ -299,6 +311,7 @@ class MergeModule(EmbeddingModule):
             "passes": self.passes,
             "history": self.history,
             "last_coefficients": self._last_coefficients,
+            "start_objective": self._start_objective,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -310,7 +323,7 @@ class MergeModule(EmbeddingModule):
         self.base_losses, self._measured_on = merge["base_losses"], merge["measured_on"]
         self._start, self.best = merge["start"], merge["best"]
         self.passes, self.history = merge["passes"], merge["history"]
-        self._last_coefficients = merge["last_coefficients"]
+        self._last_coefficients, self._start_objective = merge["last_coefficients"], merge["start_objective"]
         self._resumed = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
 
     def save(self, folder: str | Path) -> None:
@@ -345,9 +358,3 @@ class MergeModule(EmbeddingModule):
         if objective < self.best["objective"]:
             position = {key: value.detach().cpu().clone() for key, value in self.position.state_dict().items()}
             self.best = {"objective": objective, "position": position}
-
-    def _stop_if_settled(self) -> None:
-        now = self.position.coefficients().detach()
-        before, self._last_coefficients = self._last_coefficients, now
-        if before is not None and (now - before).abs().max() < self.settled:
-            self.trainer.should_stop = True

@@ -102,3 +102,42 @@ def test_a_search_goes_on_from_its_state(search: Search) -> None:
         return torch.cat([position.raw_a.detach().flatten(), position.raw_scale.detach()])
 
     assert torch.equal(run(stop=None), run(stop=3))
+
+
+def test_bfgs_tries_steepest_descent_in_the_step_in_which_its_curvature_misleads() -> None:
+    """A search that stays for one step would pass for settled."""
+    x = torch.nn.Parameter(torch.tensor([1.0, 1.0]))
+    optimizer = Bfgs().optimizer([x])
+
+    def closure() -> Tensor:
+        x.grad = None
+        loss = x.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    memory = optimizer.memory  # type: ignore[attr-defined]
+    memory["inverse"] = torch.diag(torch.tensor([1.0, -1e-3], dtype=torch.float64)) * 1e6  # leads far away, and up
+    before = float(memory["value"])
+    optimizer.step(closure)
+    assert float(memory["value"]) < before
+    assert float(x.detach().square().sum()) < before
+
+
+def test_bfgs_that_has_ended_evaluates_nothing() -> None:
+    x = torch.nn.Parameter(torch.tensor([1.0]))
+    optimizer, evaluated = Bfgs().optimizer([x]), []
+
+    def closure() -> Tensor:
+        evaluated.append(1)
+        x.grad = None
+        loss = x.square().sum() + 1
+        loss.backward()
+        return loss
+
+    for _ in range(20):
+        optimizer.step(closure)
+    count = len(evaluated)
+    optimizer.step(closure)
+    assert len(evaluated) == count
+    assert float(x.detach()) == pytest.approx(0.0, abs=1e-3)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from callbacks.task_cap import full_name
 from lightning_app.evaluate import Scorer, read_scores
 from lightning_app.merge_stages import POSITION
+from lightning_app.report import read_ending
 from lightning_app.rows_table import HEADER, rows_cells, rows_notes
 from lightning_app.study.cost import Cost, cost_of
 from lightning_app.study.looks import read_path
@@ -200,15 +201,18 @@ class StudyTables:
         return {key.removeprefix("c/"): value for key, value in found.items() if key.startswith("c/")}
 
     def positions(self) -> Table:
-        """Where every merge stands."""
-        found = {}
+        """Where every merge stands, and how every search ended, those of the sweeps, too."""
+        found, graph = {}, self.study.graph
         for row in self.study.main_rows:
             if row.model.stage is not None and row.model.stage.kind == "position":
                 path = read_path(self.study, row.model.stage)
                 found[row.name] = path.chosen | {"scale": path.chosen_scale}
         columns = list(dict.fromkeys(key for position in found.values() for key in position))
         rows = [[name, *(f"{p[key]:.3f}" if key in p else "" for key in columns)] for name, p in found.items()]
-        return Table("Positions learned: the factor of each task vector, means over layers", ["model", *columns], rows)
+        searched = {row.name: row.model.stage for row in self.study.rows if row.model.stage is not None}
+        notes = [f"{n} {read_ending(stage, graph)}" for n, stage in searched.items() if stage.kind == "position"]
+        caption = "Positions learned: the factor of each task vector, means over layers"
+        return Table(caption, ["model", *columns], rows, notes=notes)
 
     def costs(self) -> Table:
         """What each route costs, and what part of the resampling search that is."""

@@ -49,34 +49,51 @@ class BfgsOptimizer(NumberOptimizer):
         self.first_step = first_step
 
     def step(self, closure: Closure) -> Tensor:  # type: ignore[override]
-        """Move to a better point along the quasi-Newton direction; stay where there is none.
+        """Move to a better point along the quasi-Newton direction, or else along steepest descent.
 
-        After a direction that led nowhere the next step is one of steepest descent; after two, the search has ended.
+        Where neither leads to one, or the slope promises no change that float32 can show, the search has ended: the
+        step, and each one after it, stays where it is and evaluates nothing.
         """
         memory = self.memory
         if not memory:
             memory["value"], memory["gradient"] = self._evaluate(closure)
-        x, value, gradient = self.numbers(), memory["value"], memory["gradient"]
-        direction = -(memory["inverse"] @ gradient) if "inverse" in memory else self._first_direction(gradient)
-        slope = gradient @ direction
-        small_step = direction.abs().max() < RESOLUTION * x.abs().max().clamp(min=1)
-        if small_step or -slope < RESOLUTION * value.abs() or "stuck" in memory:
-            return value
-        length = 1.0
+        if "ended" not in memory and not self._descend(closure):
+            memory["ended"] = memory["value"]
+        return memory["value"]
+
+    def _descend(self, closure: Closure) -> bool:
+        """Take one step down; False where there is none."""
+        memory, x = self.memory, self.numbers()
+        value, gradient = memory["value"], memory["gradient"]
+        while True:
+            steepest = "inverse" not in memory
+            direction = self._first_direction(gradient) if steepest else -(memory["inverse"] @ gradient)
+            small = direction.abs().max() < RESOLUTION * x.abs().max().clamp(min=1)
+            if small or -(gradient @ direction) < RESOLUTION * value.abs():
+                return False
+            if self._search_along(direction, closure):
+                return True
+            if steepest:
+                return False
+            del memory["inverse"]  # what was learned of the curvature misleads here
+
+    def _search_along(self, direction: Tensor, closure: Closure) -> bool:
+        """Move to the first point along a direction that is low enough (backtracking); stay where there is none."""
+        memory, x = self.memory, self.numbers()
+        value, gradient = memory["value"], memory["gradient"]
+        slope, length = gradient @ direction, 1.0
         for _ in range(MOST_TRIALS):
             self.move_to(x + length * direction)
             found, there = self._evaluate(closure)
             if found <= value + SUFFICIENT * length * slope:
                 memory["value"], memory["gradient"] = found, there
                 self._learn_curvature(self.numbers() - x, there - gradient)
-                return found
+                return True
             # The minimum of the parabola through both values and the slope, kept within a tenth and a half.
             best = -slope * length / (2 * ((found - value) / length - slope))
             length *= float((best / length).nan_to_num(0.5).clamp(0.1, 0.5))
         self.move_to(x)
-        if memory.pop("inverse", None) is None:  # not even the steepest descent leads down
-            memory["stuck"] = value
-        return value
+        return False
 
     def _evaluate(self, closure: Closure) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
