@@ -70,9 +70,8 @@ class Cut:
 
     def _say_shortage(self, wanted: int, taken: int) -> None:
         sizes = [len(members) for members in self.rows.members.values()]
-        why = (
-            f"its {len(self.data):,} rows are {len(sizes):,} groups ({self.rows.rule}; the largest has {max(sizes):,})"
-        )
+        groups = "one group" if len(sizes) == 1 else f"{len(sizes):,} groups, the largest of {max(sizes):,}"
+        why = f"its {len(self.data):,} rows are {groups} ({self.rows.rule})"
         if self.left_out[HELD_OUT_ELSEWHERE]:
             why += f", and {self.left_out[HELD_OUT_ELSEWHERE]:,} rows are {HELD_OUT_ELSEWHERE}"
         if not taken:

@@ -95,7 +95,10 @@ def test_rows_of_one_query_are_in_one_part(tmp_path: Path, documents: int) -> No
 
 def test_one_query_with_all_documents_is_refused_and_a_group_column_is_the_way_on(tmp_path: Path) -> None:
     rows = [{"anchor": "what is new", "positive": f"document {row}", "id": row} for row in range(600)]
-    with pytest.raises(UserError, match=r"none of 64 rows can be held out: its 600 rows are 1 groups .*column 'group'"):
+    with pytest.raises(
+        UserError,
+        match=r"none of 64 rows can be held out: its 600 rows are one group \(rows of one anchor\), .*column 'group'",
+    ):
         split(tmp_path, rows)
     found = split(tmp_path, rows, columns={"group": "id"})
     assert (len(found.expert), len(found.probe), len(found.validation)) == (408, 128, 64)
