@@ -364,6 +364,14 @@ def test_another_pipeline_is_refused(
     refused(route, models, f"expert 'e1' ({models / 'e1'}) {message}; they must agree")
 
 
+def test_lower_casing_that_the_tokenizer_does_anyway_is_no_difference(models: Path) -> None:
+    """As sentence-transformers leaves it, which drops the flag on saving."""
+    for name in ("base", "e0", "e1"):
+        change_tokenizer(models / name, lower)
+    edit_json(models / "base" / "sentence_bert_config.json", do_lower_case=True)
+    assert on_disk(models) == []
+
+
 @both_routes
 @pytest.mark.parametrize("without", ["base", "e1"])
 def test_with_and_without_normalize_is_refused(without: str, route: Route, models: Path) -> None:
