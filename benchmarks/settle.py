@@ -3,8 +3,8 @@
     python benchmarks/settle.py quickstart
     python benchmarks/settle.py four-tasks --trainer.precision 32-true
 
-Every search is a stage of one run folder (``runs/settle-<recipe>``): a second call goes on where the first stopped. All keys of
-the recipe can be given on the command line. Adam has a budget of 20 passes over the probe, BFGS of 40 steps.
+Every search is a stage of one run folder (``runs/settle-<recipe>``): a second call goes on where the first stopped. All
+keys of the recipe can be given on the command line. Adam has a budget of 20 passes over the probe, BFGS of 40 steps.
 """
 
 import sys
