@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lightning_app.evaluate import Scorer
-from lightning_app.loading import Loading
+from lightning_app.loading import Loading, is_plain
 from lightning_app.merge_stages import Merge, MergeStages
 from lightning_app.model import Model
 from lightning_app.stages import Stage, StageGraph, is_main_process
@@ -108,9 +108,11 @@ def geometry_stage(name: str, start: Model, models: Sequence[Model], graph: Stag
 
     def run(folder: Path) -> None:
         if is_main_process():
-            encoder = loading.load(start.folder(graph))
+            base = start.folder(graph)
             folders = {str(i): model.folder(graph) for i, model in enumerate(models)}
-            vectors = load_task_vectors(encoder, folders)
+            # Whose prompts a merge would have changes no task vector.
+            settings_of = None if is_plain(base) else "base"
+            vectors = load_task_vectors(loading.load(base), folders, settings_of, **loading.options(base))
             gram = gram_matrices(vectors, dict.fromkeys(vectors, "model"))[0]
             write_json(folder / GRAM, gram.tolist())
 
