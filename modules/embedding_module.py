@@ -85,7 +85,15 @@ class EmbeddingModule(LightningModule):
         output = task_loss(self.encoder, batch, gather)
         # Waits for the device once a batch: a NaN that is found later has cost the run, and the name of its rows.
         finite = bool(output.loss.isfinite())
-        self.stop_unless(finite, lambda: f"the loss of {_bad_rows(output, batch)} is {float(output.loss)}")
+        if not self.trainer.strategy.reduce_boolean_decision(finite):
+            places = _not_finite(output)
+
+            def problem() -> str:
+                return f"the loss of {rows_of(batch, places or None)} is {float(output.loss)}"
+
+            # What was gathered from another process can be at fault: the rows to name are there.
+            self.stop_unless(not places, problem)
+            self.stop_unless(finite, problem)
         return output
 
     def stop_unless(self, finite: bool, problem: Callable[[], str]) -> None:
@@ -133,7 +141,8 @@ def rows_of(batch: TaskBatch, places: Sequence[int] | None = None) -> str:
     return f"'{batch.task}', rows {', '.join(map(str, rows[:SHOWN]))}{more}"
 
 
-def _bad_rows(output: TaskOutput, batch: TaskBatch) -> str:
-    """The batch, with those of its rows that have an embedding which is not finite; with all where none has."""
+def _not_finite(output: TaskOutput) -> list[int]:
+    """Places in the batch of the rows with an embedding that is not finite."""
     finite = torch.stack([column.isfinite().all(1) for column in output.embeddings]).all(0)
-    return rows_of(batch, (~finite).nonzero().flatten().tolist() or None)
+    places: list[int] = (~finite).nonzero().flatten().tolist()
+    return places
