@@ -82,8 +82,7 @@ def test_all_models_of_a_fit_pool_as_the_plain_base(project: Project) -> None:
     saved = [folder / "model" for name, folder in project.stages().items() if not name.startswith("scores")]
     assert {TextEncoder.load(folder).config.pooling for folder in saved} == {"cls"} and len(saved) == 7
     report = (project.run_dir / "report.md").read_text()
-    assert "| model            |  a/qa | a/sts | a/late |" in report, (
-        "positions between other experts have other numbers"
-    )
+    [header] = [line for line in report.splitlines() if line.startswith("| model") and "objective" in line]
+    assert all(f" a/{name} " in header for name in ("qa", "sts", "late")), "positions of different experts in one table"
     found = json.loads((project.stages()["position-around"] / "position.json").read_text())
     assert 0 < found["objective"] < 1.5, "relative to the plain base, which is read as the recipe says"
