@@ -106,8 +106,8 @@ def test_any_model_can_be_a_start_and_an_expert(project: Project) -> None:
     lines = (stages["position-sts_added"] / "coefficients.csv").read_text().splitlines()
     start = dict(zip(lines[0].split(","), map(float, lines[1].split(",")), strict=True))
     old = json.loads((stages["position-only_qa"] / "position.json").read_text())["position"]
-    assert start["scale"] == pytest.approx(old["scale"], rel=1e-5)
-    assert start["a/qa"] == pytest.approx(start["a/sts"])
+    assert start["c/qa"] == pytest.approx(old["c/qa"], rel=1e-5)
+    assert start["c/sts"] == pytest.approx(old["c/qa"], rel=1e-5), "a new expert starts at the mean of the others"
     report = (project.run_dir / "report.md").read_text()
     assert "## Cost\n\nCost" in report and "What the position depends on" not in report, "nothing was asked for that"
     assert not re.search(r"^## .*\n+(## |\Z)", report, re.MULTILINE), "no heading without anything below it"
