@@ -106,7 +106,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 @pytest.fixture
 def fitted(project: Project, finished_run: tuple[Path, str]) -> Project:
     """The project with a copy of the finished run."""
-    shutil.copytree(finished_run[0], project.run_dir)
+    shutil.copytree(finished_run[0], project.run_dir, symlinks=True)
     return project
 
 

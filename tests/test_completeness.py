@@ -212,6 +212,7 @@ def model_rows(project: Project) -> dict[str, Row]:
         "pooling": ({"model/pooling": "mean"}, set()),  # the base says so itself
         "trust_remote_code": ({"model/trust_remote_code": True}, set()),  # no model has any
         "allow_suspicious": ({"model/allow_suspicious": True}, set()),
+        "settings_of": ({"model/settings_of": "base"}, POSITIONS | {"merge:average", "merge:mixture"}),
     }
 
 

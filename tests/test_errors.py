@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,7 +37,14 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["fit", "--mteb.tasks", "[STSBenchmrk]"], "no MTEB task STSBenchmrk; did you mean STSBenchmark"),
     ],
 )
-def test_the_command_line(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+def test_the_command_line(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a run of the quickstart may hold its folder here
     line = error_of(capsys, *arguments)
     assert re.search(message, line), line
 
