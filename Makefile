@@ -13,7 +13,7 @@ fit: .venv/.fit
 	$(BIN)/python -m lightning_app fit
 
 test: .venv/.test
-	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.test
 	$(BIN)/ruff format --check .

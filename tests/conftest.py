@@ -22,6 +22,14 @@ from lightning_app.__main__ import main
 from tests.tiny_encoder import WORDS, tiny_encoder
 
 
+LONGEST = ("test_study.py", "test_fit.py", "test_distributed.py", "test_real_rows.py", "test_gpu_script.py")
+"""Files that take longest go first: of two processes, neither waits for one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     """Tiny tensors are slower on several threads."""
