@@ -21,7 +21,6 @@ import modules.tokenized_texts
 from lightning_app.__main__ import main
 from tests.tiny_encoder import WORDS, tiny_encoder
 
-
 LONGEST = ("test_study.py", "test_fit.py", "test_distributed.py", "test_real_rows.py", "test_gpu_script.py")
 """Files that take longest go first: of two processes, neither waits for one of them at the end."""
 
