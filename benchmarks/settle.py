@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 
 from lightning_app.cli import quiet_libraries
+from lightning_app.merge_stages import POSITION
 from lightning_app.parser import recipe_path
 from lightning_app.pipeline import Pipeline
 from lightning_app.recipe import MergeRecipe
@@ -22,20 +23,21 @@ from lightning_app.trainers import TrainerFactory
 from modules import Adam, Bfgs
 from modules.json_files import read_json
 
-PASSES = 20
-MERGES = {
-    "BFGS": MergeRecipe(search=Bfgs(), max_steps=40),
-    "Adam, lr 0.1, one pass": MergeRecipe(search=Adam(0.1)),
-    "then BFGS": MergeRecipe(search=Bfgs(), initial="Adam, lr 0.1, one pass", max_steps=40),
-    "Adam, lr 0.02": MergeRecipe(search=Adam(0.02)),
-    "Adam, lr 0.1": MergeRecipe(search=Adam(0.1)),
-    "Adam, lr 0.2": MergeRecipe(search=Adam(0.2)),
+SEARCHES = {
+    "BFGS": (MergeRecipe(search=Bfgs()), 40),
+    "Adam, lr 0.1, one pass": (MergeRecipe(search=Adam(0.1)), 1),
+    "then BFGS": (MergeRecipe(search=Bfgs(), initial="Adam, lr 0.1, one pass"), 40),
+    "Adam, lr 0.02": (MergeRecipe(search=Adam(0.02)), 20),
+    "Adam, lr 0.1": (MergeRecipe(search=Adam(0.1)), 20),
+    "Adam, lr 0.2": (MergeRecipe(search=Adam(0.2)), 20),
 }
+"""Name to the merge and its budget in epochs, each of which ends in a validation: a pass of Adam, a step of BFGS."""
+
 COLUMNS = ["search", "best objective", "last objective", "batches", "seconds", "coefficients", "end"]
 
 
 def pipeline(recipe: str, options: list[str]) -> Pipeline:
-    """The recipe's models, and its position by each search."""
+    """Return a pipeline of the recipe's models, and of its position by each search."""
     run_dir = f"runs/settle-{recipe}"
     arguments = ["--config", recipe_path(recipe), "--run_dir", run_dir, "--trainer.enable_progress_bar", "false"]
     section = StudyCLI([*arguments, *options]).section
@@ -43,10 +45,9 @@ def pipeline(recipe: str, options: list[str]) -> Pipeline:
     settings = read_settings(section)
     batches = settings.probe["size"] // settings.probe["batch_size"]
     merges = {
-        name: merge if merge.max_steps else replace(merge, max_steps=batches * (1 if "one" in name else PASSES))
-        for name, merge in MERGES.items()
+        name: replace(merge, max_steps=epochs * (batches if isinstance(merge.search, Adam) else 1))
+        for name, (merge, epochs) in SEARCHES.items()
     }
-    # An epoch of Adam is a pass over the probe, and so is a step of BFGS: both are validated after each.
     trainers = TrainerFactory(section.trainer, run_dir, int(section.seed_everything))
     return Pipeline(replace(settings, merges=merges, baselines=[]), trainers, StageGraph(run_dir))
 
@@ -57,10 +58,10 @@ def main() -> None:
     recipe, *options = sys.argv[1:]
     models = pipeline(recipe, options)
     rows = []
-    for name in MERGES:
+    for name in SEARCHES:
         stage = models.model(name).stage
         assert stage is not None
-        found = read_json(models.graph.run(stage) / "position.json")
+        found = read_json(models.graph.run(stage) / POSITION)
         c = " / ".join(f"{value:.3f}" for key, value in found["mean_position"].items() if key.startswith("c/"))
         numbers = [f"{found['objective']:.4f}", f"{found['history'][-1]['objective']:.4f}", found["passes"]["forward"]]
         seconds = f"{models.graph.seconds(stage):.0f}"

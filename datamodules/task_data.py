@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 from modules.errors import UserError
@@ -69,7 +70,12 @@ class TaskData:
         return replace(self, loss=resolve_loss(self.name, self.kind, loss))
 
     def fingerprint(self) -> str:
-        """SHA-256 of all that training reads: equal exactly for data sets that train the same model."""
+        """Return the SHA-256 of all that training reads: equal exactly for data sets that train the same model."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        # Kept, because a position asks at every validation, and a study for every stage.
         content = [self.kind, self.texts, self.prompts, self.target, asdict(self.loss)]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

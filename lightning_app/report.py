@@ -6,6 +6,7 @@ from statistics import fmean
 from datamodules import SplitTask
 from datamodules.decontamination import Overlap
 from lightning_app.evaluate import read_scores
+from lightning_app.merge_stages import POSITION
 from lightning_app.model import Model
 from lightning_app.rows_table import HEADER, rows_cells, rows_notes
 from lightning_app.stages import Stage, StageGraph
@@ -123,10 +124,10 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _read_position(stage: Stage, graph: StageGraph) -> dict[str, float]:
-    found = read_json(graph.folder(stage) / "position.json")
+    found = read_json(graph.folder(stage) / POSITION)
     return {**found["mean_position"], "objective": found["objective"]}
 
 
 def read_ending(stage: Stage, graph: StageGraph) -> Ending:
     """How the search of a learned position ended."""
-    return Ending(**read_json(graph.folder(stage) / "position.json")["ending"])
+    return Ending(**read_json(graph.folder(stage) / POSITION)["ending"])
