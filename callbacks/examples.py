@@ -65,7 +65,7 @@ def evaluate_examples(
 
 
 def read_examples(folder: Path, model: str, revision: str, task: str) -> Examples:
-    """What `evaluate_examples` has kept of the examples, of all subsets and splits; empty: nothing.
+    """Return the examples that `evaluate_examples` has kept, of all subsets and splits; empty: none.
 
     Args:
         folder: as it was given there.
@@ -79,7 +79,7 @@ def read_examples(folder: Path, model: str, revision: str, task: str) -> Example
 
 
 def examples_file(folder: Path, model: str, revision: str, task: str) -> Path:
-    """Where they are; see `read_examples`."""
+    """Return the path of the file that `read_examples` reads."""
     return folder / "examples" / model.replace("/", "__") / revision / f"{task}.json"
 
 

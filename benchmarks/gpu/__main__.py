@@ -41,7 +41,7 @@ def be_quiet() -> None:
 
 
 def head(device: torch.device, base: str) -> dict[str, str]:
-    """What the figures are of."""
+    """Return device, versions, model and command, which the figures belong to."""
     card = "CPU"
     if device.type == "cuda":
         card = (

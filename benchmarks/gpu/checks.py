@@ -31,17 +31,17 @@ class Checks:
     broken: list[str] = field(default_factory=list)
 
     def at_most(self, name: str, value: float, tolerance: float) -> None:
-        """Print and keep one."""
+        """Print and keep a check."""
         self.made.append(Check(name, value, tolerance))
         print(self.made[-1], flush=True)
 
     def true(self, name: str, holds: bool) -> None:
-        """A yes or no, as a number: 0 is yes."""
+        """Check that something holds: 0 stands for yes, 1 for no."""
         self.at_most(name, 0.0 if holds else 1.0, 0.0)
 
     @contextmanager
     def section(self, name: str) -> Iterator[None]:
-        """An error in this block is a failed check; the next section runs all the same."""
+        """Turn an error in this block into a failed check, so that the next section runs all the same."""
         started = time.perf_counter()
         print(f"# {name}", flush=True)
         try:
@@ -58,5 +58,5 @@ class Checks:
         return not self.broken and all(check.passed for check in self.made)
 
     def lines(self) -> list[str]:
-        """One a check."""
+        """Return a line for each check, and for each section that broke off."""
         return [*map(str, self.made), *self.broken]
