@@ -21,7 +21,7 @@ from sentence_transformers import SentenceTransformer
 from datamodules.python_docs import load_python_docs
 from datamodules.text_sources import DataSource, load_task
 from modules import TextEncoder
-from modules.base_model import find_base_model
+from modules.checkpoints.base_model import find_base_model
 
 DATA = Path(__file__).parents[2] / "shared/data/train"
 SETS = ("stsb", "nfcorpus-train", "medquad", "flickr8k_pairs")

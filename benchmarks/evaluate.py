@@ -40,7 +40,7 @@ def evaluate(way: str, options: argparse.Namespace) -> dict[str, Any]:
 
     from callbacks import MtebEncoder, load_tasks
     from modules import TextEncoder
-    from modules.base_model import find_base_model
+    from modules.checkpoints.base_model import find_base_model
 
     torch.set_num_threads(options.threads)
     folder = find_base_model(options.model)

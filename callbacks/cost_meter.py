@@ -11,10 +11,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from callbacks.flops_by_length import FlopsByLength, Kind, Size, kind_of, size_of
-from modules.gather import world_size
+from modules.distributed import world_size
 from modules.json_files import write_json
+from modules.losses.task_batch import TaskBatch
 from modules.merge_module import MergeModule
-from modules.task_batch import TaskBatch
 
 
 class CostMeter(Callback):

@@ -12,9 +12,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks.example_values import Examples, evaluate_watched, has_examples, parts
 from callbacks.mteb_encoder import MtebEncoder
-from modules.gather import from_main, is_main_process
+from modules.distributed import from_main, is_main_process, together
 from modules.json_files import read_kept_json
-from modules.together import together
 
 if TYPE_CHECKING:
     from mteb import AbsTask

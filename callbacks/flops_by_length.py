@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from modules.by_length import parts_by_length
-from modules.task_batch import TaskBatch
+from modules.encoding.by_length import parts_by_length
+from modules.losses.task_batch import TaskBatch
 
 Kind = tuple[Any, ...]
 """What steps have in common that differ in the lengths of their texts only."""

@@ -10,8 +10,8 @@ from callbacks.csv_trace import CsvTrace
 from callbacks.resumable_run import was_interrupted
 from datamodules.task_datamodule import SplitDataModule
 from modules.errors import UserError, nearest
-from modules.gradient_cosines import gradient_cosines
-from modules.task_batch import TaskBatch
+from modules.losses.gradient_cosines import gradient_cosines
+from modules.losses.task_batch import TaskBatch
 
 
 class GradientConflict(Callback):

@@ -10,9 +10,9 @@ from callbacks.mteb_tasks import averages, evaluate_tasks, load_tasks
 from callbacks.prompts import check_prompts
 from callbacks.resumable_run import was_interrupted
 from callbacks.task_selection import TaskSelection
-from modules.encode import PRECISIONS
+from modules.encoding.encode import PRECISIONS
+from modules.encoding.tokenized_texts import TokenizedTexts
 from modules.errors import UserError
-from modules.tokenized_texts import TokenizedTexts
 
 if TYPE_CHECKING:
     from mteb import AbsTask

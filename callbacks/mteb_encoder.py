@@ -14,10 +14,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from callbacks.prompts import prompt_names
-from modules.encode import EncodeOptions
-from modules.st_folder import EncoderConfig
-from modules.together import together
-from modules.tokenized_texts import TokenizedTexts
+from modules.checkpoints.st_folder import EncoderConfig
+from modules.distributed import together
+from modules.encoding.encode import EncodeOptions
+from modules.encoding.tokenized_texts import TokenizedTexts
 
 if TYPE_CHECKING:
     from mteb import TaskMetadata

@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from modules.checkpoints.whole import is_whole
 from modules.errors import Interrupted
-from modules.whole import is_whole
 
 
 class ResumableRun(Callback):

@@ -10,7 +10,7 @@ from torch import Generator
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from modules.errors import UserError
-from modules.task_batch import TaskBatch
+from modules.losses.task_batch import TaskBatch
 
 Batch = list[tuple[int, int]]
 """(task, row) of every row; the task is the same in all of them."""

@@ -7,7 +7,7 @@ import torch
 
 from datamodules.batching import Batch
 from datamodules.task_data import TaskData
-from modules.task_batch import Features, TaskBatch
+from modules.losses.task_batch import Features, TaskBatch
 
 Tokenize = Callable[[Sequence[str]], Features]
 

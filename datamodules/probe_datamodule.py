@@ -8,7 +8,7 @@ from datamodules.task_data import TaskData
 from datamodules.task_datamodule import SplitDataModule, split_tasks
 from datamodules.text_sources import DataSource
 from modules.errors import UserError
-from modules.task_batch import LossConfig
+from modules.losses.task_batch import LossConfig
 
 
 class ProbeDataModule(SplitDataModule):

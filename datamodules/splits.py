@@ -8,7 +8,7 @@ from datamodules.held_out import HeldOut
 from datamodules.task_data import TaskData
 from datamodules.text_sources import DataSource, load_task
 from modules.errors import UserError
-from modules.task_batch import LossConfig
+from modules.losses.task_batch import LossConfig
 
 Sources = Mapping[str, DataSource | str] | Sequence[DataSource | str]
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Literal
 
 from modules.errors import UserError
-from modules.task_batch import LossConfig
+from modules.losses.task_batch import LossConfig
 
 Kind = Literal["pairs", "graded", "labelled"]
 FITTING_LOSS: dict[str, str] = {"pairs": "infonce", "graded": "cosent", "labelled": "supcon"}

@@ -12,7 +12,7 @@ from datamodules.splits import SplitTask, load_tasks
 from datamodules.task_data import TaskData
 from datamodules.text_sources import DataSource
 from modules.errors import UserError
-from modules.task_batch import Features, TaskBatch
+from modules.losses.task_batch import Features, TaskBatch
 
 
 class SplitDataModule(LightningDataModule):

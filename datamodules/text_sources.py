@@ -12,7 +12,7 @@ from datamodules.python_docs import load_python_docs
 from datamodules.row_files import Row, read_rows
 from datamodules.task_data import Kind, TaskData, resolve_loss
 from modules.errors import UserError
-from modules.task_batch import LossConfig
+from modules.losses.task_batch import LossConfig
 
 FILE_SUFFIX = re.compile(r"\.(jsonl|jsonl\.gz|csv|parquet)$")
 NEGATIVE = re.compile(r"negative(_\d+)?$")

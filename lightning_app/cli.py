@@ -29,8 +29,8 @@ from lightning_app.run_lock import locked
 from lightning_app.stages import Stage, StageGraph, is_main_process
 from lightning_app.trainers import TrainerFactory, as_json
 from modules import UserError
+from modules.checkpoints.whole import is_whole
 from modules.embedding_module import EmbeddingModule
-from modules.whole import is_whole
 
 CHATTER = (
     "GPU available",

@@ -24,11 +24,10 @@ from lightning_app.loading import Loading
 from lightning_app.model import Model
 from lightning_app.stages import Stage, StageGraph, is_main_process, safe_name
 from modules import TextEncoder
-from modules.base_model import folder_sha256
-from modules.gather import from_main
+from modules.checkpoints.base_model import folder_sha256
+from modules.distributed import from_main, together
+from modules.encoding.tokenized_texts import TokenizedTexts
 from modules.json_files import read_json, write_json
-from modules.together import together
-from modules.tokenized_texts import TokenizedTexts
 
 if TYPE_CHECKING:
     from mteb import AbsTask

@@ -22,10 +22,10 @@ from lightning_app.loading import Loading, is_plain
 from lightning_app.report import OVERLAP_LEGEND, markdown_table, overlap_table
 from lightning_app.verb_parser import Parser
 from modules import UserError
-from modules.base_model import find_base_model, looks_like_hub_name
-from modules.encode import PRECISIONS
-from modules.pooling import POOLINGS
-from modules.tokenized_texts import TokenizedTexts
+from modules.checkpoints.base_model import find_base_model, looks_like_hub_name
+from modules.encoding.encode import PRECISIONS
+from modules.encoding.pooling import POOLINGS
+from modules.encoding.tokenized_texts import TokenizedTexts
 
 if TYPE_CHECKING:
     from mteb import AbsTask

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from modules import TextEncoder
-from modules.base_model import find_base_model, folder_sha256
-from modules.st_folder import is_st_folder
+from modules.checkpoints.base_model import find_base_model, folder_sha256
+from modules.checkpoints.st_folder import is_st_folder
 
 
 @dataclass(frozen=True)

@@ -184,9 +184,9 @@ def _merge(options: argparse.Namespace) -> None:
 
     import torch
 
-    from modules.files.checkpoint_io import parse_size
-    from modules.files.merge import merge_files
-    from modules.files.plan import Plan
+    from modules.checkpoints.checkpoint_io import parse_size
+    from modules.on_disk.merge import merge_files
+    from modules.on_disk.plan import Plan
 
     plan = Plan(
         base=options.base,

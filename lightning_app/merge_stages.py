@@ -21,11 +21,11 @@ from lightning_app.recipe_data import RecipeData
 from lightning_app.stages import Stage, StageGraph, is_main_process
 from lightning_app.trainers import TrainerFactory
 from modules import Bfgs, Expert, MergeMethod, MergeModule, Search, Slerp, TaskArithmetic, UserError
-from modules.describe import describe
-from modules.gather import barrier
+from modules.distributed import barrier
 from modules.json_files import read_json, write_json
+from modules.merging.describe import describe
+from modules.merging.statistics import collect_statistics
 from modules.merging.weightings import greedy_soup, inverse_norm, lm_cocktail, size_weighted
-from modules.statistics import collect_statistics
 
 BACKWARD = 3
 """Passes that a text counts for which is trained on."""

@@ -7,9 +7,9 @@ from safetensors.torch import save_file
 
 from datamodules.text_lines import read_lines
 from modules import TextEncoder, UserError
-from modules.gather import is_main_process
-from modules.merged_encoder import MergedEncoder
-from modules.st_folder import EncoderConfig
+from modules.checkpoints.st_folder import EncoderConfig
+from modules.distributed import is_main_process
+from modules.positioning.merged_encoder import MergedEncoder
 
 
 def read_texts(file: str | None, out: str | None) -> list[str]:

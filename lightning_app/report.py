@@ -10,8 +10,8 @@ from lightning_app.merge_stages import POSITION
 from lightning_app.model import Model
 from lightning_app.rows_table import HEADER, rows_cells, rows_notes
 from lightning_app.stages import Stage, StageGraph
-from modules.ending import Ending
 from modules.json_files import read_json
+from modules.positioning.ending import Ending
 
 OVERLAP_LEGEND = (
     "Texts of the tasks that are also training rows (`exact`: letter by letter; `normalised`: also up to case, white "

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from modules import UserError
-from modules.gather import is_main_process
+from modules.distributed import is_main_process
 
 FILE = ".lock"
 

@@ -18,9 +18,9 @@ from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from modules.gather import barrier, from_main, is_main_process
+from modules.checkpoints.whole import damaged_files
+from modules.distributed import barrier, from_main, is_main_process
 from modules.json_files import read_kept_json, write_json
-from modules.whole import damaged_files
 
 DONE = "stage.json"
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from modules.contrastive_module import ContrastiveModule
-    from modules.encoder import TextEncoder
+    from modules.encoding.text_encoder import TextEncoder
     from modules.errors import UserError
-    from modules.experts import Expert
+    from modules.losses.task_batch import LossConfig, TaskBatch
     from modules.merge_module import MergeModule
     from modules.merging import (
         Average,
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
         TaskArithmetic,
         Ties,
     )
+    from modules.positioning.experts import Expert
     from modules.search import Adam, Bfgs, CmaEs, Search
-    from modules.task_batch import LossConfig, TaskBatch
 
 _HOMES = {
     "contrastive_module": ("ContrastiveModule",),
-    "encoder": ("TextEncoder",),
+    "encoding.text_encoder": ("TextEncoder",),
     "errors": ("UserError",),
-    "experts": ("Expert",),
+    "positioning.experts": ("Expert",),
     "merge_module": ("MergeModule",),
     "merging": (
         "Average",
@@ -46,7 +46,7 @@ _HOMES = {
         "Ties",
     ),
     "search": ("Adam", "Bfgs", "CmaEs", "Search"),
-    "task_batch": ("LossConfig", "TaskBatch"),
+    "losses.task_batch": ("LossConfig", "TaskBatch"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from modules.base_model import find_base_model, weights_sha256
+from modules.checkpoints.base_model import find_base_model, weights_sha256
+from modules.checkpoints.lineage import lineage_through, write_lineage
+from modules.distributed import all_gather
 from modules.embedding_module import EmbeddingModule
-from modules.encoder import TextEncoder
+from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
-from modules.gather import all_gather
-from modules.lineage import lineage_through, write_lineage
-from modules.task_batch import TaskBatch
+from modules.losses.task_batch import TaskBatch
 
 
 class ContrastiveModule(EmbeddingModule):

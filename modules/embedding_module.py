@@ -6,13 +6,13 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from modules.encoder import TextEncoder
+from modules.distributed import together
+from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
-from modules.merged_encoder import MergedEncoder
-from modules.metrics import TaskMetrics
-from modules.task_batch import Features, TaskBatch
-from modules.task_loss import Gather, TaskOutput, local, task_loss
-from modules.together import together
+from modules.losses.metrics import TaskMetrics
+from modules.losses.task_batch import Features, TaskBatch
+from modules.losses.task_loss import Gather, TaskOutput, local, task_loss
+from modules.positioning.merged_encoder import MergedEncoder
 
 SHOWN = 8
 """Rows that a message names at most."""

@@ -16,23 +16,23 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from modules.base_model import find_base_model, weights_sha256
+from modules.checkpoints.base_model import find_base_model, weights_sha256
+from modules.checkpoints.lineage import lineage_through, write_lineage
 from modules.embedding_module import EmbeddingModule, rows_of
-from modules.encoder import TextEncoder
-from modules.ending import Ending, ending_of
+from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
-from modules.experts import Expert, expert_folders, merged_encoder, refuse_wrong_experts
 from modules.full_precision import without_autocast
-from modules.lineage import lineage_through, write_lineage
-from modules.merge_identity import merge_identity, refuse_other_merge
-from modules.merged_encoder import MergedEncoder
+from modules.losses.task_batch import TaskBatch
+from modules.losses.task_loss import local
 from modules.merging import MergeMethod, Slerp
-from modules.position import Position
-from modules.relative_loss import refuse_undefined, validation_losses
+from modules.positioning.ending import Ending, ending_of
+from modules.positioning.experts import Expert, expert_folders, merged_encoder, refuse_wrong_experts
+from modules.positioning.merge_identity import merge_identity, refuse_other_merge
+from modules.positioning.merged_encoder import MergedEncoder
+from modules.positioning.position import Position
+from modules.positioning.relative_loss import refuse_undefined, validation_losses
+from modules.positioning.task_vectors import load_task_vectors
 from modules.search import Bfgs, Search
-from modules.task_batch import TaskBatch
-from modules.task_loss import local
-from modules.task_vectors import load_task_vectors
 
 
 class MergeModule(EmbeddingModule):

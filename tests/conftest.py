@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-import modules.tokenized_texts
+import modules.encoding.tokenized_texts
 from lightning_app.__main__ import main
 from tests.tiny_encoder import WORDS, tiny_encoder
 
@@ -129,13 +129,13 @@ def experts(project: Project) -> Project:
 def tokenised(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every text that is tokenised to be embedded, as often as it is."""
     seen: list[str] = []
-    tokenise = modules.tokenized_texts.token_ids
+    tokenise = modules.encoding.tokenized_texts.token_ids
 
     def noted(tokenizer: Any, texts: Any, max_length: int) -> Any:
         seen.extend(texts)
         return tokenise(tokenizer, texts, max_length)
 
-    monkeypatch.setattr(modules.tokenized_texts, "token_ids", noted)
+    monkeypatch.setattr(modules.encoding.tokenized_texts, "token_ids", noted)
     return seen
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from modules import UserError, base_model
-from modules.base_model import find_base_model, weights_sha256
+from modules.checkpoints.base_model import find_base_model, weights_sha256
 from tests.tiny_encoder import tiny_encoder
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"

@@ -23,8 +23,8 @@ from datamodules import (
 )
 from datamodules.batching import Batch
 from modules.errors import UserError
-from modules.losses import same_text_mask
-from modules.task_batch import Features, LossConfig, TaskBatch
+from modules.losses.functional import same_text_mask
+from modules.losses.task_batch import Features, LossConfig, TaskBatch
 
 NAMES = ["big", "small"]
 SIZES = [50, 20]

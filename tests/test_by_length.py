@@ -5,7 +5,7 @@ import random
 import torch
 from torch import Tensor
 
-from modules.by_length import ROWS, embed_by_length
+from modules.encoding.by_length import ROWS, embed_by_length
 from tests.tiny_encoder import WORDS, tiny_encoder
 
 ENCODER = tiny_encoder().eval()

@@ -9,9 +9,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from modules.checkpoints import checkpoint_io
+from modules.checkpoints.checkpoint_io import CheckpointWriter, TensorFile, open_weights, parse_size, plan_shards
 from modules.errors import UserError
-from modules.files import checkpoint_io
-from modules.files.checkpoint_io import CheckpointWriter, TensorFile, open_weights, parse_size, plan_shards
 
 TENSORS = {
     "a": torch.randn(3, 4),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from modules.files.checkpoint_layout import canonical_names
+from modules.checkpoints.checkpoint_layout import canonical_names
 
 CASES: dict[str, dict[str, str]] = {
     "a backbone": {"embeddings.word_embeddings.weight": "embeddings.word_embeddings.weight"},

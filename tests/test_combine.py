@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.combine import attach_coefficients, combine
+from modules.merging.combine import attach_coefficients, combine
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:

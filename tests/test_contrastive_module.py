@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from datamodules import DataSource, TaskDataModule
 from modules import ContrastiveModule, LossConfig, UserError
 from modules.contrastive_module import warmup_factor
-from modules.task_batch import TaskBatch
+from modules.losses.task_batch import TaskBatch
 from tests.conftest import Project, write_rows
 from tests.tiny_encoder import WORDS
 

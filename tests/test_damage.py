@@ -18,8 +18,8 @@ from lightning_app.loading import Loading
 from lightning_app.model import Model
 from lightning_app.stages import Stage, StageGraph
 from lightning_app.study.survey import Point, read_points, write_points
-from modules.files.kept_grams import Grams, kept_grams
-from modules.whole import is_whole
+from modules.checkpoints.whole import is_whole
+from modules.on_disk.kept_grams import Grams, kept_grams
 from tests.conftest import Project
 from tests.test_resumable_run import train
 from tests.tiny_encoder import tiny_encoder

@@ -21,8 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 from callbacks import CostMeter, GradientConflict
 from datamodules import ProbeDataModule, SplitTask, TaskData, TaskDataModule, load_tasks
 from modules import Adam, ContrastiveModule, Expert, MergeModule, UserError
-from modules.task_batch import LossConfig, TaskBatch
-from modules.task_loss import task_loss
+from modules.losses.task_batch import LossConfig, TaskBatch
+from modules.losses.task_loss import task_loss
 from tests.conftest import Project
 from tests.processes import in_two_processes
 from tests.tiny_encoder import WORDS, tiny_encoder

@@ -10,19 +10,19 @@ import torch
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
-import modules.encode
+import modules.encoding.encode
 from modules import Slerp
-from modules.encode import plan_batches
-from modules.encoder import TextEncoder
+from modules.checkpoints.st_folder import EncoderConfig
+from modules.encoding.encode import plan_batches
+from modules.encoding.text_encoder import TextEncoder
+from modules.encoding.tokenized_texts import TokenizedTexts
 from modules.errors import UserError
-from modules.granularity import groups_of
-from modules.merged_encoder import MergedEncoder
+from modules.losses.task_batch import Features
 from modules.merging.base import Prepared
-from modules.position import Position
-from modules.st_folder import EncoderConfig
-from modules.task_batch import Features
-from modules.task_vectors import gram_matrices
-from modules.tokenized_texts import TokenizedTexts
+from modules.merging.granularity import groups_of
+from modules.positioning.merged_encoder import MergedEncoder
+from modules.positioning.position import Position
+from modules.positioning.task_vectors import gram_matrices
 from tests.test_encoder import tiny_decoder
 from tests.tiny_encoder import WORDS, tiny_encoder
 
@@ -55,7 +55,7 @@ def test_neither_order_nor_batch_size_nor_chunks_matter(make: Any, side: str, mo
     model.tokenizer.padding_side = side
     alone = torch.cat([model.encode([text]) for text in TEXTS])
     for batch_size, chunk in [(1, 7), (2, 1024), (64, 10), (64, 1024)]:
-        monkeypatch.setattr(modules.encode, "CHUNK", chunk)
+        monkeypatch.setattr(modules.encoding.encode, "CHUNK", chunk)
         assert (model.encode(TEXTS[::-1], batch_size=batch_size).flip(0) - alone).abs().max() < 1e-5
     assert alone.dtype == torch.float32
 
@@ -138,7 +138,7 @@ def test_models_that_tokenise_alike_share_the_tokens(monkeypatch: Any) -> None:
     assert {ids.dtype for ids in known.values()} == {np.dtype(np.int32)}
     expected = second.encode(TEXTS)
     shared = tokenized.of(second.tokenizer, second.max_length)
-    monkeypatch.setattr(modules.tokenized_texts, "token_ids", None)  # nothing is left to tokenise
+    monkeypatch.setattr(modules.encoding.tokenized_texts, "token_ids", None)  # nothing is left to tokenise
     assert torch.equal(second.encode(TEXTS, tokenized=shared), expected)
 
 

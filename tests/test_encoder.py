@@ -11,8 +11,8 @@ from sentence_transformers.models import Dense
 from transformers import LlamaConfig, LlamaModel
 
 from modules import TextEncoder, UserError
-from modules.pooling import pool
-from modules.st_folder import EncoderConfig
+from modules.checkpoints.st_folder import EncoderConfig
+from modules.encoding.pooling import pool
 from tests.tiny_encoder import WORDS, tiny_encoder
 
 TEXTS = ["a red cat", "the dog", "query : the sky is blue a red ball runs the dog sits", "ball"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from modules.ending import ending_of
+from modules.positioning.ending import ending_of
 
 
 def history(*points: tuple[float, float]) -> list[dict[str, float]]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lightning_app.__main__ import main
-from modules.st_folder import EncoderConfig
+from modules.checkpoints.st_folder import EncoderConfig
 from tests.conftest import Project, write_rows
 from tests.tiny_encoder import tiny_encoder
 

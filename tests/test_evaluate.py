@@ -18,7 +18,7 @@ from lightning_app.loading import Loading
 from lightning_app.model import Model
 from lightning_app.stages import Stage, StageGraph
 from modules import TextEncoder
-from modules.st_folder import EncoderConfig
+from modules.checkpoints.st_folder import EncoderConfig
 from tests.tiny_encoder import tiny_encoder
 from tests.tiny_mirror import PAIRS, QUERIES, SENTENCES, write_clustering, write_sts, write_xquad
 

@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 from lightning_app.__main__ import main
 from lightning_app.evaluate_verb import read_prompts
-from modules.encoder import TextEncoder
+from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
 from tests.conftest import write_rows
 from tests.tiny_encoder import tiny_encoder

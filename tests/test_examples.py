@@ -12,7 +12,7 @@ from callbacks.examples import evaluate_examples, read_examples
 from callbacks.mteb_encoder import MtebEncoder
 from callbacks.mteb_tasks import evaluate_tasks, load_tasks, main_score
 from callbacks.task_selection import TaskSelection
-from modules.encoder import TextEncoder
+from modules.encoding.text_encoder import TextEncoder
 from tests.processes import in_two_processes
 from tests.tiny_encoder import tiny_encoder
 from tests.tiny_mirror import write_classification, write_clustering, write_multilingual, write_sts, write_xquad

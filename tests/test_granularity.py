@@ -3,7 +3,7 @@
 import pytest
 
 from modules.errors import UserError
-from modules.granularity import groups_of
+from modules.merging.granularity import groups_of
 from tests.tiny_encoder import tiny_encoder
 
 

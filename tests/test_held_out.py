@@ -15,7 +15,7 @@ from datamodules.row_groups import RowGroups
 from datamodules.splits import SplitTask
 from datamodules.task_data import TaskData
 from modules.errors import UserError
-from modules.task_batch import LossConfig
+from modules.losses.task_batch import LossConfig
 from tests.test_splits import anchors, shared, texts
 
 

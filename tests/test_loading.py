@@ -16,7 +16,7 @@ from lightning_app.loading import Loading
 from lightning_app.model import Model
 from lightning_app.stages import StageGraph
 from modules import TextEncoder, UserError
-from modules.st_folder import EncoderConfig
+from modules.checkpoints.st_folder import EncoderConfig
 from tests.conftest import Project
 from tests.tiny_encoder import tiny_encoder
 from tests.tiny_mirror import write_sts

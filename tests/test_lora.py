@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from modules.checkpoints.lineage import write_lineage
 from modules.errors import UserError
-from modules.files.merge import merge_files
-from modules.files.plan import Plan
-from modules.lineage import write_lineage
 from modules.merging import Average, MergeMethod, MultiSlerp, Slerp
+from modules.on_disk.merge import merge_files
+from modules.on_disk.plan import Plan
 from tests.tiny_checkpoints import State, read_weights, save_models, write_weights
 
 QUERY = "encoder.layer.0.attention.self.query"

@@ -19,17 +19,11 @@ from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, BertConfig, BertForMaskedLM, BertModel, LlamaConfig, LlamaForCausalLM, LlamaModel
 
-from modules.base_model import weights_sha256
-from modules.combine import combine
-from modules.encoder import TextEncoder
+from modules.checkpoints.base_model import weights_sha256
+from modules.checkpoints.checkpoint_io import TensorFile
+from modules.checkpoints.lineage import read_lineage, write_lineage
+from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
-from modules.files import kept_grams
-from modules.files import merge as merging
-from modules.files.checkpoint_io import TensorFile
-from modules.files.merge import merge_files
-from modules.files.plan import Plan
-from modules.granularity import groups_of
-from modules.lineage import read_lineage, write_lineage
 from modules.merging import (
     Average,
     Dare,
@@ -42,8 +36,14 @@ from modules.merging import (
     TaskArithmetic,
     Ties,
 )
-from modules.position import merge_coefficients
-from modules.task_vectors import gram_matrices, load_task_vectors, prepare_vectors
+from modules.merging.combine import combine
+from modules.merging.granularity import groups_of
+from modules.on_disk import kept_grams
+from modules.on_disk import merge as merging
+from modules.on_disk.merge import merge_files
+from modules.on_disk.plan import Plan
+from modules.positioning.position import merge_coefficients
+from modules.positioning.task_vectors import gram_matrices, load_task_vectors, prepare_vectors
 from tests.tiny_checkpoints import (
     UNTOUCHED,
     State,
@@ -543,7 +543,7 @@ def test_a_merge_that_fails_leaves_nothing(base: str, experts: dict[str, str], m
 def test_a_killed_merge_leaves_no_output(base: str, experts: dict[str, str]) -> None:
     code = (
         "import os, signal, sys\n"
-        "from modules.files import merge as m\n"
+        "from modules.on_disk import merge as m\n"
         "from modules.merging import Average\n"
         "m.write_records = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "m.merge_files(m.Plan(sys.argv[1], {'e0': sys.argv[2], 'e1': sys.argv[3]}, Average()), sys.argv[4])\n"

@@ -29,9 +29,9 @@ from modules import (
     merge_module,
     relative_loss,
 )
-from modules.merge_identity import merge_identity, refuse_other_merge
-from modules.merged_encoder import MergedEncoder
-from modules.task_batch import TaskBatch
+from modules.losses.task_batch import TaskBatch
+from modules.positioning.merge_identity import merge_identity, refuse_other_merge
+from modules.positioning.merged_encoder import MergedEncoder
 from tests.conftest import Project, write_rows
 from tests.tiny_encoder import WORDS, tiny_encoder
 

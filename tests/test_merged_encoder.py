@@ -12,12 +12,12 @@ from torch.func import functional_call
 from transformers import BertModel
 
 from modules import Slerp, TextEncoder
-from modules.granularity import groups_of
-from modules.merged_encoder import MergedEncoder
+from modules.checkpoints.st_folder import EncoderConfig
 from modules.merging.base import Prepared
-from modules.position import Position
-from modules.st_folder import EncoderConfig
-from modules.task_vectors import gram_matrices, load_task_vectors
+from modules.merging.granularity import groups_of
+from modules.positioning.merged_encoder import MergedEncoder
+from modules.positioning.position import Position
+from modules.positioning.task_vectors import gram_matrices, load_task_vectors
 from tests.test_encoder import tiny_decoder
 from tests.test_merging import SPAN, obvious_slerp
 from tests.tiny_encoder import tiny_encoder

@@ -9,9 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.combine import attach_coefficients, combine
 from modules.errors import UserError
-from modules.files.plan import Plan
 from modules.merging import (
     Average,
     Dare,
@@ -25,7 +23,9 @@ from modules.merging import (
     Ties,
 )
 from modules.merging.base import Prepared, Statistics
-from modules.position import Position, merge_coefficients
+from modules.merging.combine import attach_coefficients, combine
+from modules.on_disk.plan import Plan
+from modules.positioning.position import Position, merge_coefficients
 
 Vector = np.ndarray
 Obvious = Callable[[Vector, Sequence[float]], Vector]

@@ -7,9 +7,9 @@ import torch
 from scipy.stats import spearmanr
 from torch.nn import functional as F
 
-from modules.metrics import TaskMetrics
-from modules.task_batch import LossConfig, TaskBatch
-from modules.task_loss import TaskOutput
+from modules.losses.metrics import TaskMetrics
+from modules.losses.task_batch import LossConfig, TaskBatch
+from modules.losses.task_loss import TaskOutput
 
 
 def batch(name: str, ids: list[list[int]], target: Sequence[float] | None = None) -> TaskBatch:

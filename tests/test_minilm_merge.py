@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from modules import Average, MultiSlerp, Slerp, TextEncoder, Ties
-from modules.experts import merged_encoder
-from modules.files.merge import merge_files
-from modules.files.plan import Plan
-from modules.task_vectors import load_task_vectors
+from modules.on_disk.merge import merge_files
+from modules.on_disk.plan import Plan
+from modules.positioning.experts import merged_encoder
+from modules.positioning.task_vectors import load_task_vectors
 from tests.test_merging import obvious_average, obvious_multi_slerp, obvious_slerp
 
 pytestmark = pytest.mark.minilm

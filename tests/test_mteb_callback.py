@@ -18,7 +18,7 @@ import callbacks.prompts
 from callbacks.mteb_callback import MtebCallback
 from callbacks.mteb_encoder import MtebEncoder
 from callbacks.mteb_tasks import evaluate_tasks, load_tasks
-from modules.encoder import TextEncoder
+from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
 from tests.processes import forkserver
 from tests.tiny_encoder import tiny_encoder

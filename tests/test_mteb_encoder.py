@@ -12,8 +12,8 @@ from torch import Tensor
 
 from callbacks.mteb_encoder import MtebEncoder
 from callbacks.mteb_tasks import evaluate_tasks, load_tasks
-from modules.encoder import TextEncoder
-from modules.st_folder import EncoderConfig
+from modules.checkpoints.st_folder import EncoderConfig
+from modules.encoding.text_encoder import TextEncoder
 from tests.processes import in_two_processes
 from tests.tiny_encoder import tiny_encoder
 from tests.tiny_mirror import write_sts, write_xquad

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from callbacks.mteb_encoder import MtebEncoder
 from callbacks.mteb_tasks import averages, evaluate_tasks, load_tasks
 from datamodules.mirror import mirrored_path
-from modules.encoder import TextEncoder
+from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
 from tests.tiny_encoder import tiny_encoder
 from tests.tiny_mirror import (

@@ -9,10 +9,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from modules import Average, Expert, MergeModule, TextEncoder, UserError
-from modules.base_model import find_base_model
-from modules.files.merge import merge_files
-from modules.files.plan import Plan
-from modules.task_vectors import load_task_vectors
+from modules.checkpoints.base_model import find_base_model
+from modules.on_disk.merge import merge_files
+from modules.on_disk.plan import Plan
+from modules.positioning.task_vectors import load_task_vectors
 from tests.test_base_model import cached
 from tests.tiny_checkpoints import edit_json, read_weights, save_models, write_weights
 

@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 from lightning_app.finished import finished_model, publish
 from lightning_app.predict import default_prompt, predict, read_texts
 from modules import TextEncoder, UserError
-from modules.st_folder import EncoderConfig
+from modules.checkpoints.st_folder import EncoderConfig
 from tests.tiny_encoder import tiny_encoder
 
 PROMPTS = {"query": "query : ", "passage": "document : "}

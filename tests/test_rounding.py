@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from modules import Average, Slerp, TaskArithmetic, UserError
-from modules.files.merge import merge_files
-from modules.files.plan import Plan
-from modules.files.rounding import Rounding
 from modules.merging import MergeMethod
+from modules.on_disk.merge import merge_files
+from modules.on_disk.plan import Plan
+from modules.on_disk.rounding import Rounding
 from tests.tiny_checkpoints import State, edit_json, flat, read_weights, save_models, write_weights
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from modules.compatibility.safety import refuse_other_ancestors, refuse_suspicious
 from modules.errors import UserError
-from modules.safety import refuse_other_ancestors, refuse_suspicious
 
 NAMES = ["qa", "sts", "code"]
 

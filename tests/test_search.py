@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from modules import Adam, Bfgs, CmaEs, Search, Slerp, TaskArithmetic
-from modules.position import Position, inverse_softplus
+from modules.positioning.position import Position, inverse_softplus
 
 SEARCHES: dict[str, tuple[Search, int]] = {"adam": (Adam(0.02), 1500), "bfgs": (Bfgs(), 40), "cma-es": (CmaEs(), 120)}
 

@@ -7,7 +7,7 @@ import pytest
 from datamodules import DataSource, ProbeDataModule, SplitTask, TaskData, TaskDataModule, load_tasks, named_sources
 from datamodules.row_groups import comparable
 from modules.errors import UserError
-from modules.task_batch import LossConfig
+from modules.losses.task_batch import LossConfig
 
 Pair = tuple[str, str]
 

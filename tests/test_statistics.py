@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from modules.base_model import weights_sha256
-from modules.combine import combine
-from modules.encoder import TextEncoder
+from modules.checkpoints.base_model import weights_sha256
+from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
+from modules.losses.task_batch import LossConfig, TaskBatch
 from modules.merging import Fisher, MergeMethod, RegMean
 from modules.merging.base import Statistics
-from modules.statistics import collect_fisher, collect_input_grams, collect_statistics, read_statistics
-from modules.task_batch import LossConfig, TaskBatch
+from modules.merging.combine import combine
+from modules.merging.statistics import collect_fisher, collect_input_grams, collect_statistics, read_statistics
 from tests.tiny_encoder import tiny_encoder
 
 TEMPERATURE = 0.2
@@ -361,6 +361,9 @@ def test_reg_mean_minimises_the_differences_of_the_outputs(tokens: int) -> None:
 
 
 def test_reading_needs_no_training_libraries() -> None:
-    code = "import sys, modules.statistics; print({'transformers', 'lightning', 'datasets', 'mteb'} & set(sys.modules))"
+    code = (
+        "import sys, modules.merging.statistics\n"
+        "print({'transformers', 'lightning', 'datasets', 'mteb'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -7,8 +7,8 @@ import pytest
 from callbacks.mteb_encoder import MtebEncoder
 from callbacks.mteb_tasks import load_tasks
 from callbacks.task_selection import TaskSelection, find_tasks
+from modules.checkpoints.st_folder import EncoderConfig
 from modules.errors import UserError
-from modules.st_folder import EncoderConfig
 from tests.tiny_encoder import tiny_encoder
 from tests.tiny_mirror import (
     CORPUS,

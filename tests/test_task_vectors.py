@@ -10,7 +10,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from modules import TextEncoder, UserError
-from modules.task_vectors import gram_matrices, load_task_vectors
+from modules.positioning.task_vectors import gram_matrices, load_task_vectors
 from tests.tiny_encoder import tiny_encoder
 
 

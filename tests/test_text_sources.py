@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from datamodules import DataSource, load_task
 from modules.errors import UserError
-from modules.task_batch import LossConfig
+from modules.losses.task_batch import LossConfig
 
 PAIR = {"anchor": "a", "positive": "b"}
 GRADED = {"sentence1": "a", "sentence2": "b", "score": 0.5}

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from callbacks.mteb_encoder import MtebEncoder
 from callbacks.mteb_tasks import evaluate_tasks, load_tasks
-from modules.encoder import TextEncoder
+from modules.distributed import OtherProcessFailed, together
+from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
-from modules.together import OtherProcessFailed, together
 from tests.processes import in_two_processes
 from tests.tiny_encoder import tiny_encoder
 from tests.tiny_mirror import write_sts

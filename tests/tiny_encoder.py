@@ -4,8 +4,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from modules.encoder import TextEncoder
-from modules.st_folder import EncoderConfig
+from modules.checkpoints.st_folder import EncoderConfig
+from modules.encoding.text_encoder import TextEncoder
 
 WORDS = ["a", "the", "red", "blue", "cat", "dog", "ball", "sky", "sits", "runs", "is", "query", ":", "document"]
 

@@ -3,7 +3,7 @@
 import random
 
 from datamodules import SplitTask, TaskData
-from modules.task_batch import LossConfig
+from modules.losses.task_batch import LossConfig
 
 TOPICS = {
     "sea": ["ship", "wave", "harbour", "sailor", "island", "storm", "anchor", "fish", "tide", "coast"],

@@ -10,10 +10,10 @@ from benchmarks.gpu.checks import Checks
 from benchmarks.gpu.data import made_up_tasks
 from datamodules import Collator
 from modules import MergeModule, Slerp
-from modules.combine import combine
-from modules.merged_encoder import MergedEncoder
-from modules.task_batch import TaskBatch
-from modules.task_loss import local, task_loss
+from modules.losses.task_batch import TaskBatch
+from modules.losses.task_loss import local, task_loss
+from modules.merging.combine import combine
+from modules.positioning.merged_encoder import MergedEncoder
 
 TOLERANCES = {
     "float32": {"embeddings": 1e-5, "loss": 1e-4, "gradient": 1e-3, "weights": 1e-6},

@@ -11,11 +11,11 @@ from torch import Tensor
 from transformers import AutoModel, BertConfig, PreTrainedConfig, PreTrainedTokenizerFast, Qwen3Config
 
 from benchmarks.gpu.data import WORDS
-from modules.base_model import find_base_model
-from modules.encoder import TextEncoder
+from modules.checkpoints.base_model import find_base_model
+from modules.checkpoints.st_folder import EncoderConfig
+from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
-from modules.st_folder import EncoderConfig
-from modules.task_batch import LossConfig, TaskBatch
+from modules.losses.task_batch import LossConfig, TaskBatch
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 

@@ -18,12 +18,12 @@ from benchmarks.gpu.models import Shape, noisy_vectors, random_batches, random_e
 from benchmarks.gpu.training import make_trainer
 from datamodules import TaskDataModule
 from modules import ContrastiveModule, Slerp
-from modules.merged_encoder import MergedEncoder
+from modules.losses.task_batch import TaskBatch
+from modules.losses.task_loss import local, task_loss
 from modules.merging.base import Prepared
-from modules.position import Position
-from modules.task_batch import TaskBatch
-from modules.task_loss import local, task_loss
-from modules.task_vectors import gram_matrices
+from modules.positioning.merged_encoder import MergedEncoder
+from modules.positioning.position import Position
+from modules.positioning.task_vectors import gram_matrices
 
 EXPERTS = (2, 4, 8)
 WARM_UP, RUNS = 2, 5

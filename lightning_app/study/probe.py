@@ -10,7 +10,7 @@ from lightning_app.stages import Stage, StageGraph, is_main_process
 from lightning_app.trainers import TrainerFactory
 from modules.embedding_module import EmbeddingModule
 from modules.json_files import read_json, write_json
-from modules.relative_loss import refuse_undefined
+from modules.positioning.relative_loss import refuse_undefined
 
 FILE = "probe.json"
 

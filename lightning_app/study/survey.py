@@ -13,10 +13,10 @@ from lightning_app.loading import Loading, is_plain
 from lightning_app.merge_stages import Merge, MergeStages
 from lightning_app.model import Model
 from lightning_app.stages import Stage, StageGraph, is_main_process
-from modules.gather import barrier
+from modules.distributed import barrier
 from modules.json_files import read_json, read_kept_json, write_json
 from modules.merging import TaskArithmetic
-from modules.task_vectors import gram_matrices, load_task_vectors
+from modules.positioning.task_vectors import gram_matrices, load_task_vectors
 
 FILE = "points.json"
 GRAM = "gram.json"

@@ -41,7 +41,7 @@ class MergeMethod(ABC):
 
     The second maps the free numbers ``a`` to the coefficients ``c`` and is differentiable in ``a``, which is all that
     Self Positioning needs. The merged task vector is ``sum_i c_i V_i``, or entry by entry a weighted mean
-    (see `modules.combine`).
+    (see `modules.merging.combine`).
 
     Signs and zeros mean the same in every method: a negative ``a_i`` merges ``-V_i`` with the weight ``|a_i|``, and
     ``a_i = 0`` leaves ``V_i`` out. Where only ratios of ``a`` matter, all zeros name no direction and are refused;
@@ -55,7 +55,7 @@ class MergeMethod(ABC):
     """Whether the coefficients depend on the Gram matrix, which takes a pass over the task vectors before merging."""
 
     statistics: str | None = None
-    """What it needs of every expert's data: ``fisher``, ``input_gram`` or nothing; see `modules.statistics`."""
+    """What it needs of every expert's data: ``fisher``, ``input_gram`` or nothing; see `modules.merging.statistics`."""
 
     rows: int = 0
     """How many rows of every expert's data that is collected from."""

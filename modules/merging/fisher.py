@@ -10,7 +10,7 @@ class Fisher(MergeMethod):
     """``V^(k) = sum_i a_i F_i^(k) V_i^(k) / sum_i a_i F_i^(k)``, entry by entry.
 
     Matena & Raffel 2021, arXiv 2111.09832. ``F_i`` is the diagonal empirical Fisher information of expert i on its own
-    data (`modules.statistics`). Where it is zero for all experts, the average stands.
+    data (`modules.merging.statistics`). Where it is zero for all experts, the average stands.
 
     Args:
         rows: of each expert's training data from which it is estimated.

@@ -10,10 +10,10 @@ from modules.merging.base import MergeMethod, Preparation, Prepared, Statistics,
 class RegMean(MergeMethod):
     """``W = (sum_i G_i)^-1 sum_i G_i W_i`` for linear layers, with ``G_i = X_i^T X_i``; the average elsewhere.
 
-    Jin et al. 2022, arXiv 2212.09849. ``X_i`` are the layer's inputs on expert i's own data (`modules.statistics`),
-    ``G_i`` is the mean over its tokens, so that a large data set does not outweigh a small one, and its off-diagonal
-    entries are multiplied with ``off_diagonal``. What an expert contributes is linear in its weights; ``a`` weighs the
-    contributions, and equal ``a`` give the formula.
+    Jin et al. 2022, arXiv 2212.09849. ``X_i`` are the layer's inputs on expert i's own data, see
+    `modules.merging.statistics`; ``G_i`` is the mean over its tokens, so that a large data set does not outweigh a
+    small one, and its off-diagonal entries are multiplied with ``off_diagonal``. What an expert contributes is linear
+    in its weights; ``a`` weighs the contributions, and equal ``a`` give the formula.
 
     Args:
         off_diagonal: below 1, keeps the sum of the Gram matrices well-conditioned.

@@ -1,7 +1,7 @@
 """Fixed weightings: coefficients of the task vectors from what is known of the experts, with nothing learned.
 
 They are the baselines that a learned position is measured against. Each gives `c` for
-``theta_0 + sum_i c_i V_i``, see `modules.combine`.
+``theta_0 + sum_i c_i V_i``, see `modules.merging.combine`.
 
 Shapes: N experts.
 """

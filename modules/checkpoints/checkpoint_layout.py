@@ -1,0 +1,215 @@
+"""Which tensor of one checkpoint is which of another, whatever wrapper saved it."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from modules.checkpoints.checkpoint_io import TensorFile, TensorInfo, open_weights
+from modules.checkpoints.st_folder import st_modules
+from modules.errors import UserError
+from modules.json_files import read_json
+
+WRAPPERS = (
+    "0.auto_model.",
+    "auto_model.",
+    "backbone.",
+    "module.",
+    "model.",
+    "transformer.",
+    "language_model.",
+    "bert.",
+    "roberta.",
+    "distilbert.",
+    "mpnet.",
+    "electra.",
+    "albert.",
+    "deberta.",
+    "nomic_bert.",
+    "new.",
+)
+"""What classes around a backbone put before its names."""
+
+HEADS = re.compile(
+    r"(lm_head|mlm_head|cls|classifier|score|qa_outputs|predictions|sop_classifier|discriminator_predictions"
+    r"|generator_predictions|generator_lm_head|vocab_transform|vocab_layer_norm|vocab_projector|lm_predictions)\."
+    r"|head\.(dense|norm)\.|decoder\.(weight|bias)$"
+)
+"""Beginnings of the names of heads that stand on a backbone and never enter an embedding."""
+
+TIED_HEADS = re.compile(r"(lm_head|lm_head\.decoder|cls\.predictions\.decoder|decoder|vocab_projector)\.weight$")
+"""Heads that are the embedding table itself, where a config says that they are tied."""
+
+TIED = {"encoder.embed_tokens.weight": "shared.weight", "decoder.embed_tokens.weight": "shared.weight"}
+"""Names of one tensor within a backbone."""
+
+BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids|(original_)?inv_freq|attn\.(masked_)?bias)$")
+"""Tensors that are computed from the config; some versions save them, others do not."""
+
+POOLER = "pooler."
+
+
+class Weight(NamedTuple):
+    """Where a tensor lies.
+
+    Args:
+        folder: within the model's folder: empty for the backbone, or that of a sentence-transformers module.
+        file: that holds it.
+        key: its name there.
+    """
+
+    folder: str
+    file: TensorFile
+    key: str
+
+    @property
+    def info(self) -> TensorInfo:
+        """Its dtype, shape and place."""
+        return self.file.tensors[self.key]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The tensors of a model folder by canonical name, in the order of its files.
+
+    Canonical is the backbone's own name for it; for a sentence-transformers module, its folder, ``/``, its key.
+
+    Args:
+        files: all that were opened.
+        weights: what a merge is about.
+        kept: heads and buffers, no part of what makes an embedding.
+        tied: keys that are another name of a tensor in `weights`.
+    """
+
+    files: list[TensorFile] = field(default_factory=list)
+    weights: dict[str, Weight] = field(default_factory=dict)
+    kept: dict[str, Weight] = field(default_factory=dict)
+    tied: list[str] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in self.files:
+            file.close()
+
+
+def read_layout(folder: Path) -> Layout:
+    """Open a model folder and name its tensors.
+
+    Raises:
+        UserError: it has no weights as safetensors, they are quantised, or an adapter lies beside them.
+    """
+    config = read_json(folder / "config.json", {})
+    if "quantization_config" in config:
+        raise UserError(f"{folder}/config.json: quantised weights cannot be merged; use the model in full precision")
+    layout = Layout()
+    for part in ["", *weighted_modules(folder)]:
+        files = open_weights(folder / part)
+        layout.files.extend(files)
+        keys = [(file, key) for file in files for key in file.tensors]
+        names = {key: f"{part}/{key}" for _, key in keys} if part else canonical_names(key for _, key in keys)
+        for file, key in keys:
+            _place(layout, names[key], Weight(part, file, key), tied=config.get("tie_word_embeddings") is True)
+    return layout
+
+
+def _place(layout: Layout, name: str, weight: Weight, tied: bool) -> None:
+    name = TIED.get(name, name)
+    if name in layout.weights or (tied and TIED_HEADS.match(name)):
+        layout.tied.append(weight.key)
+    elif HEADS.match(name) or BUFFERS.search(name) or not weight.info.dtype.is_floating_point:
+        layout.kept[name] = weight
+    else:
+        layout.weights[name] = weight
+
+
+def canonical_names(keys: Iterable[str]) -> dict[str, str]:
+    """The backbone's own names of a checkpoint's keys.
+
+    A wrapper's prefix is taken off if every key but those of heads has it: DistilBERT's own names begin with
+    ``transformer.`` too, but not all of them.
+    """
+    names = {key: re.sub(r"LayerNorm\.(gamma|beta)$", _modern, key) for key in keys}
+    while True:
+        body = [name for name in names.values() if not HEADS.match(name)]
+        prefix = next((p for p in WRAPPERS if body and all(name.startswith(p) for name in body)), None)
+        if prefix is None:
+            return names
+        names = {key: name.removeprefix(prefix) for key, name in names.items()}
+
+
+def _modern(match: re.Match[str]) -> str:
+    """TensorFlow's names of a LayerNorm, which transformers replaces on loading."""
+    return "LayerNorm." + {"gamma": "weight", "beta": "bias"}[match.group(1)]
+
+
+def weighted_modules(folder: Path) -> list[str]:
+    """Folders of a sentence-transformers model's modules that have weights of their own, Dense for one.
+
+    Raises:
+        UserError: a module's weights are pickled.
+    """
+    paths = [str(path.relative_to(folder)) for _, path in st_modules(folder) if path != folder]
+    for path in paths:
+        if (folder / path / "pytorch_model.bin").is_file() and not list((folder / path).glob("*.safetensors")):
+            raise UserError(f"{folder}/{path}/pytorch_model.bin is a pickle; save the model again as safetensors")
+    return [path for path in paths if list((folder / path).glob("*.safetensors"))]
+
+
+def match_layout(base: Layout, expert: Layout, who: str) -> list[str]:
+    """Check that an expert has the base's weights, a pooler aside.
+
+    Args:
+        base: of theta_0.
+        expert: compared with it.
+        who: how messages call the expert.
+
+    Returns:
+        The harmless differences, a line each.
+
+    Raises:
+        UserError: it lacks weights, has others, or has them in other shapes.
+    """
+    ours, theirs = base.weights, expert.weights
+    shared = [name for name in ours if name in theirs]
+    missing, extra = [n for n in ours if n not in theirs], [n for n in theirs if n not in ours]
+    shapes = [
+        f"{name} {list(theirs[name].info.shape)} for {list(ours[name].info.shape)}"
+        for name in shared
+        if theirs[name].info.shape != ours[name].info.shape
+    ]
+    refuse_keys(f"{who} lacks weights of the base", [n for n in missing if not n.startswith(POOLER)])
+    refuse_keys(f"{who} has weights that the base lacks", [n for n in extra if not n.startswith(POOLER)])
+    refuse_keys(f"{who} has other shapes than the base", shapes)
+    return list(_harmless(base, expert, who, missing, extra))
+
+
+def refuse_keys(what: str, keys: list[str], todo: str = "merge models of one architecture") -> None:
+    """Raise a UserError that names the first of some keys, if there are any."""
+    if keys:
+        raise UserError(f"{what} ({len(keys)}): {', '.join(keys[:4])}{', ...' * (len(keys) > 4)}; {todo}")
+
+
+def _harmless(base: Layout, expert: Layout, who: str, missing: list[str], extra: list[str]) -> Iterable[str]:
+    if missing:
+        yield f"{who} has no pooler: the base's is kept"
+    if extra:
+        yield f"{who} has a pooler, the base has none: it is left out"
+    heads = [name for name in expert.kept if name not in base.kept]
+    if heads:
+        yield f"{who} has heads or buffers that the base lacks ({len(heads)}): {', '.join(heads[:4])}; left out"
+    if [n for n in base.kept if n not in expert.kept]:
+        yield f"{who} lacks heads or buffers of the base: the base's are kept"
+    if expert.tied:
+        yield f"{who} stores tied weights twice ({', '.join(expert.tied)}): read once"
+    shared = [name for name in base.weights if name in expert.weights]
+    if any(base.weights[n].key != expert.weights[n].key for n in shared):
+        name = next(n for n in shared if base.weights[n].key != expert.weights[n].key)
+        yield f"{who} calls {base.weights[name].key} {expert.weights[name].key}: names are matched"
+    dtypes = {str(expert.weights[n].info.dtype)[6:] for n in shared} - {
+        str(w.info.dtype)[6:] for w in base.weights.values()
+    }
+    if dtypes:
+        yield f"{who} is in {', '.join(sorted(dtypes))}: merged in float32"
+    if len(base.files) != len(expert.files):
+        yield f"{who} has {len(expert.files)} weight files, the base {len(base.files)}: read tensor by tensor"

@@ -1,0 +1,1 @@
+"""Whether models go together: what differs, what that changes, and what to do."""

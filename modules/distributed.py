@@ -1,0 +1,113 @@
+"""What the processes of a run tell each other: all-gather with its gradient, what the main one has, and failures."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from modules.errors import UserError
+
+T = TypeVar("T")
+
+
+class _AllGather(torch.autograd.Function):
+    """Backward: each process receives the sum, over all processes, of the gradients of its own rows."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        summed = gradients[0].contiguous().clone()
+        dist.all_reduce(summed)
+        return summed.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def all_gather(tensor: Tensor) -> Tensor:
+    """Concatenate a tensor over the processes, in rank order; the gradient flows back to where rows came from.
+
+    Args:
+        tensor: ``[rows, ...]``, of the same shape in every process.
+
+    Returns:
+        ``[rows * world_size, ...]``; the tensor itself outside a distributed run.
+    """
+    return _AllGather.apply(tensor) if world_size() > 1 else tensor
+
+
+def world_size() -> int:
+    """Number of processes, 1 outside a distributed run."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process, 0 outside a distributed run."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def is_main_process() -> bool:
+    """Whether this process writes; known before any process group exists, because launchers say it."""
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only  # here, because merging files does not wait for it
+
+    return rank() == 0 and getattr(rank_zero_only, "rank", 0) == 0
+
+
+def from_main(value: T) -> T:
+    """The main process's value, in every process; the value itself outside a distributed run."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+class OtherProcessFailed(RuntimeError):
+    """What a process raises that was well itself; its message is the error of the one that was not."""
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """What one process raises in this block ends the block in all of them, so that none waits for it for ever.
+
+    Blocks may be nested: a process that fails in the outer one is found out by the others at the end of the inner one
+    that they come to next.
+
+    Raises:
+        OtherProcessFailed: another process raised something; its message says which and what.
+        UserError: the same, if that was one.
+    """
+    try:
+        yield
+    except Exception as error:
+        if world_size() > 1 and not hasattr(error, "known_to_all"):
+            error.known_to_all = True  # type: ignore[attr-defined]
+            _exchange(error)
+        raise
+    if world_size() > 1:
+        failures = [failure for failure in _exchange(None) if failure is not None]
+        if failures:
+            failures[0].known_to_all = True  # type: ignore[attr-defined]
+            raise failures[0]
+
+
+def _exchange(error: Exception | None) -> list[Exception | None]:
+    """Tell all processes how this one fared, and hear of all."""
+    told = None
+    if error is not None:
+        kind = UserError if isinstance(error, UserError) else OtherProcessFailed
+        told = kind(f"process {rank()} failed: {type(error).__name__}: {error}")
+    heard: list[Exception | None] = [None] * world_size()
+    dist.all_gather_object(heard, told)
+    return heard

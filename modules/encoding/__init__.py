@@ -1,0 +1,1 @@
+"""From texts to embeddings: the encoder, tokens made once, batches without padding."""

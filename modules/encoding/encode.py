@@ -1,0 +1,145 @@
+"""Embedding many texts fast: each once, tokenised ahead of the model, in batches that hold little or no padding."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import pairwise
+from typing import TypedDict
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from modules.encoding.tokenized_texts import TokenIds, look_up, pad
+from modules.errors import UserError
+from modules.evaluation_mode import evaluation_mode
+
+PRECISIONS = ("float32", "bfloat16")
+"""What the model computes in; bfloat16 by autocast, the weights stay as they are."""
+
+TOKENS_PER_TEXT = 32
+"""A batch has room for ``batch_size`` texts of this many tokens: more texts that are shorter, fewer that are longer."""
+
+CHUNK = 2**18
+"""Characters tokenised in one go; the model starts on them while the next are tokenised. A tokenizer takes a hundred
+bytes for every token of a text, those that are cut off included."""
+
+
+class EncodeOptions(TypedDict, total=False):
+    """The options of `encode_texts`, which describes them."""
+
+    batch_size: int
+    precision: str
+    tokenized: dict[str, TokenIds] | None
+    progress: bool
+
+
+Tokenize = Callable[[Sequence[str]], list[TokenIds]]
+
+
+@torch.no_grad()
+def encode_texts(
+    encoder: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    texts: Sequence[str],
+    device: torch.device,
+    *,
+    batch_size: int = 64,
+    precision: str = "float32",
+    tokenized: dict[str, TokenIds] | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Embed texts in evaluation mode, without gradients; the encoder's mode is put back afterwards.
+
+    Args:
+        encoder: maps features to ``[batch, dim]``.
+        tokenizer: its tokenizer.
+        max_length: tokens kept of a text.
+        texts: prompts are already part of them.
+        device: where the encoder is.
+        batch_size: how many texts of `TOKENS_PER_TEXT` tokens a forward pass has room for.
+        precision: one of `PRECISIONS`.
+        tokenized: token ids by text, see `TokenizedTexts`; those that were missing are added.
+        progress: show a bar.
+
+    Returns:
+        ``[len(texts), dim]``, float32, on the CPU.
+
+    Raises:
+        UserError: there are no texts, or the precision is unknown.
+    """
+    if not texts:
+        raise UserError("there are no texts to embed")
+    if precision not in PRECISIONS:
+        raise UserError(f"precision '{precision}' is unknown: use one of {', '.join(PRECISIONS)}")
+    distinct = sorted(dict.fromkeys(texts), key=len, reverse=True)
+    tokenize = partial(look_up, tokenizer, max_length, tokenized)
+    rows: dict[str, int] = {}
+    parts: list[Tensor] = []
+    with (
+        evaluation_mode(encoder),
+        torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"),
+        tqdm(total=len(distinct), desc="encoding", unit="text", disable=not progress, leave=False) as bar,
+    ):
+        for batch, ids in _batches(distinct, tokenize, batch_size * TOKENS_PER_TEXT):
+            features = {key: value.to(device) for key, value in pad(ids, tokenizer.pad_token_id).items()}
+            parts.append(encoder(features).float().cpu())
+            rows.update(zip(batch, range(len(rows), len(rows) + len(batch)), strict=True))
+            bar.update(len(batch))
+    return torch.cat(parts)[[rows[text] for text in texts]]
+
+
+def _batches(texts: Sequence[str], tokenize: Tokenize, budget: int) -> Iterator[tuple[list[str], list[TokenIds]]]:
+    """Texts that go through the model together, with their tokens; the texts are given from long to short."""
+    for chunk, ids in _tokenized_ahead(texts, tokenize):
+        for rows in plan_batches([len(tokens) for tokens in ids], budget):
+            yield [chunk[row] for row in rows], [ids[row] for row in rows]
+
+
+def _tokenized_ahead(texts: Sequence[str], tokenize: Tokenize) -> Iterator[tuple[Sequence[str], list[TokenIds]]]:
+    """Chunks of texts with their tokens; while one is embedded, another thread tokenises the next."""
+    chunks = list(_chunks(texts))
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        ahead = thread.submit(tokenize, chunks[0])
+        for chunk, following in pairwise([*chunks, []]):
+            ids = ahead.result()
+            ahead = thread.submit(tokenize, following)
+            yield chunk, ids
+
+
+def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The texts in their order, in pieces of `CHUNK` characters or of one text that is longer."""
+    start, characters = 0, 0
+    for end, text in enumerate(texts):
+        characters += len(text)
+        if characters > CHUNK and end > start:
+            yield texts[start:end]
+            start, characters = end, len(text)
+    yield texts[start:]
+
+
+def plan_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Sort texts into batches, the longest first.
+
+    A batch that is a quarter full ends where the length changes, so those of short texts hold no padding (for which
+    transformers leaves the attention mask out), and the others hardly any.
+
+    Args:
+        lengths: tokens of each text.
+        budget: tokens in a batch, padding included; a longer text is a batch of its own.
+
+    Yields:
+        The numbers of the texts in one batch.
+    """
+    batch: list[int] = []
+    for text in sorted(range(len(lengths)), key=lambda text: -lengths[text]):
+        longest = lengths[batch[0]] if batch else 0
+        full = (len(batch) + 1) * longest > budget
+        shorter = lengths[text] < longest and 4 * len(batch) * longest >= budget
+        if batch and (full or shorter):
+            yield batch
+            batch = []
+        batch.append(text)
+    yield batch

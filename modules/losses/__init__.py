@@ -1,0 +1,1 @@
+"""Contrastive losses: the maths, the batch they need, the metrics beside them."""

@@ -1,0 +1,62 @@
+"""What to merge on disk, and how.
+
+Shapes: N experts.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from modules.errors import UserError
+from modules.merging.base import MergeMethod
+from modules.positioning.position import merge_coefficients
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to merge, and how.
+
+    Args:
+        base: folder or hub name of theta_0.
+        experts: name to folder or hub name of models, or to folders of LoRA adapters.
+        method: of merging.
+        a: the free numbers of the method, one an expert; None: those it starts from.
+        scale: what the merged task vector is multiplied with.
+        granularity: ``model``, ``layer``, ``tensor`` or a number of groups of layers, each with its own angles.
+        dtype: of the merged weights; None: each as in the base, or float32 where that would round away too much.
+        max_shard_bytes: size of an output file.
+        allow_suspicious: merge experts that equal the base or each other, or come from another base.
+        adapter_rank: write one adapter of this rank instead of a whole model.
+        settings_of: ``base`` or the name of the expert whose longest text and prompts the merged model takes, where
+            models differ in them; None: they must agree.
+    """
+
+    base: str
+    experts: Mapping[str, str]
+    method: MergeMethod
+    a: Sequence[float] | None = None
+    scale: float = 1.0
+    granularity: str | int = "model"
+    dtype: torch.dtype | None = None
+    max_shard_bytes: int = 5 * 10**9
+    allow_suspicious: bool = False
+    adapter_rank: int | None = None
+    settings_of: str | None = None
+
+    def coefficients(self, gram: Tensor) -> Tensor:
+        """The coefficients of the task vectors in one group, scale included: ``[N]`` float64.
+
+        Raises:
+            UserError: the method's order, or `a`, does not fit the experts or names no direction.
+        """
+        names = list(self.experts)
+        places = self.method.places(names)
+        if self.a is not None and len(self.a) != len(names):
+            raise UserError(f"{len(self.a)} coefficients are given for {len(names)} experts; give one each")
+        a = self.method.initial(len(names)) if self.a is None else torch.tensor(self.a, dtype=torch.float64)
+        c = self.scale * merge_coefficients(self.method, a, gram, places)
+        if not torch.isfinite(c).all():
+            raise UserError(f"the coefficients {a.tolist()} with scale {self.scale} are not finite; give numbers")
+        return c

@@ -1,0 +1,107 @@
+"""What a merged folder says of itself: ``merge.json``, its lineage and a model card."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from modules.checkpoints.base_model import file_sha256
+from modules.checkpoints.checkpoint_io import TensorFile
+from modules.checkpoints.lineage import write_lineage
+
+CARD = """---
+{header}---
+
+# {title}
+
+Merged from {count} experts by {method}: theta_0 + sum_i c_i V_i, with V_i the difference of expert i and the base.
+
+- base: `{base}`
+- method: {method}, arguments {arguments}, scale {scale}, granularity {granularity}
+
+{table}
+
+`merge.json` has the sha256 of every model and all coefficients.
+
+## Usage
+
+```python
+{usage}
+```
+"""
+
+USAGE = """from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/to/this/folder")
+embeddings = model.encode(["A text.", "Another text."])"""
+
+ADAPTER_USAGE = """from peft import PeftModel
+from transformers import AutoModel
+
+model = PeftModel.from_pretrained(AutoModel.from_pretrained({base!r}), "path/to/this/folder")"""
+
+
+def write_records(folder: Path, record: dict[str, Any], ancestors: list[str]) -> dict[str, Any]:
+    """Write them.
+
+    Args:
+        folder: the merged model's.
+        record: what was merged, and how.
+        ancestors: of the merged model, the base the last of them.
+
+    Returns:
+        `record`.
+    """
+    (folder / "merge.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_lineage(folder, ancestors)
+    (folder / "README.md").write_text(_card(record), encoding="utf-8")
+    return record
+
+
+def opened_sha256(folder: Path, opened: Sequence[TensorFile]) -> str:
+    """As `modules.checkpoints.base_model.weights_sha256`, without reading again what was read in order.
+
+    Args:
+        folder: of a model or an adapter.
+        opened: its files, read.
+    """
+    known = {file.path: file for file in opened}
+    paths = sorted(folder.glob("*.safetensors"))
+    return ":".join(known[path].sha256() if path in known else file_sha256(path) for path in paths)
+
+
+def _card(record: dict[str, Any]) -> str:
+    adapter = "adapter" in record
+    tags = ["sentence-transformers", "feature-extraction", "sentence-similarity", "merge", *["peft"] * adapter]
+    header = {
+        "library_name": "peft" if adapter else "sentence-transformers",
+        "pipeline_tag": "sentence-similarity",
+        "tags": tags,
+    }
+    base = record["base"]["path"]
+    return CARD.format(
+        header=yaml.safe_dump(header, sort_keys=False),
+        title="Merged text-embedding adapter" if adapter else "Merged text-embedding model",
+        count=len(record["experts"]),
+        method=record["method"]["class"].rsplit(".", 1)[-1],
+        base=base,
+        arguments=json.dumps(record["method"]["arguments"]),
+        scale=record["scale"],
+        granularity=record["granularity"],
+        table=_table(record),
+        usage=ADAPTER_USAGE.format(base=base) if adapter else USAGE,
+    )
+
+
+def _table(record: dict[str, Any]) -> str:
+    """Experts and their coefficients; of several groups the range."""
+    rows = ["| expert | a | c |", "|---|---:|---:|"]
+    for name, expert in record["experts"].items():
+        values = [group[name] for group in record["coefficients"].values()]
+        low, high = f"{min(values):.4f}", f"{max(values):.4f}"
+        rows.append(
+            f"| {name} (`{expert['path']}`) | {record['a'][name]:g} | {low if low == high else f'{low} to {high}'} |"
+        )
+    return "\n".join(rows)

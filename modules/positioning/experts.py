@@ -1,0 +1,96 @@
+"""From expert folders to an encoder that stands between them: loaded, checked, prepared for a merge method."""
+
+import math
+from dataclasses import dataclass
+
+from modules.checkpoints.base_model import find_base_model
+from modules.checkpoints.lineage import read_lineage
+from modules.compatibility.safety import refuse_other_ancestors, refuse_suspicious
+from modules.encoding.text_encoder import TextEncoder
+from modules.errors import UserError
+from modules.merging import MergeMethod
+from modules.merging.gram import gram_of
+from modules.merging.granularity import groups_of
+from modules.merging.statistics import read_statistics
+from modules.positioning.merged_encoder import MergedEncoder
+from modules.positioning.position import Position
+from modules.positioning.task_vectors import Vectors, gram_matrices, prepare_vectors
+
+
+@dataclass(frozen=True)
+class Expert:
+    """Where an expert comes from; one of the two.
+
+    Args:
+        path: a trained model's folder or hub name.
+        recipe: the name of a recipe under ``recipes``, trained first where its result is not there yet.
+    """
+
+    path: str | None = None
+    recipe: str | None = None
+
+
+def expert_folders(experts: dict[str, Expert]) -> dict[str, str]:
+    """The folder or hub name of every expert.
+
+    Raises:
+        UserError: there is no expert, or one of them has no path yet.
+    """
+    folders = {}
+    for name, expert in experts.items():
+        path = expert.path if isinstance(expert, Expert) else expert
+        if path is None:
+            raise UserError(f"expert '{name}' has no path; a recipe is trained by `python -m lightning_app fit`")
+        folders[name] = path
+    if not folders:
+        raise UserError("a merge needs at least one expert")
+    return folders
+
+
+def refuse_wrong_experts(base: TextEncoder, base_sha256: str, experts: dict[str, str], vectors: Vectors) -> None:
+    """Refuse experts that equal the base or each other, or come from another base; see `modules.compatibility.safety`.
+
+    Args:
+        base: theta_0.
+        base_sha256: of its weights.
+        experts: name to folder.
+        vectors: their task vectors.
+    """
+    refuse_other_ancestors(base_sha256, {name: read_lineage(find_base_model(path)) for name, path in experts.items()})
+    if not vectors:
+        return  # `merged_encoder` says so, insisted or not
+    gram = gram_matrices(vectors, dict.fromkeys(vectors, "model"))[0]
+    norm = math.sqrt(sum(float(gram_of(weight[None])) for weight in base.backbone.parameters()))
+    refuse_suspicious(gram, norm, list(experts))
+
+
+def merged_encoder(
+    base: TextEncoder,
+    vectors: Vectors,
+    experts: dict[str, str],
+    method: MergeMethod,
+    granularity: int | str = "model",
+    signed: bool = False,
+) -> MergedEncoder:
+    """An encoder at the start of a method's position.
+
+    Args:
+        base: theta_0.
+        vectors: the task vectors, which a method may change in place.
+        experts: name to folder; the folders have the statistics that a method needs.
+        method: how task vectors are combined.
+        granularity: see `groups_of`.
+        signed: whether coefficients may be zero or negative.
+
+    Raises:
+        UserError: there is nothing to merge, or the method's order, statistics or granularity do not fit.
+    """
+    if not vectors:
+        raise UserError("every expert equals the base: there is nothing to merge")
+    statistics = read_statistics(method.statistics, list(experts.values())) if method.statistics else None
+    prepared = prepare_vectors(method, vectors, statistics)
+    groups = groups_of(vectors, granularity)
+    grams = gram_matrices({name: of.vectors for name, of in prepared.items()}, groups)
+    labels = list(dict.fromkeys(groups.values()))
+    position = Position(method, grams, method.places(list(experts)), signed=signed, labels=labels)
+    return MergedEncoder(base, prepared, position, {name: labels.index(group) for name, group in groups.items()})

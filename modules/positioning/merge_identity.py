@@ -1,0 +1,55 @@
+"""What a position was learned between, and how: the identity that a checkpoint of it keeps."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from modules.errors import UserError
+from modules.merging import MergeMethod
+from modules.merging.describe import describe, in_words
+from modules.search import Search
+
+WEIGHTS = "weights of "
+
+
+def merge_identity(
+    base: str, experts: Mapping[str, str], method: MergeMethod, search: Search, **settings: Any
+) -> dict[str, Any]:
+    """All that a position means nothing without, in plain values.
+
+    Args:
+        base: the sha256 of its weights.
+        experts: name to the sha256 of the weights, in the order of the merge.
+        method: how the task vectors are combined.
+        search: how the numbers are found.
+        settings: of the `MergeModule`.
+    """
+    weights = {f"{WEIGHTS}'{name}'": sha256 for name, sha256 in experts.items()}
+    models = {"experts": list(experts), f"{WEIGHTS}the base": base, **weights}
+    return models | {"method": describe(method), "search": describe(search)} | settings
+
+
+def refuse_other_merge(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of another merge.
+
+    Args:
+        saved: the identity in the checkpoint.
+        own: that of the module which loads it.
+
+    Raises:
+        UserError: they differ; it says in what.
+    """
+    for key in (*own, *saved):
+        there, here = saved.get(key), own.get(key)
+        if there != here:
+            raise UserError(
+                f"the checkpoint is one of another merge: its {key} is {_shown(key, there)}, here it is "
+                f"{_shown(key, here)}; start without it, or merge as it was"
+            )
+
+
+def _shown(key: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return in_words(value)
+    if key.startswith(WEIGHTS) and value is not None:
+        return ":".join(sha256[:12] for sha256 in value.split(":"))
+    return ", ".join(value) if isinstance(value, list) else str(value)

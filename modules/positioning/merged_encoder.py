@@ -1,0 +1,142 @@
+"""An encoder that stands at a learnable position between experts."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Unpack
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import PreTrainedTokenizerBase
+
+from modules.checkpoints.st_folder import EncoderConfig
+from modules.encoding.encode import EncodeOptions, encode_texts
+from modules.encoding.text_encoder import TextEncoder
+from modules.losses.task_batch import Features
+from modules.merging.base import Prepared
+from modules.merging.combine import attach_coefficients, combine
+from modules.positioning.merged_table import MergedTable
+from modules.positioning.position import Position
+
+
+class MergedEncoder(nn.Module):
+    """``theta_0 + V(c)``, with frozen ``theta_0`` and task vectors, and a trainable `Position` that gives ``c``.
+
+    Weights are merged when the coefficients have changed since the last forward pass, which is once per optimiser
+    step however many micro-batches it accumulates; embedding tables at each lookup, only the rows looked up.
+
+    Args:
+        base: theta_0; its parameters are frozen here.
+        vectors: what is combined, ``[N, *shape]`` per changed parameter of the backbone.
+        position: where to stand.
+        groups: the group of `position` that each of these parameters belongs to, by number.
+    """
+
+    def __init__(
+        self,
+        base: TextEncoder,
+        vectors: Mapping[str, Prepared],
+        position: Position,
+        groups: Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False).eval()
+        self.names = list(vectors)
+        # Frozen parameters follow the module to its device and can be sharded, which plain tensors do not.
+        self.vectors = _frozen({name: prepared.vectors for name, prepared in vectors.items()})
+        self.importances = _frozen({n: p.importance for n, p in vectors.items() if p.importance is not None})
+        self.position = position
+        self.groups = [0 if groups is None else groups[name] for name in self.names]
+        tables = {
+            f"{name}.weight" for name, module in base.backbone.named_modules() if isinstance(module, nn.Embedding)
+        }
+        self.tables = tables & set(self.names)
+        self._merged: tuple[Tensor, dict[str, Tensor]] | None = None
+
+    def forward(self, features: Features) -> Tensor:
+        """Embed tokenised texts at the current position: ``[batch, dim]``; differentiable in the position."""
+        c = self.position.coefficients()
+        merged = self._merge(c.detach())
+        weights = {f"backbone.{name}": self._attached(name, c[group], merged) for name, group in self._with_groups()}
+        embeddings: Tensor = functional_call(self.base, weights, (features,))
+        return embeddings
+
+    def _attached(self, name: str, c: Tensor, merged: Mapping[str, Tensor]) -> Tensor:
+        """The weight that a forward pass uses, tied to its coefficients ``[N]``."""
+        prepared = self._prepared(name)
+        if name in self.tables:
+            return MergedTable.of(self.base.backbone.get_parameter(name), prepared, c)
+        return attach_coefficients(c, merged[name], *prepared)
+
+    def _merge(self, c: Tensor) -> dict[str, Tensor]:
+        """The merged tensors at `c`, tables aside, kept until another `c` (or device, or dtype) is asked for."""
+        first = self.vectors[_key(self.names[0])]
+        if self._merged is not None:
+            at, kept = self._merged
+            like = next(iter(kept.values()), first)
+            if torch.equal(at, c) and like.device == first.device and like.dtype == first.dtype:
+                return kept
+        self._merged = None  # before the new ones are made: two merged models need not be in memory
+        merged = {
+            name: self._combined(name, c[group]) for name, group in self._with_groups() if name not in self.tables
+        }
+        self._merged = c, merged
+        return merged
+
+    def _combined(self, name: str, c: Tensor) -> Tensor:
+        with torch.inference_mode(False):  # what is made in inference mode could not be trained through afterwards
+            vectors, importance = self._prepared(name)
+            return combine(self.base.backbone.get_parameter(name), vectors, c, importance)
+
+    def _prepared(self, name: str) -> Prepared:
+        key = _key(name)
+        return Prepared(self.vectors[key], self.importances.get(key))
+
+    def _with_groups(self) -> Iterator[tuple[str, int]]:
+        return zip(self.names, self.groups, strict=True)
+
+    def train(self, mode: bool = True) -> "MergedEncoder":
+        """Stay in evaluation mode: a position is judged by the model that will be used, without dropout."""
+        return super().train(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.base.device
+
+    @property
+    def config(self) -> EncoderConfig:
+        """Pooling, prompts and the rest, those of the base."""
+        return self.base.config
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base's."""
+        return self.base.tokenizer
+
+    @property
+    def max_length(self) -> int:
+        """The base's."""
+        return self.base.max_length
+
+    def tokenize(self, texts: Sequence[str], max_length: int | None = None) -> Features:
+        """Tokenise as the base does."""
+        return self.base.tokenize(texts, max_length)
+
+    def encode(self, texts: Sequence[str], **options: Unpack[EncodeOptions]) -> Tensor:
+        """Embed texts at the current position: ``[len(texts), dim]``. See `encode_texts`."""
+        return encode_texts(self, self.tokenizer, self.max_length, texts, self.device, **options)
+
+    def save(self, folder: str) -> None:
+        """Write the model at the current position as a folder that ``SentenceTransformer(folder)`` loads."""
+        c = self.position.coefficients().detach()
+        merged = {name: self._combined(name, c[group]) for name, group in self._with_groups()}
+        self.base.save(folder, self.base.backbone.state_dict() | merged)
+
+
+def _frozen(tensors: Mapping[str, Tensor]) -> nn.ParameterDict:
+    return nn.ParameterDict({_key(name): nn.Parameter(tensor, requires_grad=False) for name, tensor in tensors.items()})
+
+
+def _key(name: str) -> str:
+    """A parameter's name as ParameterDict takes it."""
+    return name.replace(".", "/")
