@@ -14,16 +14,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from callbacks.prompts import prompt_names
-from modules.checkpoints.st_folder import EncoderConfig
 from modules.distributed import together
 from modules.encoding.encode import EncodeOptions
+from modules.encoding.text_tokenizer import TextTokenizer
 from modules.encoding.tokenized_texts import TokenizedTexts
 
 if TYPE_CHECKING:
     from mteb import TaskMetadata
     from mteb.models import ModelMeta
     from mteb.types import Array, BatchedInput, PromptType
-    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +31,18 @@ class Encoder(Protocol):
     """What is scored: a ``TextEncoder`` or anything that encodes like one."""
 
     @property
-    def config(self) -> EncoderConfig:
-        """Prompts and similarity function."""
+    def prompts(self) -> dict[str, str]:
+        """Name to prefix."""
+        ...
+
+    @property
+    def default_prompt_name(self) -> str | None:
+        """The prompt that is used where none is named."""
+        ...
+
+    @property
+    def similarity(self) -> str:
+        """The similarity function's name."""
         ...
 
     @property
@@ -42,7 +51,7 @@ class Encoder(Protocol):
         ...
 
     @property
-    def tokenizer(self) -> "PreTrainedTokenizerBase":
+    def tokenizer(self) -> TextTokenizer:
         """What makes tokens of texts."""
         ...
 
@@ -147,7 +156,7 @@ class MtebEncoder:
         In this order: ``<task>-<side>``, ``<task>``, ``<task type>-<side>``, ``<task type>``, ``<side>`` (a document
         may also be called ``passage`` or ``corpus``), the model's default prompt, none.
         """
-        own = self.encoder.config
+        own = self.encoder
         names = prompt_names(task_metadata.name, str(task_metadata.type), prompt_type.value if prompt_type else None)
         for prompts, default in ((self.prompts, None), (own.prompts, own.default_prompt_name)):
             for name in (*names, default):
@@ -159,13 +168,13 @@ class MtebEncoder:
         """The model's own similarity ``[n1, n2]`` of ``[n1, dim]`` and ``[n2, dim]``."""
         from sentence_transformers import SimilarityFunction
 
-        return SimilarityFunction.to_similarity_fn(self.encoder.config.similarity or "cosine")(embeddings1, embeddings2)
+        return SimilarityFunction.to_similarity_fn(self.encoder.similarity)(embeddings1, embeddings2)
 
     def similarity_pairwise(self, embeddings1: "Array", embeddings2: "Array") -> "Array":
         """The model's own similarity ``[n]`` of the rows of two ``[n, dim]``."""
         from sentence_transformers import SimilarityFunction
 
-        pairwise = SimilarityFunction.to_similarity_pairwise_fn(self.encoder.config.similarity or "cosine")
+        pairwise = SimilarityFunction.to_similarity_pairwise_fn(self.encoder.similarity)
         return pairwise(embeddings1, embeddings2)
 
     def _say_once(self, task: str, side: str, prompt: str) -> None:

@@ -23,8 +23,8 @@ from lightning_app.report import OVERLAP_LEGEND, markdown_table, overlap_table
 from lightning_app.verb_parser import Parser
 from modules import UserError
 from modules.checkpoints.base_model import find_base_model, looks_like_hub_name
+from modules.checkpoints.st_folder import POOLING_FLAGS
 from modules.encoding.encode import PRECISIONS
-from modules.encoding.pooling import POOLINGS
 from modules.encoding.tokenized_texts import TokenizedTexts
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         metavar="N",
         help="keep at most so many documents, and the queries that they answer (all)",
     )
-    add("--pooling", choices=POOLINGS, help="of a plain transformers folder (mean)")
+    add("--pooling", choices=list(POOLING_FLAGS), help="of a plain transformers folder")
     add("--trust_remote_code", action="store_true", help="let transformers run code that comes with a model")
     add("--prompts", metavar="YAML", help="a file or text: a prompt by task, type or side; wins over the model's own")
     add("--data_root", metavar="DIR", help="folder with copies of hub data sets, DIR/org/name (MTEB_DATA_ROOT)")

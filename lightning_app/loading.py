@@ -40,7 +40,7 @@ class Loading:
         """What a stage's key must hold of a model that is given: its whole content, and how it is read."""
         found: dict[str, Any] = {"folder": folder_sha256(model)}
         if is_plain(model):
-            found["pooling"] = self.pooling or "mean"
+            found["pooling"] = self.pooling
         if self.trust_remote_code and any(find_base_model(model).rglob("*.py")):
             found["trust_remote_code"] = True
         return found

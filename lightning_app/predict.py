@@ -7,7 +7,6 @@ from safetensors.torch import save_file
 
 from datamodules.text_lines import read_lines
 from modules import TextEncoder, UserError
-from modules.checkpoints.st_folder import EncoderConfig
 from modules.distributed import is_main_process
 from modules.positioning.merged_encoder import MergedEncoder
 
@@ -41,7 +40,7 @@ def predict(encoder: TextEncoder | MergedEncoder, texts: list[str], out: str) ->
         texts: without the prompt.
         out: the file.
     """
-    prompt = default_prompt(encoder.config)
+    prompt = default_prompt(encoder)
     if prompt:
         rank_zero_info(f"before every text: the model's default prompt, {prompt!r}")
     embeddings = encoder.encode([prompt + text for text in texts], progress=True)
@@ -50,6 +49,6 @@ def predict(encoder: TextEncoder | MergedEncoder, texts: list[str], out: str) ->
         print(f"{out}: embeddings {list(embeddings.shape)}")
 
 
-def default_prompt(config: EncoderConfig) -> str:
+def default_prompt(encoder: TextEncoder | MergedEncoder) -> str:
     """The text that a model puts before a text where no prompt is named; empty if there is none."""
-    return config.prompts.get(config.default_prompt_name or "", "")
+    return encoder.prompts.get(encoder.default_prompt_name or "", "")

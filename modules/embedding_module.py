@@ -7,10 +7,11 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from modules.distributed import together
+from modules.encoding.features import Features
 from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
 from modules.losses.metrics import TaskMetrics
-from modules.losses.task_batch import Features, TaskBatch
+from modules.losses.task_batch import TaskBatch
 from modules.losses.task_loss import Gather, TaskOutput, local, task_loss
 from modules.positioning.merged_encoder import MergedEncoder
 

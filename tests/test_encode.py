@@ -12,19 +12,17 @@ from torch import Tensor
 
 import modules.encoding.encode
 from modules import Slerp
-from modules.checkpoints.st_folder import EncoderConfig
 from modules.encoding.encode import plan_batches
+from modules.encoding.features import Features
 from modules.encoding.text_encoder import TextEncoder
 from modules.encoding.tokenized_texts import TokenizedTexts
 from modules.errors import UserError
-from modules.losses.task_batch import Features
 from modules.merging.base import Prepared
 from modules.merging.granularity import groups_of
 from modules.positioning.merged_encoder import MergedEncoder
 from modules.positioning.position import Position
 from modules.positioning.task_vectors import gram_matrices
-from tests.test_encoder import tiny_decoder
-from tests.tiny_encoder import WORDS, tiny_encoder
+from tests.tiny_encoder import WORDS, Settings, tiny_decoder, tiny_encoder
 
 draw = random.Random(0)
 TEXTS = [" ".join(draw.choices(WORDS, k=draw.randint(1, 40))) for _ in range(24)] + ["", "a cat", "a cat"]
@@ -35,7 +33,7 @@ def encoder() -> TextEncoder:
 
 
 def decoder() -> TextEncoder:
-    return tiny_decoder(EncoderConfig("lasttoken", max_length=32))
+    return tiny_decoder(Settings("lasttoken", max_length=32))
 
 
 def merged() -> MergedEncoder:

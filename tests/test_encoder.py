@@ -1,79 +1,205 @@
-"""Encoders: what sentence-transformers computes, carried along or refused."""
+"""Encoders: what a folder says is what is computed, trained and saved; what cannot be is refused in one line."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.models import Dense
-from transformers import LlamaConfig, LlamaModel
+from sentence_transformers.sentence_transformer.modules import Dense, Pooling
+from torch import nn
 
 from modules import TextEncoder, UserError
-from modules.checkpoints.st_folder import EncoderConfig
-from modules.encoding.pooling import pool
-from tests.tiny_encoder import WORDS, tiny_encoder
+from modules.checkpoints.text_settings import NO_LIMIT
+from modules.json_files import read_json
+from tests.test_lora import factors, write_adapter
+from tests.tiny_encoder import Settings, tiny_decoder, tiny_encoder
+from tests.tiny_families import TEXTS as FAMILY_TEXTS
+from tests.tiny_families import save_family, save_plain
 
 TEXTS = ["a red cat", "the dog", "query : the sky is blue a red ball runs the dog sits", "ball"]
 
 
-def tiny_decoder(config: EncoderConfig) -> TextEncoder:
-    torch.manual_seed(0)
-    shape = LlamaConfig(
-        vocab_size=len(WORDS) + 4, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2
-    )
-    return TextEncoder(LlamaModel(shape), tiny_encoder().tokenizer, config)
+def edit(path: Path, **change: Any) -> None:
+    path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | change))
+
+
+def library(folder: Path, **options: Any) -> SentenceTransformer:
+    return SentenceTransformer(str(folder), device="cpu", **options)
 
 
 @pytest.mark.parametrize("make", [tiny_encoder, tiny_decoder])
 @pytest.mark.parametrize("normalize", [True, False])
-@pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])
+@pytest.mark.parametrize("pooling", Pooling.POOLING_MODES)
 def test_sentence_transformers_gives_the_same(tmp_path: Path, make: Any, normalize: bool, pooling: str) -> None:
-    prompts = {"query": "query : "}
-    config = EncoderConfig(pooling, normalize, 8, prompts, "query", "dot")
-    encoder = make(config=config)
+    encoder = make(config=Settings(pooling, normalize, 8, {"query": "query : "}, "query", "dot"))
     encoder.save(tmp_path)
-    theirs = SentenceTransformer(str(tmp_path), device="cpu")
-    ours = TextEncoder.load(tmp_path)
-    assert ours.config == config
+    theirs, ours = library(tmp_path), TextEncoder.load(tmp_path)
+    assert ours.settings() == encoder.settings()
     expected = torch.tensor(theirs.encode(TEXTS, prompt=""))
     assert (ours.encode(TEXTS, batch_size=2) - expected).abs().max() < 1e-5
     assert (encoder.encode(TEXTS) - expected).abs().max() < 1e-5
-    assert theirs.max_seq_length == 8
-    assert (theirs.prompts["query"], theirs.default_prompt_name) == ("query : ", "query")
+    assert theirs.max_seq_length == ours.max_length == 8
+    assert (theirs.prompts["query"], theirs.default_prompt_name, theirs.similarity_fn_name) == (
+        "query : ",
+        "query",
+        "dot",
+    )
     prompted = torch.tensor(theirs.encode(TEXTS, prompt_name="query"))
-    assert (ours.encode(["query : " + text for text in TEXTS]) - prompted).abs().max() < 1e-5
+    assert (ours.encode(TEXTS, prompt="query : ") - prompted).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_pooling_on_either_side_of_the_padding(side: str) -> None:
-    hidden = torch.arange(12.0).reshape(1, 4, 3)
-    mask = torch.tensor([[0, 0, 1, 1] if side == "left" else [1, 1, 0, 0]])
-    first, last = (hidden[0, 2], hidden[0, 3]) if side == "left" else (hidden[0, 0], hidden[0, 1])
-    assert torch.equal(pool(hidden, mask, "cls")[0], first)
-    assert torch.equal(pool(hidden, mask, "lasttoken")[0], last)
-    assert torch.equal(pool(hidden, mask, "mean")[0], (first + last) / 2)
+@pytest.mark.parametrize("pooling", ["mean", "weightedmean", "cls", "lasttoken", "max"])
+def test_a_pooling_that_leaves_prompts_out(tmp_path: Path, pooling: str) -> None:
+    tiny_encoder(config=Settings(pooling, False, 32)).save(tmp_path)
+    edit(tmp_path / "1_Pooling" / "config.json", include_prompt=False)
+    theirs, ours = library(tmp_path), TextEncoder.load(tmp_path)
+    prompts = ["query : ", "the red document : ", "", "query : "]
+    rows = zip(TEXTS, prompts, strict=True)
+    expected = torch.stack([theirs.encode(text, prompt=prompt, convert_to_tensor=True) for text, prompt in rows])
+    # One field of lengths: each row as if it were alone.
+    assert (ours(ours.tokenize(TEXTS, prompts=prompts)) - expected).abs().max() < 1e-5
+    together = theirs.encode(TEXTS, prompt="query : ", convert_to_tensor=True)
+    assert (ours.encode(TEXTS, prompt="query : ", batch_size=1) - together).abs().max() < 1e-5
 
 
-def edit(path: Path, **change: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+@pytest.mark.parametrize("lower", [True, False])
+def test_texts_are_lower_cased_where_the_folder_says_so(tmp_path: Path, lower: bool) -> None:
+    folder = save_family("bert", tmp_path / "model")
+    words = read_json(folder / "tokenizer.json")
+    words["normalizer"]["lowercase"] = False
+    (folder / "tokenizer.json").write_text(json.dumps(words))
+    edit(folder / "sentence_bert_config.json", do_lower_case=lower)
+    expected = library(folder).encode(FAMILY_TEXTS, convert_to_tensor=True)
+    encoder = TextEncoder.load(folder)
+    assert (encoder.encode(FAMILY_TEXTS) - expected).abs().max() < 1e-5
+    assert bool((encoder.encode(["The Sky"]) - encoder.encode(["the sky"])).abs().max() < 1e-6) == lower
+    encoder.save(tmp_path / "saved")
+    saved = library(tmp_path / "saved").encode(FAMILY_TEXTS, convert_to_tensor=True)
+    assert (saved - expected).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(
-    ("file", "change", "message"),
+    ("file", "change"),
     [
-        ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "pooling mean \\+ max_tokens is not supported"),
-        ("1_Pooling/config.json", {"include_prompt": False}, "include_prompt is false and the model has prompts"),
-        ("config_sentence_transformers.json", {"truncate_dim": 8}, "truncate_dim is set"),
-        ("sentence_bert_config.json", {"do_lower_case": True}, "do_lower_case"),
+        ("config_sentence_transformers.json", {"truncate_dim": 5}),
+        ("sentence_bert_config.json", {"processing_kwargs": {"text": {"max_length": 6}}}),
+        ("sentence_bert_config.json", {"processing_kwargs": {"common": {"add_special_tokens": False}}}),
+        ("sentence_bert_config.json", {"max_seq_length": 7}),
     ],
 )
-def test_what_would_be_lost_is_refused(tmp_path: Path, file: str, change: dict[str, Any], message: str) -> None:
-    tiny_encoder(config=EncoderConfig(max_length=8, prompts={"query": "query : "})).save(tmp_path)
-    edit(tmp_path / file, **change)
-    with pytest.raises(UserError, match=message):
-        TextEncoder.load(tmp_path)
+def test_settings_of_a_folder_are_the_library_s(tmp_path: Path, file: str, change: dict[str, Any]) -> None:
+    folder = save_family("bert", tmp_path / "model")
+    edit(folder / file, **change)
+    expected = library(folder).encode(FAMILY_TEXTS, convert_to_tensor=True)
+    encoder = TextEncoder.load(folder)
+    ours = encoder.encode(FAMILY_TEXTS)
+    assert ours.shape == expected.shape == (len(FAMILY_TEXTS), encoder.dim)
+    assert (ours - expected).abs().max() < 1e-5
+    encoder.save(tmp_path / "saved")
+    saved = library(tmp_path / "saved").encode(FAMILY_TEXTS, convert_to_tensor=True)
+    assert (saved - expected).abs().max() < 1e-5
+
+
+def old_layout(folder: Path) -> None:
+    """As sentence-transformers 0.3 wrote it: the transformers checkpoint in a folder of its own."""
+    (folder / "0_Transformer").mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        (folder / name).rename(folder / "0_Transformer" / name)
+    (folder / "sentence_bert_config.json").unlink()
+    edit(folder / "0_Transformer" / "sentence_roberta_config.json", max_seq_length=7, do_lower_case=False)
+    modules = read_json(folder / "modules.json")
+    modules[0]["path"] = "0_Transformer"
+    (folder / "modules.json").write_text(json.dumps(modules))
+
+
+def test_an_old_folder_layout(tmp_path: Path) -> None:
+    folder = save_family("bert", tmp_path / "model")
+    old_layout(folder)
+    expected = library(folder).encode(FAMILY_TEXTS, convert_to_tensor=True)
+    encoder = TextEncoder.load(folder)
+    assert encoder.max_length == 7
+    assert (encoder.encode(FAMILY_TEXTS) - expected).abs().max() < 1e-5
+    encoder.save(tmp_path / "saved")
+    saved = library(tmp_path / "saved").encode(FAMILY_TEXTS, convert_to_tensor=True)
+    assert (saved - expected).abs().max() < 1e-5
+
+
+def test_a_long_text_where_positions_are_counted_from_the_padding_token(tmp_path: Path) -> None:
+    folder = save_family("xlm-roberta", tmp_path / "model")  # 66 places in its table, for 64 tokens
+    long = "the sky is blue because of scattered light " * 20
+    with pytest.raises((IndexError, RuntimeError)):
+        library(folder).encode(long)
+    encoder = TextEncoder.load(folder)
+    assert encoder.max_length == 64
+    encoder.save(tmp_path / "saved")
+    saved = library(tmp_path / "saved")
+    assert (saved.encode([long], convert_to_tensor=True) - encoder.encode([long])).abs().max() < 1e-5
+    assert saved.max_seq_length == 64
+
+
+def test_where_nothing_limits_a_text_nothing_is_cut(tmp_path: Path) -> None:
+    encoder = TextEncoder.load(save_family("t5", tmp_path / "model"))
+    assert encoder.max_length == NO_LIMIT
+    assert encoder.tokenize(["the sky " * 500])["input_ids"].shape[1] > 1000
+    assert encoder.tokenize(["the sky " * 500], 10)["input_ids"].shape[1] == 10
+
+
+def test_a_text_without_tokens_is_embedded_as_padding(tmp_path: Path) -> None:
+    encoder = TextEncoder.load(save_family("llama", tmp_path / "model"))
+    assert encoder.tokenize(["", "the sky"])["attention_mask"].sum(1).tolist()[0] == 1
+    static = TextEncoder.load(save_family("static", tmp_path / "static"))
+    assert static.encode(["", "the sky"])[0].abs().max() == 0 == library(tmp_path / "static").encode([""]).max()
+
+
+def test_an_adapter_alone_is_the_base_with_its_products(tmp_path: Path) -> None:
+    base = tiny_encoder(config=Settings(max_length=8, prompts={"query": "query : "}))
+    base.save(tmp_path / "base")
+    adapter = write_adapter(tmp_path / "lora", factors(1), base_model_name_or_path=str(tmp_path / "base"))
+    encoder = TextEncoder.load(adapter)
+    query = "encoder.layer.0.attention.self.query.weight"
+    tensors = {key.removeprefix("base_model.model."): value for key, value in factors(1).items()}
+    name = query.removesuffix(".weight")
+    product = tensors[f"{name}.lora_B.weight"] @ tensors[f"{name}.lora_A.weight"]
+    assert torch.allclose(encoder.weights()[query], base.weights()[query] + 3 * product, atol=1e-6)
+    assert encoder.settings() == base.settings()
+    encoder.save(tmp_path / "saved")
+    assert (
+        library(tmp_path / "saved").encode(TEXTS, convert_to_tensor=True) - encoder.encode(TEXTS)
+    ).abs().max() < 1e-5
+
+
+def test_an_adapter_folder_has_its_own_pooling_and_prompts(tmp_path: Path) -> None:
+    tiny_encoder().save(tmp_path / "base")
+    tiny_encoder(config=Settings("cls", False, 8, {"query": "query : "})).save(tmp_path / "lora")
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "lora" / name).unlink()
+    write_adapter(tmp_path / "lora", factors(1), base_model_name_or_path=str(tmp_path / "base"))
+    encoder = TextEncoder.load(tmp_path / "lora")
+    pooling = encoder.pipeline[1]
+    assert isinstance(pooling, Pooling)
+    assert (pooling.pooling_mode, len(list(encoder.pipeline)), encoder.max_length) == ("cls", 2, 8)
+    assert encoder.prompts["query"] == "query : "
+
+
+def test_an_adapter_without_its_base(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not name the model that it adapts"):
+        TextEncoder.load(write_adapter(tmp_path / "nameless", factors(1)))
+    with pytest.raises(UserError, match="model 'gone/away' not found"):
+        TextEncoder.load(write_adapter(tmp_path / "lost", factors(1), base_model_name_or_path="gone/away"))
+
+
+def test_a_plain_checkpoint_pools_as_told(tmp_path: Path) -> None:
+    encoder = TextEncoder.load(save_plain("bert", tmp_path / "plain"), pooling="cls")
+    pooling = encoder.pipeline[1]
+    assert isinstance(pooling, Pooling)
+    assert (pooling.pooling_mode, encoder.max_length) == ("cls", 64)
+    with pytest.raises(UserError, match="pooling 'widest' is unknown: use one of cls, max, mean"):
+        TextEncoder.load(tmp_path / "plain", pooling="widest")
 
 
 def test_another_pooling_than_the_model_says_is_refused(tmp_path: Path) -> None:
@@ -82,81 +208,150 @@ def test_another_pooling_than_the_model_says_is_refused(tmp_path: Path) -> None:
         TextEncoder.load(tmp_path, pooling="cls")
 
 
-def test_a_plain_checkpoint_pools_as_told(tmp_path: Path) -> None:
-    encoder = tiny_encoder()
-    encoder.backbone.save_pretrained(tmp_path)
-    encoder.tokenizer.save_pretrained(tmp_path)
-    loaded = TextEncoder.load(tmp_path, pooling="cls")
-    assert (loaded.config.pooling, loaded.config.max_length) == ("cls", 64)
+def lose_a_weight(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("encoder.layer.1.output.dense.weight")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def test_missing_weights_are_refused(tmp_path: Path) -> None:
-    encoder = tiny_encoder()
-    state = encoder.backbone.state_dict()
-    state.pop("encoder.layer.1.output.dense.weight")
-    encoder.save(tmp_path, state)
-    with pytest.raises(UserError, match="weights are missing: encoder.layer.1.output.dense.weight"):
-        TextEncoder.load(tmp_path)
+def spoil_a_weight(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["encoder.layer.0.output.dense.bias"][3] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
-    encoder = tiny_encoder()
-    with torch.no_grad():
-        encoder.get_parameter("backbone.encoder.layer.0.output.dense.bias")[3] = value
-    encoder.save(tmp_path)
-    with pytest.raises(UserError, match=r"NaN or infinite weights in 1 tensors: .*layer\.0\.output\.dense\.bias"):
-        TextEncoder.load(tmp_path)
+def cut_short(folder: Path) -> None:
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
 
 
-def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
-    tiny_encoder().save(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="has no weights as model.safetensors or shards; save") as error:
-        TextEncoder.load(tmp_path)
+def only_pickles(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def pickled_dense(folder: Path) -> None:
+    modules = [*list(library(folder))[:2], Dense(16, 4)]
+    SentenceTransformer(modules=modules, device="cpu").save(str(folder))
+    torch.save(load_file(folder / "2_Dense" / "model.safetensors"), folder / "2_Dense" / "pytorch_model.bin")
+    (folder / "2_Dense" / "model.safetensors").unlink()
+
+
+def module_of(kind: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        modules = read_json(folder / "modules.json")
+        modules[0]["type"] = kind
+        (folder / "modules.json").write_text(json.dumps(modules))
+
+    return change
+
+
+def unknown_pooling(folder: Path) -> None:
+    (folder / "1_Pooling" / "config.json").write_text(
+        json.dumps({"word_embedding_dimension": 16, "pooling_mode": "widest"})
+    )
+
+
+def both_kinds(folder: Path) -> None:
+    write_adapter(folder, factors(1), base_model_name_or_path="anything")
+
+
+BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "a weight is missing": (lose_a_weight, r"weights are missing \(1\).*: encoder.layer.1.output.dense.weight"),
+    "a weight is NaN": (spoil_a_weight, r"NaN or infinite weights in 1 tensors: .*layer\.0\.output\.dense\.bias"),
+    "weights are cut short": (cut_short, "is cut short"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "has no weights as model.safetensors or"),
+    "pickles": (only_pickles, r"has no weights as model.safetensors or shards; save .* \(no pickles are read\)"),
+    "a pickled Dense": (pickled_dense, "2_Dense/pytorch_model.bin is a pickle; save the model again as safetensors"),
+    "a Router": (module_of("sentence_transformers.models.Router"), "a Router has several encoders; give the folder of"),
+    "words": (module_of("sentence_transformers.models.Gone"), "cannot be loaded: "),
+    "no modules": (lambda folder: (folder / "modules.json").write_text("{}"), "is no list of modules"),
+    "a pooling that is none": (unknown_pooling, "cannot be loaded: Invalid pooling mode: 'widest'"),
+    "an adapter beside it": (both_kinds, "holds both a model and an adapter"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), "cannot be loaded: "),
+    "no tokenizer": (lambda folder: [p.unlink() for p in folder.glob("tokenizer*")], "has no tokenizer, for which"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_is_broken_is_refused_in_one_line(tmp_path: Path, case: str) -> None:
+    damage, message = BROKEN[case]
+    tiny_encoder().save(tmp_path / "model")
+    damage(tmp_path / "model")
+    with pytest.raises(UserError, match=message) as error:
+        TextEncoder.load(tmp_path / "model")
     assert "\n" not in str(error.value)
 
 
-def test_a_dense_module_is_refused(tmp_path: Path) -> None:
-    tiny_encoder().save(tmp_path / "plain")
-    model = SentenceTransformer(str(tmp_path / "plain"), device="cpu")
-    SentenceTransformer(modules=[*list(model)[:2], Dense(16, 4)], device="cpu").save(str(tmp_path / "dense"))
-    with pytest.raises(UserError, match="modules Transformer > Pooling > Dense are not supported"):
-        TextEncoder.load(tmp_path / "dense")
-
-
-@pytest.mark.parametrize("mode", ["max", "weightedmean", "mean_sqrt_len_tokens"])
-def test_a_pooling_we_do_not_have_is_refused(tmp_path: Path, mode: str) -> None:
-    tiny_encoder().save(tmp_path)
-    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": mode}))
-    with pytest.raises(UserError, match=f"pooling {mode} is not supported"):
+def test_an_empty_folder_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is not a model folder: it holds none of config\.json, modules\.json"):
         TextEncoder.load(tmp_path)
-    with pytest.raises(UserError, match=f"pooling '{mode}' is unknown"):
-        pool(torch.zeros(1, 2, 3), torch.ones(1, 2), mode)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])
-def test_what_sentence_transformers_writes_is_read(tmp_path: Path, pooling: str) -> None:
-    config = EncoderConfig(pooling, True, 8, {"query": "query : "}, "query")
-    tiny_encoder(config=config).save(tmp_path / "ours")
-    theirs = SentenceTransformer(str(tmp_path / "ours"), device="cpu")
-    theirs.save(str(tmp_path / "theirs"))
-    loaded = TextEncoder.load(tmp_path / "theirs")
-    assert loaded.config == config
-    assert (loaded.encode(TEXTS) - torch.tensor(theirs.encode(TEXTS, prompt=""))).abs().max() < 1e-5
+class Squared(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.square()
+
+
+def test_code_outside_torch_is_not_replaced_in_silence(tmp_path: Path) -> None:
+    tiny_encoder().save(tmp_path / "plain")
+    modules = [*list(library(tmp_path / "plain"))[:2], Dense(16, 4, activation_function=Squared())]
+    SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path / "dense"))
+    with pytest.raises(UserError, match="the activation tests.test_encoder.Squared is code outside torch"):
+        TextEncoder.load(tmp_path / "dense")
+    encoder = TextEncoder.load(tmp_path / "dense", trust_remote_code=True)
+    expected = library(tmp_path / "dense", trust_remote_code=True).encode(TEXTS, convert_to_tensor=True)
+    assert (encoder.encode(TEXTS) - expected).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])
-def test_padding_does_not_change_a_decoder_s_embedding(pooling: str, side: str) -> None:
-    encoder = tiny_decoder(EncoderConfig(pooling, max_length=32))
+def test_padding_does_not_change_a_decoder_s_embedding(tmp_path: Path, pooling: str, side: str) -> None:
+    tiny_decoder(Settings(pooling, max_length=32)).save(tmp_path)
+    edit(tmp_path / "tokenizer_config.json", padding_side=side)
+    encoder = TextEncoder.load(tmp_path)
     alone = torch.cat([encoder.encode([text]) for text in TEXTS])
-    encoder.tokenizer.padding_side = side
     assert (encoder.encode(TEXTS, batch_size=4) - alone).abs().max() < 1e-5
 
 
 def test_a_tighter_limit_truncates_and_a_looser_one_does_not_extend() -> None:
-    encoder = tiny_encoder(config=EncoderConfig(max_length=6))
+    encoder = tiny_encoder(config=Settings(max_length=6))
     text = "the sky is blue a red ball"
     lengths = [encoder.tokenize([text], limit)["input_ids"].shape[1] for limit in (None, 4, 100)]
     assert lengths == [6, 4, 6]
+
+
+def test_saving_changes_weights_and_nothing_else(tmp_path: Path) -> None:
+    folder = save_family("bert", tmp_path / "model", prompts={"query": "query: "})
+    (folder / "special.txt").write_text("kept\n")
+    edit(folder / "tokenizer_config.json", tokenizer_class="BertTokenizerFast")
+    head = {"cls.predictions.bias": torch.arange(5.0), **load_file(folder / "model.safetensors")}
+    save_file(head, folder / "model.safetensors", metadata={"format": "pt"})
+    encoder = TextEncoder.load(folder)
+    with torch.no_grad():
+        encoder.weights()["embeddings.word_embeddings.weight"] += 1
+    encoder.save(tmp_path / "saved")
+    saved = tmp_path / "saved"
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "special.txt"):
+        assert (saved / name).read_bytes() == (folder / name).read_bytes()
+    assert [module["type"] for module in read_json(saved / "modules.json")] == [
+        f"sentence_transformers.models.{kind}" for kind in ("Transformer", "Pooling", "Normalize")
+    ]
+    weights = load_file(saved / "model.safetensors")
+    changed = [name for name, weight in weights.items() if not torch.equal(weight, head[name])]
+    assert weights.keys() == head.keys()
+    assert changed == ["embeddings.word_embeddings.weight"]
+
+
+def test_a_model_is_not_saved_over_itself(tmp_path: Path) -> None:
+    shutil.copytree(tiny_encoder().folder, tmp_path / "model")
+    with pytest.raises(UserError, match="is the folder that the model was loaded from; save it elsewhere"):
+        TextEncoder.load(tmp_path / "model").save(tmp_path / "model")
+
+
+def test_dtype_and_attention_can_be_told(tmp_path: Path) -> None:
+    folder = save_family("gemma3", tmp_path / "model")
+    encoder = TextEncoder.load(folder, dtype=torch.bfloat16, attn_implementation="eager")
+    assert {weight.dtype for weight in encoder.parameters()} == {torch.bfloat16}
+    assert encoder.backbone.config._attn_implementation == "eager"
+    assert encoder.backbone.config.use_cache is False

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from lightning_app.__main__ import main
-from modules.checkpoints.st_folder import EncoderConfig
 from tests.conftest import Project, write_rows
-from tests.tiny_encoder import tiny_encoder
+from tests.tiny_encoder import Settings, tiny_encoder
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -122,7 +121,7 @@ def test_an_expert_with_nan_weights(project: Project, capsys: pytest.CaptureFixt
 
 
 def test_an_expert_that_pools_otherwise(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    tiny_encoder(seed=1, config=EncoderConfig(pooling="cls", max_length=32)).save(project.folder / "bad")
+    tiny_encoder(seed=1, config=Settings(pooling="cls", max_length=32)).save(project.folder / "bad")
     assert "expert 'bad'" in (line := error_of(capsys, *expert_with(project)))
     assert "has pooling ['cls'], the base ['mean']" in line
 

@@ -18,8 +18,7 @@ from lightning_app.loading import Loading
 from lightning_app.model import Model
 from lightning_app.stages import Stage, StageGraph
 from modules import TextEncoder
-from modules.checkpoints.st_folder import EncoderConfig
-from tests.tiny_encoder import tiny_encoder
+from tests.tiny_encoder import Settings, tiny_encoder
 from tests.tiny_mirror import PAIRS, QUERIES, SENTENCES, write_clustering, write_sts, write_xquad
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -71,8 +70,8 @@ def test_the_revision_is_of_all_that_determines_a_score(tmp_path: Path, monkeypa
     others = [
         of(sha256="b"),
         of(prompts={"STS": "x"}),
-        of(tiny_encoder(config=EncoderConfig(max_length=16))),
-        of(tiny_encoder(config=EncoderConfig(max_length=32, pooling="cls"))),
+        of(tiny_encoder(config=Settings(max_length=16))),
+        of(tiny_encoder(config=Settings(max_length=32, pooling="cls"))),
         of(tiny_encoder().to(torch.bfloat16)),
         of(precision="bfloat16"),
         of(task=loaded(tmp_path / "one", max_examples=10)),

@@ -16,9 +16,8 @@ from lightning_app.loading import Loading
 from lightning_app.model import Model
 from lightning_app.stages import StageGraph
 from modules import TextEncoder, UserError
-from modules.checkpoints.st_folder import EncoderConfig
 from tests.conftest import Project
-from tests.tiny_encoder import tiny_encoder
+from tests.tiny_encoder import Settings, tiny_encoder
 from tests.tiny_mirror import write_sts
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -64,7 +63,7 @@ def test_a_plain_base_is_scored_as_it_pools(tmp_path: Path) -> None:
     base = Model("base", path=str(tmp_path / "plain"))
     for pooling in ("cls", "mean"):
         scorer = Scorer(mteb, torch.device("cpu"), Loading(pooling, base=base.path))
-        encoder = tiny_encoder(config=EncoderConfig(pooling=pooling))
+        encoder = tiny_encoder(config=Settings(pooling=pooling))
         expected = evaluate_tasks(MtebEncoder(encoder), load_tasks(["STSBenchmark"], str(tmp_path)))
         assert read_scores(graph.run(scorer.stage(base, graph))) == pytest.approx(expected, abs=1e-4)
 

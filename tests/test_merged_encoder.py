@@ -12,15 +12,13 @@ from torch.func import functional_call
 from transformers import BertModel
 
 from modules import Slerp, TextEncoder
-from modules.checkpoints.st_folder import EncoderConfig
 from modules.merging.base import Prepared
 from modules.merging.granularity import groups_of
 from modules.positioning.merged_encoder import MergedEncoder
 from modules.positioning.position import Position
 from modules.positioning.task_vectors import gram_matrices, load_task_vectors
-from tests.test_encoder import tiny_decoder
 from tests.test_merging import SPAN, obvious_slerp
-from tests.tiny_encoder import tiny_encoder
+from tests.tiny_encoder import Settings, tiny_decoder, tiny_encoder
 
 TEXTS = ["a red cat", "the dog runs", "query : the sky is blue a red ball runs the dog sits", "ball"]
 
@@ -167,7 +165,7 @@ def test_there_is_no_dropout(tmp_path: Path) -> None:
 @pytest.mark.parametrize("make", [tiny_encoder, tiny_decoder])
 @pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])
 def test_sentence_transformers_loads_the_merge(tmp_path: Path, make: Callable[..., TextEncoder], pooling: str) -> None:
-    config = EncoderConfig(pooling, pooling != "cls", 8, {"query": "query : "}, "query")
+    config = Settings(pooling, pooling != "cls", 8, {"query": "query : "}, "query")
     encoder = merged(tmp_path, lambda: make(config=config))
     set_position(encoder, [0.5, 2.0], 0.8)
     encoder.save(str(tmp_path / "merged"))

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from callbacks.mteb_encoder import MtebEncoder
 from callbacks.mteb_tasks import evaluate_tasks, load_tasks
-from modules.checkpoints.st_folder import EncoderConfig
 from modules.encoding.text_encoder import TextEncoder
 from tests.processes import in_two_processes
-from tests.tiny_encoder import tiny_encoder
+from tests.tiny_encoder import Settings, tiny_encoder
 from tests.tiny_mirror import write_sts, write_xquad
 
 TEXTS = ["a red cat", "the dog runs", "a red cat", "the sky is blue", "a cat", "the dog runs", "a"]
@@ -30,7 +29,7 @@ class Recorder(TextEncoder):
         return super().encode(texts, **options)
 
 
-def recorder(config: EncoderConfig | None = None) -> Recorder:
+def recorder(config: Settings | None = None) -> Recorder:
     tiny = tiny_encoder(config=config)
     return Recorder(tiny.backbone, tiny.tokenizer, tiny.config)
 
@@ -95,7 +94,7 @@ def test_prompt_is_the_most_special_one(names: list[str], side: str | None, expe
 
     prompts = {name: name for name in names}
     default = "default" if "default" in names else None
-    model = MtebEncoder(tiny_encoder(config=EncoderConfig(prompts=prompts, default_prompt_name=default)))
+    model = MtebEncoder(tiny_encoder(config=Settings(prompts=prompts, default_prompt_name=default)))
     assert model.prompt(task("XQuADRetrieval"), PromptType(side) if side else None) == expected
 
 
@@ -108,7 +107,7 @@ def test_same_scores_as_sentence_transformers(similarity: str, tmp_path: Path) -
     write_sts(tmp_path)
     write_xquad(tmp_path)
     prompts = {"query": "query : ", "document": "document : ", "STS": "the "}
-    config = EncoderConfig(max_length=32, normalize=False, prompts=prompts, similarity=similarity)
+    config = Settings(max_length=32, normalize=False, prompts=prompts, similarity=similarity)
     encoder = tiny_encoder(config=config)
     encoder.save(tmp_path / "model")
     tasks = load_tasks(["STSBenchmark", "XQuADRetrieval"], str(tmp_path))

@@ -10,8 +10,7 @@ from sentence_transformers import SentenceTransformer
 from lightning_app.finished import finished_model, publish
 from lightning_app.predict import default_prompt, predict, read_texts
 from modules import TextEncoder, UserError
-from modules.checkpoints.st_folder import EncoderConfig
-from tests.tiny_encoder import tiny_encoder
+from tests.tiny_encoder import Settings, tiny_encoder
 
 PROMPTS = {"query": "query : ", "passage": "document : "}
 
@@ -20,7 +19,7 @@ PROMPTS = {"query": "query : ", "passage": "document : "}
 def test_the_default_prompt_goes_before_every_text(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, default: str | None
 ) -> None:
-    tiny_encoder(config=EncoderConfig(max_length=32, prompts=PROMPTS, default_prompt_name=default)).save(tmp_path / "m")
+    tiny_encoder(config=Settings(max_length=32, prompts=PROMPTS, default_prompt_name=default)).save(tmp_path / "m")
     (tmp_path / "texts.txt").write_text("a cat\nthe sky is blue\u2028a ball\n", encoding="utf-8")
     out = str(tmp_path / "out.safetensors")
     texts = read_texts(str(tmp_path / "texts.txt"), out)
@@ -29,7 +28,7 @@ def test_the_default_prompt_goes_before_every_text(
     expected = torch.tensor(SentenceTransformer(str(tmp_path / "m"), device="cpu").encode(texts))
     assert torch.allclose(load_file(out)["embeddings"], expected, atol=1e-5) and len(texts) == 2
     assert ("the model's default prompt, 'query : '" in caplog.text) == (default is not None)
-    assert default_prompt(EncoderConfig(prompts=PROMPTS, default_prompt_name="absent")) == ""
+    assert default_prompt(Settings(prompts=PROMPTS, default_prompt_name="absent")) == ""
 
 
 def test_an_empty_line_is_named(tmp_path: Path) -> None:

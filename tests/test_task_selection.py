@@ -7,9 +7,8 @@ import pytest
 from callbacks.mteb_encoder import MtebEncoder
 from callbacks.mteb_tasks import load_tasks
 from callbacks.task_selection import TaskSelection, find_tasks
-from modules.checkpoints.st_folder import EncoderConfig
 from modules.errors import UserError
-from tests.tiny_encoder import tiny_encoder
+from tests.tiny_encoder import Settings, tiny_encoder
 from tests.tiny_mirror import (
     CORPUS,
     LABELLED,
@@ -112,7 +111,7 @@ def test_a_capped_task_has_the_prompts_of_the_whole_one(tmp_path: Path) -> None:
 
     write_xquad(tmp_path)
     [task] = load_tasks(TaskSelection(["XQuADRetrieval"], max_examples=len(QUERIES) - 1), str(tmp_path))
-    own = EncoderConfig(prompts={"XQuADRetrieval-query": "own ", "document": "doc "})
+    own = Settings(prompts={"XQuADRetrieval-query": "own ", "document": "doc "})
     model = MtebEncoder(tiny_encoder(config=own), prompts={"Retrieval-document": "given "})
     assert model.prompt(task.metadata, PromptType.query) == "own "
     assert model.prompt(task.metadata, PromptType.document) == "given ", "a given prompt wins over the model's own"

@@ -12,10 +12,10 @@ from transformers import AutoModel, BertConfig, PreTrainedConfig, PreTrainedToke
 
 from benchmarks.gpu.data import WORDS
 from modules.checkpoints.base_model import find_base_model
-from modules.checkpoints.st_folder import EncoderConfig
 from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
 from modules.losses.task_batch import LossConfig, TaskBatch
+from tests.tiny_encoder import Settings
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
@@ -94,7 +94,7 @@ def random_encoder(shape: Shape, device: torch.device | str = "cpu", seed: int =
     with torch.device(device):
         backbone = AutoModel.from_config(without_dropout(shape.config()))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, **names)
-    return TextEncoder(backbone, tokenizer, EncoderConfig(pooling=shape.pooling, max_length=shape.length))
+    return TextEncoder(backbone, tokenizer, Settings(pooling=shape.pooling, max_length=shape.length))
 
 
 def without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:

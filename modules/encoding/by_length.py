@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from modules.losses.task_batch import Features
+from modules.encoding.features import Features
 
 ROWS = 16
 """Texts that are padded together; fewer make the matrix products too small, more bring the padding back."""
@@ -27,8 +27,12 @@ def embed_by_length(encoder: Callable[[Features], Tensor], features: Features) -
     parts = parts_by_length(features)
     if len(parts) == 1:
         return encoder(features)
-    embeddings = [encoder({name: v[rows, :length] for name, v in features.items()}) for rows, length in parts]
+    embeddings = [encoder(_part(features, rows, length)) for rows, length in parts]
     return torch.cat(embeddings)[torch.cat([rows for rows, _ in parts]).argsort()]
+
+
+def _part(features: Features, rows: Tensor, length: int) -> Features:
+    return {name: value[rows, :length] if value.ndim > 1 else value[rows] for name, value in features.items()}
 
 
 def parts_by_length(features: Features) -> list[tuple[Tensor, int]]:

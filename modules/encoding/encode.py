@@ -9,9 +9,10 @@ from typing import TypedDict
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
 
-from modules.encoding.tokenized_texts import TokenIds, look_up, pad
+from modules.encoding.features import TokenIds, pad
+from modules.encoding.text_tokenizer import TextTokenizer
+from modules.encoding.tokenized_texts import look_up
 from modules.errors import UserError
 from modules.evaluation_mode import evaluation_mode
 
@@ -24,6 +25,16 @@ TOKENS_PER_TEXT = 32
 CHUNK = 2**18
 """Characters tokenised in one go; the model starts on them while the next are tokenised. A tokenizer takes a hundred
 bytes for every token of a text, those that are cut off included."""
+
+
+MOST_WAITING = 2**26
+"""Numbers of embeddings that are left on an accelerator before they are moved: 256 MB."""
+
+MOST_TOKENS = 2**16
+"""Tokens of a batch on an accelerator, beyond which it gets no faster."""
+
+BYTES_PER_ENTRY = 64
+"""What a forward pass holds of a token, per entry of the widest layer's input: some sixteen float32 tensors."""
 
 
 class EncodeOptions(TypedDict, total=False):
@@ -41,11 +52,13 @@ Tokenize = Callable[[Sequence[str]], list[TokenIds]]
 @torch.no_grad()
 def encode_texts(
     encoder: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: TextTokenizer,
     max_length: int,
     texts: Sequence[str],
     device: torch.device,
     *,
+    prompt: str = "",
+    pools_without_prompts: bool = False,
     batch_size: int = 64,
     precision: str = "float32",
     tokenized: dict[str, TokenIds] | None = None,
@@ -57,9 +70,12 @@ def encode_texts(
         encoder: maps features to ``[batch, dim]``.
         tokenizer: its tokenizer.
         max_length: tokens kept of a text.
-        texts: prompts are already part of them.
+        texts: without the prompt.
         device: where the encoder is.
-        batch_size: how many texts of `TOKENS_PER_TEXT` tokens a forward pass has room for.
+        prompt: what stands before each text.
+        pools_without_prompts: whether the encoder's pooling leaves a prompt's tokens out.
+        batch_size: how many texts of `TOKENS_PER_TEXT` tokens a forward pass has room for; on an accelerator more, by
+            its free memory.
         precision: one of `PRECISIONS`.
         tokenized: token ids by text, see `TokenizedTexts`; those that were missing are added.
         progress: show a bar.
@@ -74,21 +90,56 @@ def encode_texts(
         raise UserError("there are no texts to embed")
     if precision not in PRECISIONS:
         raise UserError(f"precision '{precision}' is unknown: use one of {', '.join(PRECISIONS)}")
+    texts = [prompt + text for text in texts] if prompt else texts
+    prompt_length = tokenizer.prompt_length(prompt, max_length) if pools_without_prompts else None
     distinct = sorted(dict.fromkeys(texts), key=len, reverse=True)
     tokenize = partial(look_up, tokenizer, max_length, tokenized)
     rows: dict[str, int] = {}
-    parts: list[Tensor] = []
+    embeddings = _OnTheCpu()
     with (
         evaluation_mode(encoder),
         torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"),
         tqdm(total=len(distinct), desc="encoding", unit="text", disable=not progress, leave=False) as bar,
     ):
-        for batch, ids in _batches(distinct, tokenize, batch_size * TOKENS_PER_TEXT):
-            features = {key: value.to(device) for key, value in pad(ids, tokenizer.pad_token_id).items()}
-            parts.append(encoder(features).float().cpu())
+        for batch, ids in _batches(distinct, tokenize, _room(encoder, device, batch_size * TOKENS_PER_TEXT)):
+            features = {key: value.to(device) for key, value in pad(ids, tokenizer.pad_id).items()}
+            if prompt_length is not None:
+                features["prompt_lengths"] = torch.full((len(batch),), prompt_length, device=device)
+            embeddings.add(encoder(features).float())
             rows.update(zip(batch, range(len(rows), len(rows) + len(batch)), strict=True))
             bar.update(len(batch))
-    return torch.cat(parts)[[rows[text] for text in texts]]
+    return embeddings.all()[[rows[text] for text in texts]]
+
+
+class _OnTheCpu:
+    """Collects embeddings; an accelerator is waited for when many have come together, not at every batch."""
+
+    def __init__(self) -> None:
+        self._moved: list[Tensor] = []
+        self._waiting: list[Tensor] = []
+
+    def add(self, part: Tensor) -> None:
+        self._waiting.append(part)
+        if sum(part.numel() for part in self._waiting) > MOST_WAITING:
+            self._move()
+
+    def all(self) -> Tensor:
+        self._move()
+        return torch.cat(self._moved)
+
+    def _move(self) -> None:
+        if self._waiting:
+            self._moved.append(torch.cat(self._waiting).cpu())
+            self._waiting = []
+
+
+def _room(encoder: nn.Module, device: torch.device, tokens: int) -> int:
+    """How many tokens a batch has room for: `tokens` on a CPU, whose caches are small; more on an accelerator."""
+    if device.type != "cuda":
+        return tokens
+    free, _ = torch.cuda.mem_get_info(device)
+    widest = max((weight.shape[-1] for weight in encoder.parameters() if weight.ndim == 2), default=1)
+    return max(tokens, min(MOST_TOKENS, int(free / 2 / (BYTES_PER_ENTRY * widest))))
 
 
 def _batches(texts: Sequence[str], tokenize: Tokenize, budget: int) -> Iterator[tuple[list[str], list[TokenIds]]]:

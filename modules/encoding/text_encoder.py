@@ -1,178 +1,258 @@
-"""A text encoder: transformers backbone, pooling, normalisation.
+"""A text encoder: a sentence-transformers pipeline that embeds each text once, and without padding.
 
 Shapes: batch, length (tokens), dim.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
 import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
 from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from modules.checkpoints.base_model import find_base_model
-from modules.checkpoints.checkpoint_io import weight_files
-from modules.checkpoints.st_folder import EncoderConfig, is_st_folder, read_encoder_config, write_encoder_config
+from modules.checkpoints.lora import is_adapter
+from modules.encoding.adapter_folder import AdapterFolder
 from modules.encoding.encode import EncodeOptions, encode_texts
-from modules.encoding.pooling import pool
-from modules.encoding.tokenized_texts import pad, token_ids
-from modules.errors import UserError
-from modules.losses.task_batch import Features
-
-LENGTH_WITHOUT_LIMIT = 512
-"""Tokens kept where neither the model folder nor its tokenizer says (transformers then says 1e30)."""
+from modules.encoding.features import Features, pad
+from modules.encoding.pipeline import load_pipeline, parameter_places
+from modules.encoding.saving import save_encoder
+from modules.encoding.text_tokenizer import TextTokenizer
 
 
 class TextEncoder(nn.Module):
-    """Maps texts to embeddings.
+    """Maps texts to embeddings, as ``SentenceTransformer`` does.
 
     Args:
-        backbone: any transformers encoder or decoder with ``last_hidden_state``.
-        tokenizer: its tokenizer.
-        config: pooling, normalisation, prompts and maximum length.
-        folder: that they were loaded from, if they were.
+        pipeline: of sentence-transformers; its tokenizer, pooling, Dense layers and so on are used as they are.
+        folder: that its weights were loaded from.
+        layout: the folder that its modules and their settings come from; None: the same.
+
+    Example:
+        >>> encoder = TextEncoder.load("sentence-transformers/all-MiniLM-L6-v2")
+        >>> encoder.encode(["A text.", "Another text."]).shape
+        torch.Size([2, 384])
     """
 
-    def __init__(
-        self,
-        backbone: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        config: EncoderConfig,
-        folder: Path | None = None,
-    ) -> None:
+    def __init__(self, pipeline: SentenceTransformer, folder: Path, layout: Path | None = None) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.tokenizer = tokenizer
-        self.config = config
+        self.pipeline = pipeline
         self.folder = folder
-        for name, parameter in backbone.named_parameters():
+        self.layout = layout or folder
+        self._places = parameter_places(pipeline, folder)
+        self.tokenizer = TextTokenizer(pipeline)
+        self.max_length = self.tokenizer.max_length
+        """Tokens kept of a text, special ones included; `NO_LIMIT` where nothing limits it."""
+        self._adapter: AdapterFolder | None = None
+        for name, parameter in pipeline.named_parameters():
             # A pooler head never enters a pooled embedding: it has no gradient, and is carried as it is.
-            if name.startswith("pooler."):
+            if ".pooler." in name:
                 parameter.requires_grad_(False)
 
     @classmethod
-    def load(cls, model: str | Path, *, pooling: str | None = None, trust_remote_code: bool = False) -> TextEncoder:
-        """Load a model folder or hub name, in float32.
+    def load(
+        cls,
+        model: str | Path,
+        *,
+        pooling: str | None = None,
+        trust_remote_code: bool = False,
+        dtype: torch.dtype = torch.float32,
+        attn_implementation: str | None = None,
+    ) -> TextEncoder:
+        """Load a model folder or hub name.
 
         Args:
-            model: a sentence-transformers or plain transformers folder, or a hub name.
-            pooling: for a plain transformers checkpoint, ``mean`` unless told. A sentence-transformers folder says
-                its own, and another one is refused.
-            trust_remote_code: let transformers run the model's own code.
+            model: a sentence-transformers or plain transformers folder, an adapter's, or a hub name.
+            pooling: of a plain transformers checkpoint; see `load_pipeline`.
+            trust_remote_code: let the libraries run the model's own code.
+            dtype: of the weights.
+            attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; None: what transformers takes.
 
         Raises:
-            UserError: the model does not exist, lacks weights, has NaN weights, or a part that we cannot carry.
+            UserError: the model does not exist, or cannot be loaded whole.
         """
         folder = find_base_model(str(model), code=trust_remote_code)
-        config = encoder_config(folder, pooling)
-        backbone = _load_backbone(folder, trust_remote_code)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        if tokenizer.pad_token is None:  # decoders often have none
-            tokenizer.pad_token = tokenizer.eos_token
-        if config.max_length is None:
-            limit = min(tokenizer.model_max_length, getattr(backbone.config, "max_position_embeddings", 10**9))
-            config = dataclasses.replace(config, max_length=limit if limit < 10**9 else LENGTH_WITHOUT_LIMIT)
-        return cls(backbone, tokenizer, config, folder)
+        adapter = AdapterFolder(folder, trust_remote_code) if is_adapter(folder) else None
+        pipeline = load_pipeline(
+            adapter.folder if adapter else folder,
+            pooling=pooling,
+            trust_remote_code=trust_remote_code,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+        )
+        encoder = cls(pipeline, adapter.folder if adapter else folder)
+        if adapter is not None:
+            adapter.add_to(encoder.weights())
+            encoder._adapter = adapter  # whose folder is there as long as it is
+        return encoder
 
-    def save(self, folder: str | Path, state: dict[str, Tensor] | None = None) -> None:
-        """Write a folder that ``SentenceTransformer(folder)`` loads.
+    def take_pipeline(self, other: TextEncoder) -> None:
+        """Take the modules after the first, and the settings, of another model.
+
+        Args:
+            other: a model whose first module has the same architecture.
+        """
+        modules = [self.pipeline[0], *list(other.pipeline)[1:]]
+        self.pipeline = SentenceTransformer(modules=modules, device="cpu").eval()
+        self.pipeline.similarity_fn_name = other.pipeline.similarity_fn_name
+        self.layout = other.layout
+        self.take_settings(other.settings())
+
+    def take_settings(self, settings: Mapping[str, Any]) -> None:
+        """Read texts otherwise.
+
+        Args:
+            settings: see `settings`; what is not in it stays.
+        """
+        self.pipeline.prompts = settings.get("prompts", self.pipeline.prompts)
+        self.pipeline.default_prompt_name = settings.get("default_prompt_name", self.pipeline.default_prompt_name)
+        self.pipeline.truncate_dim = settings.get("truncate_dim", self.pipeline.truncate_dim)
+        self.max_length = min(settings.get("max_length") or self.max_length, self.tokenizer.positions)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what is a user's to choose of how texts are read, as `text_settings` has it."""
+        return {
+            "max_length": self.max_length,
+            "prompts": self.prompts,
+            "default_prompt_name": self.default_prompt_name,
+            "truncate_dim": self.pipeline.truncate_dim,
+        }
+
+    def save(self, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> None:
+        """Write a folder that ``SentenceTransformer(folder)`` loads, in new and old versions; see `save_encoder`.
 
         Args:
             folder: made if absent.
-            state: weights to write in the place of this encoder's, under the backbone's own names.
+            state: weights to write in the place of this encoder's, by canonical name.
         """
-        folder = Path(folder)
-        self.backbone.save_pretrained(folder, state_dict=state)
-        self.tokenizer.save_pretrained(folder)
-        write_encoder_config(folder, self.config, self.dim)
-        for file in self.folder.glob("*.py") if self.folder and self.folder.resolve() != folder.resolve() else ():
-            shutil.copyfile(file, folder / file.name)  # the model's own code, which its config names
+        weights = {name: weight.detach() for name, weight in self.weights().items()} | dict(state or {})
+        save_encoder(self, Path(folder), weights)
+
+    @property
+    def backbone(self) -> PreTrainedModel:
+        """The transformers model within the first module."""
+        first = self.pipeline[0]
+        assert isinstance(first, Transformer), "static embeddings have no transformers model"
+        return first.model
 
     @property
     def dim(self) -> int:
         """Size of an embedding."""
-        return int(self.backbone.config.hidden_size)
+        return int(self.pipeline.get_embedding_dimension() or 0)
 
     @property
-    def max_length(self) -> int:
-        """Tokens kept of a text, special ones included."""
-        return self.config.max_length or LENGTH_WITHOUT_LIMIT
+    def prompts(self) -> dict[str, str]:
+        """Name to prefix."""
+        return {name: prompt or "" for name, prompt in self.pipeline.prompts.items()}
+
+    @property
+    def default_prompt_name(self) -> str | None:
+        """The prompt that is used where none is named."""
+        return self.pipeline.default_prompt_name
+
+    @property
+    def similarity(self) -> str:
+        """The similarity function's sentence-transformers name."""
+        return str(self.pipeline.similarity_fn_name)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
 
-    def tokenize(self, texts: Sequence[str], max_length: int | None = None) -> Features:
-        """Tokenise and pad to the longest; a prompt is already part of the text.
+    def weights(self) -> dict[str, nn.Parameter]:
+        """Return all parameters by canonical name; see `parameter_places`."""
+        return {name: self.pipeline.get_parameter(place) for name, place in self._places.items()}
+
+    def qualified(self, name: str) -> str:
+        """Return a parameter's name in this module, as ``named_parameters`` has it, by its canonical name."""
+        return f"pipeline.{self._places[name]}"
+
+    def tokenize(
+        self, texts: Sequence[str], max_length: int | None = None, prompts: str | Sequence[str] = ""
+    ) -> Features:
+        """Tokenise and pad to the longest.
 
         Args:
-            texts: the texts.
+            texts: without their prompts.
             max_length: a tighter limit than the model's own.
+            prompts: what stands before all texts, or before each.
         """
         limit = min(max_length or self.max_length, self.max_length)
-        return pad(token_ids(self.tokenizer, texts, limit), self.tokenizer.pad_token_id)
+        each = [prompts] * len(texts) if isinstance(prompts, str) else list(prompts)
+        whole = [prompt + text for prompt, text in zip(each, texts, strict=True)]
+        features = pad(self.tokenizer(whole, limit), self.tokenizer.pad_id)
+        if self.pools_without_prompts:
+            lengths = [self.tokenizer.prompt_length(prompt, limit) for prompt in each]
+            features["prompt_lengths"] = torch.tensor(lengths)
+        return features
+
+    @property
+    def pools_without_prompts(self) -> bool:
+        """Whether the tokens of a prompt are left out where token embeddings are pooled (``include_prompt: false``)."""
+        return any(isinstance(module, Pooling) and not module.include_prompt for module in self.pipeline)
 
     def forward(self, features: Features) -> Tensor:
         """Embed tokenised texts: ``[batch, dim]``."""
-        hidden = self.backbone(**features).last_hidden_state
-        embeddings = pool(hidden, features["attention_mask"], self.config.pooling)
-        return F.normalize(embeddings, dim=-1) if self.config.normalize else embeddings
+        prompt_lengths = features.get("prompt_lengths")
+        found: dict[str, Any] = {"input_ids": features["input_ids"], "attention_mask": features["attention_mask"]}
+        for module in self.pipeline:
+            if isinstance(module, StaticEmbedding):
+                found = module(_bags(features))
+            elif isinstance(module, Pooling) and prompt_lengths is not None:
+                found = _pool_without_prompts(module, found, prompt_lengths)
+            else:
+                found = module(found)
+        embeddings: Tensor = found["sentence_embedding"]
+        return embeddings[:, : self.pipeline.truncate_dim]
 
-    def encode(self, texts: Sequence[str], **options: Unpack[EncodeOptions]) -> Tensor:
-        """Embed texts: ``[len(texts), dim]`` float32 on the CPU. See `encode_texts`."""
-        return encode_texts(self, self.tokenizer, self.max_length, texts, self.device, **options)
+    def encode(self, texts: Sequence[str], prompt: str = "", **options: Unpack[EncodeOptions]) -> Tensor:
+        """Embed texts.
 
+        Args:
+            texts: without the prompt.
+            prompt: what stands before each text.
+            options: see `encode_texts`.
 
-def encoder_config(folder: Path, pooling: str | None) -> EncoderConfig:
-    """What a folder says of pooling, prompts and lengths.
+        Returns:
+            ``[len(texts), dim]``, float32, on the CPU.
+        """
+        return self.embed(self, texts, prompt, **options)
 
-    Args:
-        folder: of a model.
-        pooling: for a plain transformers checkpoint, which says nothing; ``mean`` unless told.
-
-    Raises:
-        UserError: a sentence-transformers folder says another pooling, or has a part that we cannot carry.
-    """
-    if not is_st_folder(folder):
-        return EncoderConfig(pooling=pooling or "mean")
-    config = read_encoder_config(folder)
-    if pooling not in (None, config.pooling):
-        raise UserError(f"{folder} pools by {config.pooling}, not by {pooling}: leave the pooling out")
-    return config
-
-
-def _load_backbone(folder: Path, trust_remote_code: bool) -> PreTrainedModel:
-    """Load the weights; nothing may be missing, because transformers would fill it with random numbers."""
-    options: dict[str, Any] = {
-        "dtype": torch.float32,
-        "trust_remote_code": trust_remote_code,
-        "use_safetensors": True,
-        "output_loading_info": True,
-    }
-    weight_files(folder)  # all in the folder: transformers would follow an index out of it
-    try:
-        backbone, info = AutoModel.from_pretrained(folder, **options)
-        if info["missing_keys"] and all(key.startswith("pooler.") for key in info["missing_keys"]):
-            backbone, info = AutoModel.from_pretrained(folder, add_pooling_layer=False, **options)
-    except (OSError, ValueError) as error:
-        if "trust_remote_code" in str(error):
-            raise UserError(f"{folder} has code of its own; read it, then allow it with trust_remote_code") from error
-        raise UserError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
-    if info["missing_keys"]:
-        raise UserError(f"{folder}: weights are missing: {', '.join(sorted(info['missing_keys'])[:5])}")
-    refuse_not_finite(backbone, folder)
-    return backbone
+    def embed(self, encoder: nn.Module, texts: Sequence[str], prompt: str, **options: Unpack[EncodeOptions]) -> Tensor:
+        """Embed texts with another module, which computes with other weights; see `encode`."""
+        return encode_texts(
+            encoder,
+            self.tokenizer,
+            self.max_length,
+            texts,
+            self.device,
+            prompt=prompt,
+            pools_without_prompts=self.pools_without_prompts,
+            **options,
+        )
 
 
-def refuse_not_finite(module: nn.Module, where: str | Path) -> None:
-    """Raise a UserError that lists the parameters with NaN or infinite entries, if there are any."""
-    bad = [name for name, weight in module.named_parameters() if not torch.isfinite(weight).all()]
-    if bad:
-        raise UserError(f"{where}: NaN or infinite weights in {len(bad)} tensors: {', '.join(bad[:5])}")
+def _bags(features: Features) -> dict[str, Tensor]:
+    """Tokens one after the other, and where each text begins: what static embeddings read."""
+    mask = features["attention_mask"].bool()
+    lengths = mask.sum(1)
+    return {"input_ids": features["input_ids"][mask], "offsets": lengths.cumsum(0) - lengths}
+
+
+def _pool_without_prompts(module: Pooling, found: dict[str, Any], lengths: Tensor) -> dict[str, Any]:
+    """Pool texts whose prompts differ in length, each as if it were alone."""
+    pooled: Tensor | None = None
+    for length in lengths.unique().tolist():
+        rows = (lengths == length).nonzero().flatten()
+        part = {key: value[rows] for key, value in found.items() if isinstance(value, Tensor)}
+        embeddings = module(part | {"prompt_length": int(length)})["sentence_embedding"]
+        pooled = embeddings.new_zeros(len(lengths), embeddings.shape[1]) if pooled is None else pooled
+        pooled = pooled.index_copy(0, rows, embeddings)
+    assert pooled is not None
+    return found | {"sentence_embedding": pooled}

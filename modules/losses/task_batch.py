@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-Features = dict[str, Tensor]
-"""Tokenised texts: ``input_ids`` and ``attention_mask``, both ``[batch, length]``."""
+from modules.encoding.features import Features
 
 
 @dataclass  # not frozen: Lightning's `bf16-true` refuses frozen dataclasses in a batch

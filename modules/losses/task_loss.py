@@ -8,9 +8,10 @@ from torch import Tensor
 
 from modules.distributed import all_gather, rank, world_size
 from modules.encoding.by_length import embed_by_length
+from modules.encoding.features import Features
 from modules.full_precision import float32_or_better
 from modules.losses.functional import cosent, info_nce, paired_cosines, same_text_mask, supervised_contrastive
-from modules.losses.task_batch import Features, TaskBatch
+from modules.losses.task_batch import TaskBatch
 
 Gather = Callable[[Tensor], Tensor]
 """Maps the rows of this process to those of all: `modules.distributed.all_gather`, or `local`."""

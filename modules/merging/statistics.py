@@ -18,10 +18,11 @@ from torch.func import functional_call
 from tqdm.auto import tqdm
 
 from modules.checkpoints.base_model import find_base_model, weights_sha256
+from modules.encoding.features import Features
 from modules.errors import UserError
 from modules.evaluation_mode import evaluation_mode
 from modules.losses.functional import cosent, info_nce, paired_cosines, same_text_mask, supervised_contrastive
-from modules.losses.task_batch import Features, TaskBatch
+from modules.losses.task_batch import TaskBatch
 from modules.merging.base import Statistics
 
 if TYPE_CHECKING:
@@ -46,13 +47,13 @@ def collect_fisher(encoder: TextEncoder, batches: Iterable[TaskBatch], *, progre
         progress: show a bar.
 
     Returns:
-        Name of each parameter of the backbone to a tensor of its shape, float32 or better; zero where no gradient
+        Canonical name of each parameter to a tensor of its shape, float32 or better; zero where no gradient
         arrives, as in a pooler.
 
     Raises:
         UserError: there are no rows.
     """
-    weights = {name: weight.detach().requires_grad_() for name, weight in encoder.backbone.named_parameters()}
+    weights = {name: weight.detach().requires_grad_() for name, weight in encoder.weights().items()}
     sums = [torch.zeros_like(w, dtype=_accumulator(w)) for w in weights.values()]
     rows = 0
     with evaluation_mode(encoder):
@@ -70,7 +71,7 @@ def _row_gradients(encoder: TextEncoder, weights: dict[str, Tensor], batch: Task
     """The gradient of every row's loss with respect to `weights`, in their order."""
     with torch.no_grad():
         constant = [encoder(features) for features in batch.features]
-    named = {f"backbone.{name}": weight for name, weight in weights.items()}
+    named = {encoder.qualified(name): weight for name, weight in weights.items()}
     for row in range(len(batch)):
         columns = list(constant)
         for i, features in enumerate(batch.features[:2]):  # later columns are hard negatives
@@ -120,14 +121,14 @@ def collect_input_grams(
         progress: show a bar.
 
     Returns:
-        Name of the weight of each linear layer of the backbone to ``[in, in]``, float32 or better. Layers that do not
+        Canonical name of the weight of each linear layer to ``[in, in]``, float32 or better. Layers that do not
         see one vector a token, as a pooler, are left out.
 
     Raises:
         UserError: there are no rows.
     """
     grams = _InputGrams()
-    with evaluation_mode(encoder), grams.watching(encoder.backbone):
+    with evaluation_mode(encoder), grams.watching(encoder):
         for batch in tqdm(batches, desc="layer inputs", unit="batch", disable=not progress, leave=False):
             for features in batch.to(encoder.device).features:
                 grams.mask = features["attention_mask"].bool()
@@ -152,12 +153,13 @@ class _InputGrams:
         self.tokens: dict[str, int] = {}
 
     @contextmanager
-    def watching(self, backbone: nn.Module) -> Iterator[None]:
-        """Look at the inputs of all linear layers of a backbone."""
+    def watching(self, encoder: TextEncoder) -> Iterator[None]:
+        """Look at the inputs of all linear layers of an encoder."""
+        names = {encoder.qualified(name): name for name in encoder.weights()}
         with ExitStack() as hooks:
-            for name, layer in backbone.named_modules():
+            for place, layer in encoder.named_modules():
                 if isinstance(layer, nn.Linear):
-                    hooks.callback(layer.register_forward_pre_hook(self._hook(f"{name}.weight")).remove)
+                    hooks.callback(layer.register_forward_pre_hook(self._hook(names[f"{place}.weight"])).remove)
             yield
 
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

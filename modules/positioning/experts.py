@@ -60,7 +60,7 @@ def refuse_wrong_experts(base: TextEncoder, base_sha256: str, experts: dict[str,
     if not vectors:
         return  # `merged_encoder` says so, insisted or not
     gram = gram_matrices(vectors, dict.fromkeys(vectors, "model"))[0]
-    norm = math.sqrt(sum(float(gram_of(weight[None])) for weight in base.backbone.parameters()))
+    norm = math.sqrt(sum(float(gram_of(weight[None])) for weight in base.parameters()))
     refuse_suspicious(gram, norm, list(experts))
 
 

@@ -1,17 +1,16 @@
 """An encoder that stands at a learnable position between experts."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import PreTrainedTokenizerBase
 
-from modules.checkpoints.st_folder import EncoderConfig
-from modules.encoding.encode import EncodeOptions, encode_texts
+from modules.encoding.encode import EncodeOptions
+from modules.encoding.features import Features
 from modules.encoding.text_encoder import TextEncoder
-from modules.losses.task_batch import Features
+from modules.encoding.text_tokenizer import TextTokenizer
 from modules.merging.base import Prepared
 from modules.merging.combine import attach_coefficients, combine
 from modules.positioning.merged_table import MergedTable
@@ -46,17 +45,15 @@ class MergedEncoder(nn.Module):
         self.importances = _frozen({n: p.importance for n, p in vectors.items() if p.importance is not None})
         self.position = position
         self.groups = [0 if groups is None else groups[name] for name in self.names]
-        tables = {
-            f"{name}.weight" for name, module in base.backbone.named_modules() if isinstance(module, nn.Embedding)
-        }
-        self.tables = tables & set(self.names)
+        places = {f"{name}.weight" for name, module in base.named_modules() if isinstance(module, nn.Embedding)}
+        self.tables = {name for name in self.names if base.qualified(name) in places}
         self._merged: tuple[Tensor, dict[str, Tensor]] | None = None
 
     def forward(self, features: Features) -> Tensor:
         """Embed tokenised texts at the current position: ``[batch, dim]``; differentiable in the position."""
         c = self.position.coefficients()
         merged = self._merge(c.detach())
-        weights = {f"backbone.{name}": self._attached(name, c[group], merged) for name, group in self._with_groups()}
+        weights = {self.base.qualified(n): self._attached(n, c[group], merged) for n, group in self._with_groups()}
         embeddings: Tensor = functional_call(self.base, weights, (features,))
         return embeddings
 
@@ -64,7 +61,7 @@ class MergedEncoder(nn.Module):
         """The weight that a forward pass uses, tied to its coefficients ``[N]``."""
         prepared = self._prepared(name)
         if name in self.tables:
-            return MergedTable.of(self.base.backbone.get_parameter(name), prepared, c)
+            return MergedTable.of(self.base.weights()[name], prepared, c)
         return attach_coefficients(c, merged[name], *prepared)
 
     def _merge(self, c: Tensor) -> dict[str, Tensor]:
@@ -85,7 +82,7 @@ class MergedEncoder(nn.Module):
     def _combined(self, name: str, c: Tensor) -> Tensor:
         with torch.inference_mode(False):  # what is made in inference mode could not be trained through afterwards
             vectors, importance = self._prepared(name)
-            return combine(self.base.backbone.get_parameter(name), vectors, c, importance)
+            return combine(self.base.weights()[name], vectors, c, importance)
 
     def _prepared(self, name: str) -> Prepared:
         key = _key(name)
@@ -104,12 +101,22 @@ class MergedEncoder(nn.Module):
         return self.base.device
 
     @property
-    def config(self) -> EncoderConfig:
-        """Pooling, prompts and the rest, those of the base."""
-        return self.base.config
+    def prompts(self) -> dict[str, str]:
+        """The base's."""
+        return self.base.prompts
 
     @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
+    def default_prompt_name(self) -> str | None:
+        """The base's."""
+        return self.base.default_prompt_name
+
+    @property
+    def similarity(self) -> str:
+        """The base's."""
+        return self.base.similarity
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
         """The base's."""
         return self.base.tokenizer
 
@@ -118,19 +125,24 @@ class MergedEncoder(nn.Module):
         """The base's."""
         return self.base.max_length
 
-    def tokenize(self, texts: Sequence[str], max_length: int | None = None) -> Features:
-        """Tokenise as the base does."""
-        return self.base.tokenize(texts, max_length)
+    def settings(self) -> dict[str, Any]:
+        """Return the base's settings of texts."""
+        return self.base.settings()
 
-    def encode(self, texts: Sequence[str], **options: Unpack[EncodeOptions]) -> Tensor:
-        """Embed texts at the current position: ``[len(texts), dim]``. See `encode_texts`."""
-        return encode_texts(self, self.tokenizer, self.max_length, texts, self.device, **options)
+    def tokenize(
+        self, texts: Sequence[str], max_length: int | None = None, prompts: str | Sequence[str] = ""
+    ) -> Features:
+        """Tokenise as the base does."""
+        return self.base.tokenize(texts, max_length, prompts)
+
+    def encode(self, texts: Sequence[str], prompt: str = "", **options: Unpack[EncodeOptions]) -> Tensor:
+        """Embed texts at the current position: ``[len(texts), dim]``; see `TextEncoder.encode`."""
+        return self.base.embed(self, texts, prompt, **options)
 
     def save(self, folder: str) -> None:
         """Write the model at the current position as a folder that ``SentenceTransformer(folder)`` loads."""
         c = self.position.coefficients().detach()
-        merged = {name: self._combined(name, c[group]) for name, group in self._with_groups()}
-        self.base.save(folder, self.base.backbone.state_dict() | merged)
+        self.base.save(folder, {name: self._combined(name, c[group]) for name, group in self._with_groups()})
 
 
 def _frozen(tensors: Mapping[str, Tensor]) -> nn.ParameterDict:

@@ -1,0 +1,33 @@
+"""Tokenised texts, padded to a batch.
+
+Shapes: batch, length (tokens).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+TokenIds = npt.NDArray[np.int32]
+"""The tokens of one text, special ones included, without padding: ``[length]``."""
+
+Features = dict[str, Tensor]
+"""Tokenised texts: ``input_ids`` and ``attention_mask``, both ``[batch, length]``; where a model's pooling leaves
+prompts out also ``prompt_lengths``, ``[batch]``: how many tokens of each text are its prompt's."""
+
+
+def pad(ids: Sequence[TokenIds], pad_id: int) -> Features:
+    """Pad to the longest of these texts: ``[batch, length]`` int64.
+
+    Always on the right, whatever the tokenizer says: there, neither absolute positions nor causal attention let
+    padding change an embedding, and pooling goes by the mask.
+    """
+    length = max(map(len, ids))
+    input_ids = np.full((len(ids), length), pad_id, dtype=np.int64)
+    mask = np.zeros_like(input_ids)
+    for row, tokens in enumerate(ids):
+        input_ids[row, : len(tokens)] = tokens
+        mask[row, : len(tokens)] = 1
+    return {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(mask)}

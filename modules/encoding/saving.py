@@ -1,0 +1,94 @@
+"""Writing an encoder: the files of the model that it was loaded from, with its weights and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from torch import Tensor, nn
+
+from modules.checkpoints.checkpoint_io import CheckpointWriter
+from modules.checkpoints.checkpoint_layout import Layout, read_layout
+from modules.checkpoints.model_settings import change_json, copy_settings, write_text_settings
+from modules.checkpoints.st_folder import backbone_folder, is_st_folder, write_pipeline
+from modules.checkpoints.text_settings import Pipeline
+from modules.errors import UserError
+
+if TYPE_CHECKING:
+    from modules.encoding.text_encoder import TextEncoder
+
+MAX_SHARD_BYTES = 5 * 10**9
+
+
+def save_encoder(encoder: TextEncoder, out: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write a folder that ``SentenceTransformer(out)`` loads and that embeds as the encoder does.
+
+    Config, tokenizer, modules and code are those of the folder that it was loaded from, in a form that old and new
+    versions read alike (`modules.checkpoints.portable`); tensors that are no part of the encoder, as a language
+    model's head, are carried along. Where the library would raise or let the rest of a batch change an embedding, the
+    settings are mended: the longest text, a padding token, the side of the padding.
+
+    Args:
+        encoder: gives settings and the place of everything else.
+        out: made if absent.
+        weights: all parameters, by canonical name.
+
+    Raises:
+        UserError: `out` is the folder that the encoder was loaded from.
+    """
+    if out.resolve() == encoder.folder.resolve():
+        raise UserError(f"{out} is the folder that the model was loaded from; save it elsewhere")
+    out.mkdir(parents=True, exist_ok=True)
+    dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
+    copy_settings(encoder.folder, Pipeline(encoder.layout, encoder.settings()), out, dtype)
+    if not is_st_folder(out):
+        _write_pipeline(encoder, out)
+    _mend_padding(encoder, backbone_folder(out))
+    with closing(read_layout(encoder.folder)) as layout:
+        _write_weights(layout, weights, out)
+
+
+def _write_pipeline(encoder: TextEncoder, out: Path) -> None:
+    """Say how a plain transformers checkpoint pools."""
+    pooling = next(module for module in encoder.pipeline if isinstance(module, Pooling))
+    modes = [pooling.pooling_mode] if isinstance(pooling.pooling_mode, str) else list(pooling.pooling_mode)
+    write_pipeline(out, modes, pooling.embedding_dimension)
+    write_text_settings(out, encoder.settings())
+
+
+def _mend_padding(encoder: TextEncoder, out: Path) -> None:
+    """Name a padding token where there is none, and pad on the right where positions are counted from the left."""
+    first = encoder.pipeline[0]
+    tokenizer = first.tokenizer if isinstance(first, Transformer) else None
+    if tokenizer is None:
+        return
+    changes: dict[str, Any] = {}
+    if tokenizer.pad_token is None and tokenizer.eos_token is not None:
+        changes["pad_token"] = tokenizer.eos_token
+    if tokenizer.padding_side == "left" and _has_absolute_positions(encoder.backbone):
+        changes["padding_side"] = "right"
+    change_json(out / "tokenizer_config.json", changes)
+
+
+def _has_absolute_positions(backbone: nn.Module) -> bool:
+    names = (name for name, module in backbone.named_modules() if isinstance(module, nn.Embedding))
+    return any(name.rsplit(".", 1)[-1] in ("wpe", "position_embeddings", "embed_positions") for name in names)
+
+
+def _write_weights(layout: Layout, weights: Mapping[str, Tensor], out: Path) -> None:
+    """Write the tensors of the files that the model came from, under their names."""
+    entries = layout.weights | layout.kept
+    specs: dict[str, dict[str, Any]] = {}
+    for name, entry in entries.items():
+        dtype = weights[name].dtype if name in weights else entry.info.dtype
+        specs.setdefault(entry.folder, {})[entry.key] = dtype, entry.info.shape
+    with ExitStack() as stack:
+        writers = {
+            part: stack.enter_context(CheckpointWriter(out / part, of, MAX_SHARD_BYTES)) for part, of in specs.items()
+        }
+        for name, entry in entries.items():
+            tensor = weights[name].cpu() if name in weights else entry.file.read(entry.key)
+            writers[entry.folder].write(entry.key, tensor)

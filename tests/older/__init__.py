@@ -1,0 +1,1 @@
+"""Saved models in the libraries of another time."""

@@ -1,0 +1,82 @@
+"""What sentence-transformers computes with models of many families is what we compute, and what our folders give."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+
+from modules import TextEncoder
+from modules.checkpoints.checkpoint_layout import read_layout
+from tests.tiny_families import BACKBONES, FAMILIES, TEXTS, save_family, save_plain
+
+LONG = "the sky is blue because of scattered light " * 20
+
+
+def twin(folder: Path, family: str) -> SentenceTransformer:
+    """The library's model; where a decoder has no padding token, with the setting that lets it embed at all."""
+    model = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
+    if family in ("gpt2", "llama") and model.tokenizer.pad_token is None:
+        model.tokenizer.pad_token = model.tokenizer.eos_token
+    return model
+
+
+def alone(model: SentenceTransformer, texts: Sequence[str]) -> Tensor:
+    return torch.stack([model.encode(text, convert_to_tensor=True) for text in texts])
+
+
+def equal(ours: Tensor, theirs: Tensor) -> bool:
+    return bool(((ours - theirs).norm(dim=1) <= 1e-5 * theirs.norm(dim=1)).all())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_embeddings_are_the_library_s_and_so_are_those_of_the_saved_model(family: str, tmp_path: Path) -> None:
+    folder = save_family(family, tmp_path / "model")
+    # Of more tokens than XLM-R has positions, the library takes two too many.
+    texts = [*TEXTS, LONG] if family != "xlm-roberta" else TEXTS
+    expected = alone(twin(folder, family), texts)
+    encoder = TextEncoder.load(folder)
+    assert equal(encoder.encode(texts, batch_size=2), expected)
+    assert equal(torch.cat([encoder.encode([text]) for text in texts]), expected)
+    encoder.save(tmp_path / "saved")
+    saved = SentenceTransformer(str(tmp_path / "saved"), device="cpu")
+    assert equal(saved.encode(texts, convert_to_tensor=True), expected)  # in one batch, with nothing set
+    assert equal(TextEncoder.load(tmp_path / "saved").encode(texts), expected)
+
+
+@pytest.mark.parametrize("family", BACKBONES)
+def test_a_plain_checkpoint_is_read_as_the_library_reads_it(family: str, tmp_path: Path) -> None:
+    folder = save_plain(family, tmp_path / "plain")
+    model = twin(folder, family)
+    expected = alone(model, TEXTS)
+    encoder = TextEncoder.load(folder)
+    assert equal(encoder.encode(TEXTS), expected)
+    encoder.save(tmp_path / "saved")
+    assert equal(
+        SentenceTransformer(str(tmp_path / "saved"), device="cpu").encode(TEXTS, convert_to_tensor=True), expected
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_parameters_have_the_names_of_the_files(family: str, tmp_path: Path) -> None:
+    folder = save_family(family, tmp_path / "model")
+    encoder, layout = TextEncoder.load(folder), read_layout(folder)
+    weights = encoder.weights()
+    assert {name: tuple(weight.shape) for name, weight in weights.items()} == {
+        name: weight.info.shape for name, weight in layout.weights.items()
+    }
+    named = dict(encoder.named_parameters())
+    assert {id(weight) for weight in named.values()} == {id(weight) for weight in weights.values()}
+    assert all(named[encoder.qualified(name)] is weight for name, weight in weights.items())
+    layout.close()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_weight_but_a_pooler_s_is_trained(family: str, tmp_path: Path) -> None:
+    encoder = TextEncoder.load(save_family(family, tmp_path / "model"))
+    embeddings = encoder(encoder.tokenize([*TEXTS, LONG]))
+    (embeddings * torch.randn(embeddings.shape, generator=torch.Generator().manual_seed(0))).sum().backward()
+    without = [name for name, weight in encoder.weights().items() if weight.requires_grad and weight.grad is None]
+    assert without == []
