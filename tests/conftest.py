@@ -17,8 +17,8 @@ import pytest
 import torch
 import yaml
 
-import modules.encoding.tokenized_texts
 from lightning_app.__main__ import main
+from modules.encoding.text_tokenizer import TextTokenizer
 from tests.tiny_encoder import WORDS, tiny_encoder
 
 LONGEST = ("test_study.py", "test_fit.py", "test_distributed.py", "test_real_rows.py", "test_gpu_script.py")
@@ -129,13 +129,13 @@ def experts(project: Project) -> Project:
 def tokenised(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every text that is tokenised to be embedded, as often as it is."""
     seen: list[str] = []
-    tokenise = modules.encoding.tokenized_texts.token_ids
+    tokenise = TextTokenizer.__call__
 
     def noted(tokenizer: Any, texts: Any, max_length: int) -> Any:
         seen.extend(texts)
         return tokenise(tokenizer, texts, max_length)
 
-    monkeypatch.setattr(modules.encoding.tokenized_texts, "token_ids", noted)
+    monkeypatch.setattr(TextTokenizer, "__call__", noted)
     return seen
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from modules import UserError, base_model
+from modules import UserError
+from modules.checkpoints import base_model
 from modules.checkpoints.base_model import find_base_model, weights_sha256
 from tests.tiny_encoder import tiny_encoder
 
@@ -26,7 +27,7 @@ def test_a_directory_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_directory_without_a_model(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is not a model folder: it holds no config.json"):
+    with pytest.raises(UserError, match="is not a model folder: it holds none of config.json, modules"):
         find_base_model(str(tmp_path))
 
 

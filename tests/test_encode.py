@@ -15,6 +15,7 @@ from modules import Slerp
 from modules.encoding.encode import plan_batches
 from modules.encoding.features import Features
 from modules.encoding.text_encoder import TextEncoder
+from modules.encoding.text_tokenizer import TextTokenizer
 from modules.encoding.tokenized_texts import TokenizedTexts
 from modules.errors import UserError
 from modules.merging.base import Prepared
@@ -38,10 +39,7 @@ def decoder() -> TextEncoder:
 
 def merged() -> MergedEncoder:
     base, expert = tiny_encoder(0), tiny_encoder(1)
-    vectors = {
-        name: (weight - base.backbone.get_parameter(name)).detach()[None]
-        for name, weight in expert.backbone.named_parameters()
-    }
+    vectors = {name: (weight - base.weights()[name]).detach()[None] for name, weight in expert.weights().items()}
     position = Position(Slerp(), gram_matrices(vectors, groups_of(vectors, "model")))
     return MergedEncoder(base, {name: Prepared(vector) for name, vector in vectors.items()}, position)
 
@@ -50,7 +48,7 @@ def merged() -> MergedEncoder:
 @pytest.mark.parametrize("make", [encoder, decoder, merged])
 def test_neither_order_nor_batch_size_nor_chunks_matter(make: Any, side: str, monkeypatch: Any) -> None:
     model = make()
-    model.tokenizer.padding_side = side
+    getattr(model, "base", model).pipeline.tokenizer.padding_side = side
     alone = torch.cat([model.encode([text]) for text in TEXTS])
     for batch_size, chunk in [(1, 7), (2, 1024), (64, 10), (64, 1024)]:
         monkeypatch.setattr(modules.encoding.encode, "CHUNK", chunk)
@@ -71,7 +69,8 @@ def test_the_mode_is_put_back_also_after_an_error(monkeypatch: Any) -> None:
 
 def test_a_text_without_any_token_has_an_embedding() -> None:
     model = decoder()
-    model.tokenizer.backend_tokenizer.post_processor = TemplateProcessing("$A")  # no special tokens, as in GPT-2
+    words = model.pipeline.tokenizer.backend_tokenizer
+    words.post_processor = TemplateProcessing("$A")  # no special tokens, as in GPT-2
     embeddings = model.encode(["", "a cat", "the dog runs"])
     assert embeddings.isfinite().all()
     assert (embeddings[:1] - model.encode([""])).abs().max() < 1e-5
@@ -88,7 +87,7 @@ class Seeing(TextEncoder):
 
 def seeing() -> Seeing:
     tiny = tiny_encoder()
-    return Seeing(tiny.backbone, tiny.tokenizer, tiny.config)
+    return Seeing(tiny.pipeline, tiny.folder)
 
 
 def test_a_text_is_embedded_once() -> None:
@@ -136,7 +135,7 @@ def test_models_that_tokenise_alike_share_the_tokens(monkeypatch: Any) -> None:
     assert {ids.dtype for ids in known.values()} == {np.dtype(np.int32)}
     expected = second.encode(TEXTS)
     shared = tokenized.of(second.tokenizer, second.max_length)
-    monkeypatch.setattr(modules.encoding.tokenized_texts, "token_ids", None)  # nothing is left to tokenise
+    monkeypatch.setattr(TextTokenizer, "__call__", None)  # nothing is left to tokenise
     assert torch.equal(second.encode(TEXTS, tokenized=shared), expected)
 
 
@@ -145,9 +144,9 @@ def test_models_that_tokenise_otherwise_do_not() -> None:
     known = tokenized.of(first.tokenizer, 32)
     known["a cat"] = np.array([2, 3], dtype=np.int32)
     assert tokenized.of(first.tokenizer, 16) == {}
-    second.tokenizer.add_tokens(["sun"])
+    second.pipeline.tokenizer.add_tokens(["sun"])
     assert tokenized.of(second.tokenizer, 32) == {}
-    second.tokenizer = None  # one whose ways cannot be compared
+    second.tokenizer.direct = False  # one whose ways cannot be compared
     assert tokenized.of(second.tokenizer, 32) == tokenized.of(second.tokenizer, 32) == {}
     assert tokenized.of(first.tokenizer, 32) is known
 

@@ -14,7 +14,7 @@ from lightning_app.evaluate_verb import read_prompts
 from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
 from tests.conftest import write_rows
-from tests.tiny_encoder import tiny_encoder
+from tests.tiny_encoder import save_plain, tiny_encoder
 from tests.tiny_mirror import PAIRS, QUERIES, SENTENCES, write_classification, write_sts, write_xquad
 
 
@@ -111,9 +111,7 @@ def test_the_examples_give_the_score(evaluate: Any, tmp_path: Path) -> None:
 
 
 def test_a_plain_transformers_folder_needs_its_pooling(evaluate: Any, tmp_path: Path, capsys: Any) -> None:
-    plain = tiny_encoder()
-    plain.backbone.save_pretrained(tmp_path / "plain")
-    plain.tokenizer.save_pretrained(tmp_path / "plain")
+    save_plain(tmp_path / "plain")
     tables = []
     for pooling in ("mean", "cls"):
         assert evaluate("--model", tmp_path / "plain", "--pooling", pooling) == 0

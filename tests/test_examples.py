@@ -43,7 +43,7 @@ class Forbidden(TextEncoder):
 
 def forbidden() -> MtebEncoder:
     tiny = tiny_encoder()
-    return MtebEncoder(Forbidden(tiny.backbone, tiny.tokenizer, tiny.config))
+    return MtebEncoder(Forbidden(tiny.pipeline, tiny.folder))
 
 
 def test_what_the_files_have_is_returned_again(tmp_path: Path) -> None:

@@ -395,7 +395,7 @@ def test_a_plain_base_takes_the_layout_of_its_experts(base: str, experts: dict[s
         (Path(base) / name).unlink()
     _, _, lines = merge(base, experts)
     assert f"modules, pooling, prompts and the longest text are those of expert 'e0' ({experts['e0']})" in lines
-    assert TextEncoder.load(Path(base).with_name("out")).config == TextEncoder.load(experts["e0"]).config
+    assert TextEncoder.load(Path(base).with_name("out")).settings() == TextEncoder.load(experts["e0"]).settings()
     edit_json(Path(experts["e2"]) / "sentence_bert_config.json", max_seq_length=8)
     with pytest.raises(UserError, match="expert 'e2' .* has max_length 8, expert 'e0' .* 32; choose whose"):
         merge(base, experts)

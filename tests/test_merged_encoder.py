@@ -18,7 +18,7 @@ from modules.positioning.merged_encoder import MergedEncoder
 from modules.positioning.position import Position
 from modules.positioning.task_vectors import gram_matrices, load_task_vectors
 from tests.test_merging import SPAN, obvious_slerp
-from tests.tiny_encoder import Settings, tiny_decoder, tiny_encoder
+from tests.tiny_encoder import Settings, loaded, tiny_decoder, tiny_encoder, tiny_tokenizer
 
 TEXTS = ["a red cat", "the dog runs", "query : the sky is blue a red ball runs the dog sits", "ball"]
 
@@ -104,7 +104,7 @@ def test_the_gradient_is_that_of_the_whole_formula(tmp_path: Path) -> None:
     encoder.zero_grad()
     (c,) = encoder.position.coefficients()
     weights = {
-        f"backbone.{name}": encoder.base.backbone.get_parameter(name)
+        encoder.base.qualified(name): encoder.base.weights()[name]
         + torch.tensordot(c, encoder._prepared(name).vectors, 1)
         for name in encoder.names
     }
@@ -173,29 +173,29 @@ def test_sentence_transformers_loads_the_merge(tmp_path: Path, make: Callable[..
     plain = torch.tensor(theirs.encode(TEXTS, prompt=""))
     prompted = torch.tensor(theirs.encode(TEXTS, prompt_name="query"))
     assert (encoder.encode(TEXTS) - plain).abs().max() < 1e-5
-    assert (encoder.encode(["query : " + text for text in TEXTS]) - prompted).abs().max() < 1e-5
+    assert (encoder.encode(TEXTS, prompt="query : ") - prompted).abs().max() < 1e-5
     assert (theirs.max_seq_length, theirs.default_prompt_name) == (8, "query")
-    assert TextEncoder.load(tmp_path / "merged").config == config
+    assert TextEncoder.load(tmp_path / "merged").settings() == encoder.settings()
 
 
 def with_pooler() -> TextEncoder:
     plain = tiny_encoder()
     assert isinstance(plain.backbone, BertModel)
     torch.manual_seed(0)
-    return TextEncoder(BertModel(plain.backbone.config), plain.tokenizer, plain.config)
+    return loaded(BertModel(plain.backbone.config), tiny_tokenizer(), Settings(max_length=32))
 
 
 def test_an_untouched_pooler_is_carried(tmp_path: Path) -> None:
     encoder = merged(tmp_path, with_pooler)
     assert not any("pooler" in name for name in encoder.names)
-    assert encoder.base.get_parameter("backbone.pooler.dense.weight").any()
+    assert encoder.base.weights()["pooler.dense.weight"].any()
     encoder(encoder.tokenize(TEXTS)).sum().backward()
     assert encoder.position.raw_a.grad is not None
     assert torch.isfinite(encoder.position.raw_a.grad).all()
     encoder.save(str(tmp_path / "merged"))
-    loaded = TextEncoder.load(tmp_path / "merged")  # refuses NaN
-    for name in ("backbone.pooler.dense.weight", "backbone.pooler.dense.bias"):
-        assert torch.equal(loaded.get_parameter(name), encoder.base.get_parameter(name))
+    found = TextEncoder.load(tmp_path / "merged")  # refuses NaN
+    for name in ("pooler.dense.weight", "pooler.dense.bias"):
+        assert torch.equal(found.weights()[name], encoder.base.weights()[name])
 
 
 def test_the_angle_is_taken_over_all_weights_at_once(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ class Recorder(TextEncoder):
 
 def recorder(config: Settings | None = None) -> Recorder:
     tiny = tiny_encoder(config=config)
-    return Recorder(tiny.backbone, tiny.tokenizer, tiny.config)
+    return Recorder(tiny.pipeline, tiny.folder)
 
 
 def task(name: str = "STSBenchmark") -> Any:

@@ -3,19 +3,20 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from modules import TextEncoder, UserError
 from modules.positioning.task_vectors import gram_matrices, load_task_vectors
-from tests.tiny_encoder import tiny_encoder
+from tests.tiny_encoder import Settings, loaded, tiny_encoder, tiny_tokenizer
 
 
 def flat(encoder: TextEncoder) -> np.ndarray:
-    return np.concatenate([p.detach().double().numpy().ravel() for p in encoder.parameters()])
+    return np.concatenate([p.detach().double().numpy().ravel() for p in encoder.weights().values()])
 
 
 def saved(encoder: TextEncoder, folder: Path) -> str:
@@ -59,23 +60,19 @@ def resized(**shape: int) -> TextEncoder:
     expert = tiny_encoder()
     torch.manual_seed(0)
     other = BertConfig(**{**expert.backbone.config.to_dict(), **shape})
-    return TextEncoder(BertModel(other, add_pooling_layer=False), expert.tokenizer, expert.config)
+    return loaded(BertModel(other, add_pooling_layer=False), tiny_tokenizer(), Settings(max_length=32))
 
 
 def with_word() -> TextEncoder:
     """A word of the vocabulary renamed: all shapes stay."""
-    expert = tiny_encoder()
-    text = expert.tokenizer.backend_tokenizer.to_str().replace('"cat"', '"cow"')
-    expert.tokenizer = type(expert.tokenizer)(
-        tokenizer_object=type(expert.tokenizer.backend_tokenizer).from_str(text), pad_token="[PAD]", unk_token="[UNK]"
-    )
-    return expert
+    words = tiny_tokenizer().backend_tokenizer
+    other = type(words).from_str(words.to_str().replace('"cat"', '"cow"'))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=other, pad_token="[PAD]", unk_token="[UNK]")
+    return loaded(tiny_encoder().backbone, tokenizer, Settings(max_length=32))
 
 
-def configured(**change: object) -> TextEncoder:
-    expert = tiny_encoder()
-    expert.config = replace(expert.config, **change)  # type: ignore[arg-type]
-    return expert
+def configured(**change: Any) -> TextEncoder:
+    return tiny_encoder(config=replace(Settings(max_length=32), **change))
 
 
 @pytest.mark.parametrize(

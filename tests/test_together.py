@@ -55,7 +55,7 @@ def _one_process(rank: int, world_size: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size)
     tasks = load_tasks(["STSBenchmark"], folder)
     tiny = tiny_encoder()
-    encoder = Failing(tiny.backbone, tiny.tokenizer, tiny.config) if rank else tiny
+    encoder = Failing(tiny.pipeline, tiny.folder) if rank else tiny
     errors = {}
     with pytest.raises(MemoryError if rank else OtherProcessFailed) as broken:
         evaluate_tasks(MtebEncoder(encoder), tasks)

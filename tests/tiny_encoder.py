@@ -8,6 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from safetensors.torch import save_file
+from sentence_transformers.sentence_transformer.modules import Pooling
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -80,10 +82,25 @@ _ENCODERS: dict[str, TextEncoder] = {}
 def loaded(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, config: Settings) -> TextEncoder:
     """The encoder of a folder with this model, which is kept until the process ends."""
     folder = _new_folder()
-    backbone.save_pretrained(folder)
+    # Not by `save_pretrained`, which writes nothing in any but the first of several processes.
+    backbone.config.save_pretrained(folder)
+    save_file(backbone.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save_pretrained(folder)
     write_settings(folder, config, backbone.config.hidden_size)
     return TextEncoder.load(folder)
+
+
+def pooling_of(encoder: TextEncoder) -> str:
+    """The mode of an encoder's pooling."""
+    return next(module.pooling_mode for module in encoder.pipeline if isinstance(module, Pooling))
+
+
+def save_plain(folder: Path, seed: int = 0) -> Path:
+    """Write a transformers folder, which says nothing of pooling, prompts and the longest text."""
+    tiny = tiny_encoder(seed)
+    tiny.backbone.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
 
 
 def write_settings(folder: Path, config: Settings, dim: int) -> None:

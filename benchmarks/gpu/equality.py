@@ -71,7 +71,7 @@ def _merged_weights(encoder: MergedEncoder, dtype: torch.dtype, weighted: bool) 
     c = encoder.position.coefficients()[0]
     merged = []
     for name in encoder.names:
-        base, vectors = encoder.base.backbone.get_parameter(name).to(dtype), encoder._prepared(name).vectors.to(dtype)
+        base, vectors = encoder.base.weights()[name].to(dtype), encoder._prepared(name).vectors.to(dtype)
         merged.append(combine(base, vectors, c, vectors.abs() if weighted else None).flatten())
     return torch.cat(merged)
 

@@ -1,8 +1,9 @@
 """Models of random weights, experts around a base, and batches for them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -12,10 +13,11 @@ from transformers import AutoModel, BertConfig, PreTrainedConfig, PreTrainedToke
 
 from benchmarks.gpu.data import WORDS
 from modules.checkpoints.base_model import find_base_model
+from modules.checkpoints.model_settings import change_json
+from modules.checkpoints.st_folder import write_pipeline
 from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
 from modules.losses.task_batch import LossConfig, TaskBatch
-from tests.tiny_encoder import Settings
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
@@ -84,7 +86,21 @@ TINY_SHAPES = (
 
 
 def random_encoder(shape: Shape, device: torch.device | str = "cpu", seed: int = 0) -> TextEncoder:
-    """An encoder of this shape, without dropout, whose tokenizer knows the words of `benchmarks.gpu.data`."""
+    """An encoder of this shape to measure with; see `save_random`."""
+    with TemporaryDirectory() as folder:
+        save_random(shape, Path(folder), device, seed)
+        return TextEncoder.load(folder).to(device)
+
+
+def save_random(shape: Shape, folder: Path, device: torch.device | str = "cpu", seed: int = 0) -> None:
+    """Save a model of this shape, without dropout, whose tokenizer knows the words of `benchmarks.gpu.data`.
+
+    Args:
+        shape: of the model.
+        folder: where to.
+        device: that makes the random weights.
+        seed: of these.
+    """
     vocabulary = {word: i for i, word in enumerate([*SPECIAL, *WORDS])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -92,17 +108,18 @@ def random_encoder(shape: Shape, device: torch.device | str = "cpu", seed: int =
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), SPECIAL, strict=True))
     torch.manual_seed(seed)
     with torch.device(device):
-        backbone = AutoModel.from_config(without_dropout(shape.config()))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, **names)
-    return TextEncoder(backbone, tokenizer, Settings(pooling=shape.pooling, max_length=shape.length))
+        backbone = AutoModel.from_config(shape.config())
+    backbone.save_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=shape.length, **names)
+    tokenizer.save_pretrained(folder)
+    write_pipeline(folder, [shape.pooling], backbone.config.hidden_size)
+    without_dropout(folder)
 
 
-def without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The config with its dropout set to 0: its random numbers differ from device to device."""
-    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-        if hasattr(config, name):
-            setattr(config, name, 0.0)
-    return config
+def without_dropout(folder: Path) -> None:
+    """Set the dropout of a model's config to 0: its random numbers differ from device to device."""
+    dropouts = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    change_json(folder / "config.json", dropouts, only_known=True)
 
 
 def save_base(folder: Path, name: str | None, instead: Shape) -> str:
@@ -117,15 +134,15 @@ def save_base(folder: Path, name: str | None, instead: Shape) -> str:
         A line that says which of the two it is.
     """
     if name is None:
-        random_encoder(instead).save(folder)
+        save_random(instead, folder)
         return f"random weights of {instead.name}'s shape"
     try:
         encoder = TextEncoder.load(find_base_model(name))
     except UserError as error:
         return f"{save_base(folder, None, instead)} ({error})"
-    without_dropout(encoder.backbone.config)
-    encoder.config = replace(encoder.config, max_length=64)
+    encoder.take_settings({"max_length": 64})
     encoder.save(folder)
+    without_dropout(folder)
     return name
 
 
@@ -134,14 +151,14 @@ def save_noisy(base: Path, folder: Path, seed: int) -> None:
     """Save an expert whose task vector is noise, a fiftieth of every tensor's spread."""
     expert = TextEncoder.load(base)
     generator = torch.Generator().manual_seed(seed)
-    for weight in expert.backbone.parameters():
+    for weight in expert.parameters():
         weight.add_(torch.randn(weight.shape, generator=generator), alpha=0.02 * float(weight.std(correction=0)))
     expert.save(folder)
 
 
 def noisy_vectors(encoder: TextEncoder, experts: int) -> dict[str, Tensor]:
     """Task vectors of so many such experts, where the encoder is: ``[N, *shape]`` per parameter that trains."""
-    trained = {name: p.detach() for name, p in encoder.backbone.named_parameters() if p.requires_grad}
+    trained = {name: p.detach() for name, p in encoder.weights().items() if p.requires_grad}
     return {
         name: torch.randn(experts, *weight.shape, device=weight.device).mul_(0.02 * weight.std(correction=0))
         for name, weight in trained.items()

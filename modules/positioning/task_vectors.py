@@ -50,9 +50,10 @@ def load_task_vectors(
     with closing(open_models(base.folder, folders, say)) as files:
         _take_pipeline(base, agree(base.folder, folders, settings_of, say), pooling, trust_remote_code)
         names = [name for name in files.names if name in weights]
+        read = ((name, files.load(name)[1]) for name in progress(names, "reading task vectors"))
         # A tensor that no expert changed has no task vector.
-        found = ((name, files.load(name)[1]) for name in progress(names, "reading task vectors"))
-        return {name: vectors.clone() for name, vectors in found if vectors.any()}
+        found = {name: vectors.clone() for name, vectors in read if vectors.any()}
+    return {name: found[name] for name in weights if name in found}  # layers in their order, whatever the files'
 
 
 def _take_pipeline(base: TextEncoder, chosen: Pipeline, pooling: str | None, trust_remote_code: bool) -> None:
