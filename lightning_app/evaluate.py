@@ -105,7 +105,7 @@ def revision(encoder: TextEncoder, sha256: str, prompts: Mapping[str, str], prec
         task: with its data.
     """
     dtype = str(next(encoder.parameters()).dtype)
-    parts = [sha256, dtype, encoder.settings(), encoder.similarity, dict(prompts), precision, task_fingerprint(task)]
+    parts = [sha256, dtype, encoder.described(), dict(prompts), precision, task_fingerprint(task)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

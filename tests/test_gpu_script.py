@@ -23,7 +23,9 @@ def bare_python(tmp_path: Path) -> Path:
     python = tmp_path / "python"
     program = (  # called with: -m benchmarks.gpu, and its arguments
         "import runpy, sys; del sys.argv[1:3]; "
-        "sys.modules.update(dict.fromkeys(['datasets', 'mteb', 'jsonargparse', 'cmaes'])); "
+        "from importlib.machinery import PathFinder as finder; find = finder.find_spec; "
+        "absent = ('datasets', 'mteb', 'jsonargparse', 'cmaes'); "
+        "finder.find_spec = classmethod(lambda cls, name, *where: None if name in absent else find(name, *where)); "
         "runpy.run_module('benchmarks.gpu', run_name='__main__')"
     )
     python.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{program}" "$@"\n')

@@ -105,7 +105,7 @@ def _copy_pipeline(folder: Path, out: Path, first: Path) -> None:
 
 def _copy_files(folder: Path, out: Path) -> None:
     out.mkdir(exist_ok=True)
-    for file in folder.iterdir():
+    for file in folder.glob("*"):  # a module without settings may have no folder
         _copy(file, out)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Unpack
 
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Module
 from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -53,6 +54,7 @@ class TextEncoder(nn.Module):
             # A pooler head never enters a pooled embedding: it has no gradient, and is carried as it is.
             if ".pooler." in name:
                 parameter.requires_grad_(False)
+        self.train(pipeline.training)
 
     @classmethod
     def load(
@@ -122,6 +124,12 @@ class TextEncoder(nn.Module):
             "default_prompt_name": self.default_prompt_name,
             "truncate_dim": self.pipeline.truncate_dim,
         }
+
+    def described(self) -> dict[str, Any]:
+        """Return, in plain values, all but weights and tokens that an embedding depends on: for keys of results."""
+        later = [module for module in list(self.pipeline)[1:] if isinstance(module, Module)]
+        modules = [[type(module).__name__, module.get_config_dict()] for module in later]
+        return self.settings() | {"modules": modules, "similarity": self.similarity}
 
     def save(self, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> None:
         """Write a folder that ``SentenceTransformer(folder)`` loads, in new and old versions; see `save_encoder`.
