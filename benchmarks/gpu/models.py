@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import AutoModel, BertConfig, PreTrainedConfig, PreTrainedTokenizerFast, Qwen3Config
@@ -109,7 +110,9 @@ def save_random(shape: Shape, folder: Path, device: torch.device | str = "cpu", 
     torch.manual_seed(seed)
     with torch.device(device):
         backbone = AutoModel.from_config(shape.config())
-    backbone.save_pretrained(folder)
+    # Not by `save_pretrained`, which leaves the weights to others once there was a process group.
+    backbone.config.save_pretrained(folder)
+    save_file(backbone.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=shape.length, **names)
     tokenizer.save_pretrained(folder)
     write_pipeline(folder, [shape.pooling], backbone.config.hidden_size)
