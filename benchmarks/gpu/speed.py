@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.optim import Adam
 
 from benchmarks.gpu.data import made_up_tasks
-from benchmarks.gpu.models import Shape, noisy_vectors, random_batches, random_encoder
+from benchmarks.gpu.models import Shape, noisy_vectors, random_batches, random_encoder, save_random
 from benchmarks.gpu.training import make_trainer
 from datamodules import TaskDataModule
 from modules import ContrastiveModule, Slerp
@@ -163,7 +164,7 @@ def _expert(shape: Shape, device: torch.device) -> list[float]:
     tasks = made_up_tasks(expert=shape.rows * steps, probe=0, validation=2, words=shape.length)[:1]
     timer = _StepTimer(device)
     with tempfile.TemporaryDirectory() as folder:
-        random_encoder(shape).save(folder)
+        save_random(shape, Path(folder))
         module = ContrastiveModule(folder)
     options: dict[str, Any] = {"strategy": "auto", "precision": "bf16-mixed", "limit_val_batches": 0}
     trainer = make_trainer(device, timer, max_steps=steps, **options)
