@@ -7,7 +7,8 @@ import torch
 
 from datamodules.batching import Batch
 from datamodules.task_data import TaskData
-from modules.losses.task_batch import Features, TaskBatch
+from modules.encoding.features import Features
+from modules.losses.task_batch import TaskBatch
 
 Tokenize = Callable[[Sequence[str]], Features]
 

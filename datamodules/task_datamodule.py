@@ -11,8 +11,9 @@ from datamodules.collate import Collator, Tokenize
 from datamodules.splits import SplitTask, load_tasks
 from datamodules.task_data import TaskData
 from datamodules.text_sources import DataSource
+from modules.encoding.features import Features
 from modules.errors import UserError
-from modules.losses.task_batch import Features, TaskBatch
+from modules.losses.task_batch import TaskBatch
 
 
 class SplitDataModule(LightningDataModule):

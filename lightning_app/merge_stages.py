@@ -23,8 +23,8 @@ from lightning_app.trainers import TrainerFactory
 from modules import Bfgs, Expert, MergeMethod, MergeModule, Search, Slerp, TaskArithmetic, UserError
 from modules.distributed import barrier
 from modules.json_files import read_json, write_json
+from modules.merging.collect_statistics import collect_statistics
 from modules.merging.describe import describe
-from modules.merging.statistics import collect_statistics
 from modules.merging.weightings import greedy_soup, inverse_norm, lm_cocktail, size_weighted
 
 BACKWARD = 3

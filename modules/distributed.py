@@ -1,6 +1,6 @@
 """What the processes of a run tell each other: all-gather with its gradient, what the main one has, and failures."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -11,6 +11,9 @@ from torch import Tensor
 from modules.errors import UserError
 
 T = TypeVar("T")
+
+Gather = Callable[[Tensor], Tensor]
+"""Maps the rows of this process to those that they are compared with: `all_gather`, or `local`."""
 
 
 class _AllGather(torch.autograd.Function):
@@ -39,6 +42,27 @@ def all_gather(tensor: Tensor) -> Tensor:
         ``[rows * world_size, ...]``; the tensor itself outside a distributed run.
     """
     return _AllGather.apply(tensor) if world_size() > 1 else tensor
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Keep to the rows of this process: negatives come from its own micro-batch only."""
+    return tensor
+
+
+def own_places(rows: Tensor, gather: Gather) -> Tensor:
+    """Return where the rows of this process stand among the gathered ones: ``[batch]`` int64.
+
+    Args:
+        rows: ``[batch, ...]``.
+        gather: whose rows are compared with.
+    """
+    offset = 0 if gather is local else rank() * len(rows)
+    return torch.arange(len(rows), device=rows.device) + offset
+
+
+def processes_of(gather: Gather) -> int:
+    """Return the number of processes whose rows are compared with."""
+    return 1 if gather is local else world_size()
 
 
 def world_size() -> int:

@@ -6,12 +6,13 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from modules.distributed import together
+from modules.distributed import Gather, local, together
+from modules.encoding.features import Features
 from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
 from modules.losses.metrics import TaskMetrics
-from modules.losses.task_batch import Features, TaskBatch
-from modules.losses.task_loss import Gather, TaskOutput, local, task_loss
+from modules.losses.task_batch import TaskBatch
+from modules.losses.task_loss import TaskOutput, task_loss
 from modules.positioning.merged_encoder import MergedEncoder
 
 SHOWN = 8

@@ -18,12 +18,12 @@ from torch.optim import Optimizer
 
 from modules.checkpoints.base_model import find_base_model, weights_sha256
 from modules.checkpoints.lineage import lineage_through, write_lineage
+from modules.distributed import local
 from modules.embedding_module import EmbeddingModule, rows_of
 from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
 from modules.full_precision import without_autocast
 from modules.losses.task_batch import TaskBatch
-from modules.losses.task_loss import local
 from modules.merging import MergeMethod, Slerp
 from modules.positioning.ending import Ending, ending_of
 from modules.positioning.experts import Expert, expert_folders, merged_encoder, refuse_wrong_experts

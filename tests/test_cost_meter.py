@@ -14,9 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from callbacks import CostMeter
 from modules import Adam, Bfgs, CmaEs, MergeModule, TaskArithmetic
+from modules.distributed import local
 from modules.errors import Interrupted
 from modules.losses.task_batch import TaskBatch
-from modules.losses.task_loss import local, task_loss
+from modules.losses.task_loss import task_loss
 from tests.conftest import Project
 from tests.test_merge_module import fit, module
 from tests.test_resumable_run import Kill, train

@@ -14,10 +14,10 @@ import modules.encoding.encode
 from modules import Slerp
 from modules.checkpoints.st_folder import EncoderConfig
 from modules.encoding.encode import plan_batches
+from modules.encoding.features import Features
 from modules.encoding.text_encoder import TextEncoder
 from modules.encoding.tokenized_texts import TokenizedTexts
 from modules.errors import UserError
-from modules.losses.task_batch import Features
 from modules.merging.base import Prepared
 from modules.merging.granularity import groups_of
 from modules.positioning.merged_encoder import MergedEncoder

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.losses.functional import cosent, info_nce, same_text_mask, supervised_contrastive
+from modules.losses.cosent import cosent
+from modules.losses.info_nce import info_nce, same_text_mask
+from modules.losses.supervised_contrastive import supervised_contrastive
 
 TEMPERATURE = 0.1
 ANCHORS = [1, 2, 3, 1, 5]  # the fourth row asks the first row's question

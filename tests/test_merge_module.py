@@ -27,9 +27,9 @@ from modules import (
     Ties,
     UserError,
     merge_module,
-    relative_loss,
 )
 from modules.losses.task_batch import TaskBatch
+from modules.positioning import relative_loss
 from modules.positioning.merge_identity import merge_identity, refuse_other_merge
 from modules.positioning.merged_encoder import MergedEncoder
 from tests.conftest import Project, write_rows

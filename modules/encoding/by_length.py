@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from modules.losses.task_batch import Features
+from modules.encoding.features import Features
 
 ROWS = 16
 """Texts that are padded together; fewer make the matrix products too small, more bring the padding back."""

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from modules.distributed import local
 from modules.evaluation_mode import evaluation_mode
 from modules.full_precision import without_autocast
 from modules.losses.task_batch import TaskBatch
-from modules.losses.task_loss import local, task_loss
+from modules.losses.task_loss import task_loss
 from modules.merging.gram import gram_of
 
 

@@ -6,8 +6,9 @@ import torch
 from lightning import Trainer
 from torch import nn
 
+from modules.distributed import local
 from modules.errors import UserError
-from modules.losses.task_loss import local, task_loss
+from modules.losses.task_loss import task_loss
 
 
 @torch.no_grad()
