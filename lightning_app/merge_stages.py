@@ -212,15 +212,15 @@ class MergeStages:
         """
         self.trainers.seed_stage()
         self.trainers.fit(trainer, module, data)
-        rank_zero_info(f"  {module.ending}")
+        rank_zero_info(f"  {module.best.ending}")
         trainer.save_checkpoint(folder / "last.ckpt", weights_only=True)
         if trainer.is_global_zero:
             module.save(folder / "model")
             found = {
-                "objective": module.best["objective"],
+                "objective": module.best.objective,
                 "passes": module.passes,
-                "history": module.history,
-                "ending": asdict(module.ending),
+                "history": module.best.history,
+                "ending": asdict(module.best.ending),
                 "position": module.describe_position(),
                 "mean_position": module.mean_position(),
             }

@@ -1,6 +1,7 @@
 """What experts, joint models and positions share: an encoder, and validation data set by data set."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from lightning import LightningModule
@@ -35,11 +36,21 @@ class EmbeddingModule(LightningModule):
         self.task_metrics = nn.ModuleList()
 
     @property
+    def data(self) -> Any:
+        """The data module that the Trainer is at work with.
+
+        Raises:
+            UserError: it is none of `datamodules`.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if not hasattr(data, "task_losses"):
+            raise UserError(f"{type(self).__name__} needs a TaskDataModule or a ProbeDataModule as its datamodule")
+        return data
+
+    @property
     def task_losses(self) -> dict[str, str]:
         """Name of each data set to name of its loss, as the data module says."""
-        losses: dict[str, str] | None = getattr(getattr(self.trainer, "datamodule", None), "task_losses", None)
-        if losses is None:
-            raise UserError(f"{type(self).__name__} needs a TaskDataModule or a ProbeDataModule as its datamodule")
+        losses: dict[str, str] = self.data.task_losses
         return losses
 
     def tokenize(self, texts: Sequence[str], max_length: int | None = None) -> Features:

@@ -194,5 +194,5 @@ def test_a_position_is_learned_the_same_without_it(experts: Project) -> None:
     plain, metered = module(experts), module(experts)
     fit(experts, plain, precision="bf16-mixed")
     learn(experts, metered, precision="bf16-mixed")
-    assert plain.best["objective"] == metered.best["objective"]
+    assert plain.best.objective == metered.best.objective
     assert plain.describe_position() == metered.describe_position()

@@ -247,6 +247,6 @@ def test_the_same_job_in_python(project: Project, tmp_path: Path) -> None:
     probe = ProbeDataModule(list(tasks.values()), size=32, validation_size=24, batch_size=8)
     Trainer(max_epochs=2, **quiet).fit(merge, datamodule=probe)
     merge.save(tmp_path / "merged")
-    assert merge.best["objective"] < 1.0
+    assert merge.best.objective < 1.0
     encoded = SentenceTransformer(str(tmp_path / "merged"), device="cpu").encode(TEXTS)
     assert (torch.tensor(encoded) - merge.encoder.encode(TEXTS)).abs().max() < 1e-5
