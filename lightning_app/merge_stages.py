@@ -20,7 +20,7 @@ from lightning_app.recipe import MergeRecipe
 from lightning_app.recipe_data import RecipeData
 from lightning_app.stages import Stage, StageGraph, is_main_process
 from lightning_app.trainers import TrainerFactory
-from modules import Bfgs, Expert, MergeMethod, MergeModule, Search, Slerp, TaskArithmetic, UserError
+from modules import Bfgs, MergeMethod, MergeModule, Search, Slerp, TaskArithmetic, UserError
 from modules.distributed import barrier
 from modules.json_files import read_json, write_json
 from modules.merging.collect_statistics import collect_statistics
@@ -125,7 +125,7 @@ class MergeStages:
             merge: which experts, and how they are merged.
             options: arguments of `MergeModule` that win over all others.
         """
-        folders = {name: Expert(path=model.folder(self.graph)) for name, model in merge.experts.items()}
+        folders = {name: model.folder(self.graph) for name, model in merge.experts.items()}
         start = merge.start.folder(self.graph)
         module = MergeModule(start, folders, **self._arguments(merge) | self.loading.options(start) | options)
         if merge.reference is not None:

@@ -39,7 +39,8 @@ class MergeModule(EmbeddingModule):
 
     Args:
         base: theta_0: a folder or a hub name.
-        experts: name to model folder (or `Expert`), in the order of the merge.
+        experts: name to folder or hub name (or to an `Expert`, which in recipes may be trained first), in the order of
+            the merge.
         method: how task vectors are combined; the SLERP chain by default.
         granularity: what has coefficients and a scale of its own: ``model`` (the paper), ``layer``, ``tensor``, or a
             number of groups of layers; see `groups_of`.
@@ -56,12 +57,17 @@ class MergeModule(EmbeddingModule):
 
     Raises:
         UserError: an expert is missing or does not fit the base.
+
+    Example:
+        >>> merge = MergeModule("experts/base", {"sts": "experts/sts", "faq": "experts/faq"})
+        >>> Trainer(max_epochs=40).fit(merge, datamodule=ProbeDataModule(tasks))
+        >>> merge.save("merged")
     """
 
     def __init__(
         self,
         base: str,
-        experts: dict[str, Expert],
+        experts: Mapping[str, Expert | str],
         method: MergeMethod | None = None,
         granularity: int | str = "model",
         signed: bool = False,

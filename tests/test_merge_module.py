@@ -50,7 +50,7 @@ def merges(tmp_path_factory: pytest.TempPathFactory) -> dict[int, MergeModule]:
 
 
 def module(project: Project, **options: Any) -> MergeModule:
-    folders = {name: Expert(path=str(project.folder / name)) for name in ("qa", "sts")}
+    folders = {name: str(project.folder / name) for name in ("qa", "sts")}
     return MergeModule(
         str(project.base), folders, **{"search": Adam(0.05), "settled": 0.0, "allow_suspicious": True} | options
     )

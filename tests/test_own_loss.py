@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from datamodules import Collator, DataSource, ProbeDataModule, SplitTask, TaskDataModule, load_tasks
-from modules import ContrastiveModule, Expert, LossConfig, MergeModule, UserError
+from modules import ContrastiveModule, LossConfig, MergeModule, UserError
 from modules.distributed import Gather
 from modules.losses import LOSSES, Loss, losses_for, register
 from modules.losses.base import Metrics
@@ -70,7 +70,7 @@ def test_an_expert_is_trained_with_it(project: Project) -> None:
 
 @pytest.mark.usefixtures("own_loss")
 def test_a_position_is_learned_with_it(experts: Project) -> None:
-    folders = {name: Expert(path=str(experts.folder / name)) for name in ("qa", "sts")}
+    folders = {name: str(experts.folder / name) for name in ("qa", "sts")}
     merge = MergeModule(str(experts.base), folders, allow_suspicious=True)
     data = ProbeDataModule([graded(experts)], size=24, validation_size=16, batch_size=8)
     Trainer(max_epochs=1, **QUIET).fit(merge, datamodule=data)
