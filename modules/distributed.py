@@ -66,24 +66,24 @@ def processes_of(gather: Gather) -> int:
 
 
 def world_size() -> int:
-    """Number of processes, 1 outside a distributed run."""
+    """Return the number of processes, 1 outside a distributed run."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Number of this process, 0 outside a distributed run."""
+    """Return the number of this process, 0 outside a distributed run."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def is_main_process() -> bool:
-    """Whether this process writes; known before any process group exists, because launchers say it."""
+    """Return whether this process writes; known before any process group exists, because launchers say it."""
     from lightning.pytorch.utilities.rank_zero import rank_zero_only  # here, because merging files does not wait for it
 
     return rank() == 0 and getattr(rank_zero_only, "rank", 0) == 0
 
 
 def from_main(value: T) -> T:
-    """The main process's value, in every process; the value itself outside a distributed run."""
+    """Return the main process's value, in every process; the value itself outside a distributed run."""
     if world_size() == 1:
         return value
     box = [value]
@@ -98,12 +98,12 @@ def barrier() -> None:
 
 
 class OtherProcessFailed(RuntimeError):
-    """What a process raises that was well itself; its message is the error of the one that was not."""
+    """Raised by a process that was well itself; its message is the error of the process that was not."""
 
 
 @contextmanager
 def together() -> Iterator[None]:
-    """What one process raises in this block ends the block in all of them, so that none waits for it for ever.
+    """End the block in all processes when one of them raises in it, so that none waits for it for ever.
 
     Blocks may be nested: a process that fails in the outer one is found out by the others at the end of the inner one
     that they come to next.

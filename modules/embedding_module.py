@@ -27,7 +27,11 @@ class EmbeddingModule(LightningModule):
     validation loaders.
 
     Args:
-        encoder: what is trained and validated.
+        encoder: the model to train and validate.
+
+    Example:
+        >>> module = EmbeddingModule(TextEncoder.load("experts/sts"))
+        >>> Trainer().validate(module, datamodule=TaskDataModule(tasks))
     """
 
     def __init__(self, encoder: TextEncoder | MergedEncoder) -> None:
@@ -36,29 +40,23 @@ class EmbeddingModule(LightningModule):
         self.task_metrics = nn.ModuleList()
 
     @property
-    def data(self) -> Any:
-        """The data module that the Trainer is at work with.
-
-        Raises:
-            UserError: it is none of `datamodules`.
-        """
-        data = getattr(self.trainer, "datamodule", None)
-        if not hasattr(data, "task_losses"):
-            raise UserError(f"{type(self).__name__} needs a TaskDataModule or a ProbeDataModule as its datamodule")
-        return data
-
-    @property
     def task_losses(self) -> dict[str, str]:
         """Name of each data set to name of its loss, as the data module says."""
-        losses: dict[str, str] = self.data.task_losses
+        losses: dict[str, str] = self._ask_data("task_losses")
         return losses
+
+    def _ask_data(self, name: str) -> Any:
+        found = getattr(getattr(self.trainer, "datamodule", None), name, None)
+        if found is None:
+            raise UserError(f"{type(self).__name__} needs a TaskDataModule or a ProbeDataModule as its datamodule")
+        return found
 
     def tokenize(self, texts: Sequence[str], max_length: int | None = None) -> Features:
         """Tokenise as the encoder does; data modules call this."""
         return self.encoder.tokenize(texts, max_length)
 
     def on_validation_start(self) -> None:
-        """Make one set of metrics a data set.
+        """Make one set of metrics per data set.
 
         They are those of this validation only: of its data sets, and of tensors that a later one can change.
         """
@@ -81,11 +79,11 @@ class EmbeddingModule(LightningModule):
         self.log("val/loss", self.validation_objective(torch.stack(losses)), prog_bar=True, sync_dist=True)
 
     def validation_objective(self, losses: Tensor) -> Tensor:
-        """What ``val/loss`` is, on the device of the losses, given the mean loss of each data set: their mean."""
+        """Return ``val/loss``, on the device of the losses, given the mean loss of each data set: their mean."""
         return losses.mean()
 
     def training_loss(self, batch: TaskBatch, gather: Gather) -> TaskOutput:
-        """The loss of a training batch; training ends at the first that is not finite.
+        """Return the loss of a training batch; training ends at the first loss that is not finite.
 
         Args:
             batch: rows of one data set.
@@ -140,7 +138,7 @@ class EmbeddingModule(LightningModule):
 
 
 def rows_of(batch: TaskBatch, places: Sequence[int] | None = None) -> str:
-    """A batch in words: its data set and, where they are known, the rows of the source.
+    """Return a batch in words: its data set and, where they are known, the rows of the source.
 
     Args:
         batch: of one data set.
@@ -154,7 +152,7 @@ def rows_of(batch: TaskBatch, places: Sequence[int] | None = None) -> str:
 
 
 def _not_finite(output: TaskOutput) -> list[int]:
-    """Places in the batch of the rows with an embedding that is not finite."""
+    """Return the places in the batch of the rows with an embedding that is not finite."""
     finite = torch.stack([column.isfinite().all(1) for column in output.embeddings]).all(0)
     places: list[int] = (~finite).nonzero().flatten().tolist()
     return places

@@ -121,27 +121,15 @@ class MergeModule(EmbeddingModule):
         return self.search.full_probe
 
     def describe_position(self) -> dict[str, float]:
-        """Return ``a/<expert>``, ``c/<expert>`` and ``scale``, per group; see `named_position.describe_position`."""
+        """Return ``a/<expert>``, ``c/<expert>`` and ``scale`` by group; see `named_position.describe_position`."""
         return named_position.describe_position(self.position, self.expert_names)
 
     def mean_position(self) -> dict[str, float]:
-        """Return the same, each number the mean over the groups."""
+        """Return the numbers of `describe_position`, each the mean over the groups."""
         return named_position.mean_position(self.position, self.expert_names)
 
     def start_from(self, position: Mapping[str, float]) -> None:
-        """Start where another merge has ended: at the same coefficients ``c``, whatever the two methods are.
-
-        New experts get the mean of the others. Of a method that prepares the task vectors (TIES, DARE, Fisher,
-        RegMean), ``c`` are the factors of what it has prepared, so that the start is the same model only if both
-        prepare alike.
-
-        Args:
-            position: as `describe_position` says it.
-
-        Raises:
-            UserError: either position has several groups, they have no expert in common, or this one cannot have
-                these coefficients.
-        """
+        """Start where another merge has ended, as its `describe_position` says; see `named_position.start_from`."""
         named_position.start_from(self.position, self.expert_names, position)
 
     def relative_to(self, model: str, pooling: str | None = None) -> None:
@@ -164,7 +152,7 @@ class MergeModule(EmbeddingModule):
         A run that goes on from a checkpoint has both in it, unless it goes on with other validation rows.
         """
         resumed, self._resumed = self._resumed, False
-        if resumed and self.objective.is_measured_on(self.data.validation_identity):
+        if resumed and self.objective.is_measured_on(self._ask_data("validation_identity")):
             return
         self.passes = {"forward": 0, "backward": 0}
         self.best.forget()
@@ -263,15 +251,16 @@ class MergeModule(EmbeddingModule):
 
     def _know_base(self) -> None:
         """Measure the base, or what stands in its place, unless it was measured on these rows."""
-        if self.objective.is_measured_on(self.data.validation_identity):
+        rows = self._ask_data("validation_identity")
+        if self.objective.is_measured_on(rows):
             return
         assert isinstance(self.encoder, MergedEncoder)
         own, other = self.encoder.base, self._reference
         base = own if other is None else other().eval().to(self.device)
-        self.objective.measure_base(base, self.trainer, self.data.validation_identity)
+        self.objective.measure_base(base, self.trainer, rows)
 
     def _objective_of(self, losses: dict[str, float]) -> float:
         """Return the objective of the losses of a validation, all of which must be finite."""
         for task, loss in losses.items():
             self.stop_unless(math.isfinite(loss), partial("the validation loss of '{}' is {}".format, task, loss))
-        return self.objective.validated(losses, self.data.objective_weights)
+        return self.objective.validated(losses, self._ask_data("objective_weights"))

@@ -94,7 +94,7 @@ class Loss(ABC):
 
     @abstractmethod
     def observations(self, embeddings: list[Tensor], batch: TaskBatch) -> dict[str, tuple[Tensor, ...]]:
-        """Return what a batch adds to the metrics.
+        """Return the values that a batch adds to the metrics.
 
         Args:
             embeddings: one ``[batch, dim]`` per text column, without gradients.

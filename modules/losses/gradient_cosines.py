@@ -21,10 +21,10 @@ def gradient_cosines(
     batches: Mapping[str, Sequence[TaskBatch]],
     groups: Mapping[str, Sequence[str]] | None = None,
 ) -> Tensor:
-    """Cosines between the gradients of T losses with respect to the trainable parameters of an encoder.
+    """Return the cosines between the gradients of T losses with respect to an encoder's trainable parameters.
 
     The loss of a data set is the mean over its batches, that of a group the mean over its data sets. They are taken in
-    evaluation mode; ``.grad``, the mode and the random numbers stay as they were. One gradient a group is in memory,
+    evaluation mode; ``.grad``, the mode and the random numbers stay as they were. One gradient per group is in memory,
     and that of the batch which is being added.
 
     Args:

@@ -12,7 +12,7 @@ RANKING = dict.fromkeys(("recall@1", "mrr", "positive_cosine", "negative_cosine"
 
 
 def ranking(similarity: Tensor, right: Tensor, wrong: Tensor) -> dict[str, tuple[Tensor, ...]]:
-    """Return what a batch adds to the metrics of `RANKING`.
+    """Return the values that a batch adds to the metrics of `RANKING`.
 
     A tie counts against the model: a model that maps all texts to one point has found nothing.
 

@@ -1,4 +1,4 @@
-"""What a training step receives: one batch of one data set, tokenised."""
+"""The batch of a training step: rows of one data set, tokenised, and the loss that they are trained with."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from modules.losses.task_batch import TaskBatch
 
 @dataclass
 class TaskOutput:
-    """What a batch gave.
+    """The loss of a batch and the embeddings that it was taken of.
 
     Args:
         loss: scalar.
@@ -27,7 +27,7 @@ class TaskOutput:
 
 
 def task_loss(encoder: Callable[[Features], Tensor], batch: TaskBatch, gather: Gather = all_gather) -> TaskOutput:
-    """Embed a batch and take its data set's loss.
+    """Embed a batch and return its data set's loss.
 
     With `all_gather`, the mean over processes of the returned losses is the loss of the whole batch on one process,
     and so are the gradients that data-parallel training averages.

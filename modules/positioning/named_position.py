@@ -32,12 +32,16 @@ def describe_position(position: Position, experts: Sequence[str]) -> dict[str, f
 
 
 def mean_position(position: Position, experts: Sequence[str]) -> dict[str, float]:
-    """Return the same, each number the mean over the groups."""
+    """Return the numbers of `describe_position`, each the mean over the groups."""
     return {key: float(values.mean()) for key, values in _by_group(position, experts).items()}
 
 
 def start_from(position: Position, experts: Sequence[str], described: Mapping[str, float]) -> None:
-    """Move a position to the coefficients ``c`` of another; experts that it does not name get the mean of the others.
+    """Move a position to the coefficients ``c`` of another, whatever the methods of the two are.
+
+    Experts that the other does not name get the mean of the others. Of a method that prepares the task vectors (TIES,
+    DARE, Fisher, RegMean), ``c`` are the factors of what it has prepared, so that the start is the same model only if
+    both prepare alike.
 
     Args:
         position: of the merge.

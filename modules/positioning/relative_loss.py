@@ -13,7 +13,7 @@ from modules.losses.task_loss import task_loss
 
 @torch.no_grad()
 def validation_losses(encoder: nn.Module, trainer: Trainer) -> dict[str, float]:
-    """Data set to the mean loss of an encoder on its validation rows, over all processes.
+    """Return the mean loss of an encoder per data set, on its validation rows, over all processes.
 
     Args:
         encoder: on the trainer's device.
