@@ -20,10 +20,10 @@ from modules.checkpoints.base_model import find_base_model
 from modules.checkpoints.checkpoint_io import weight_files
 from modules.checkpoints.st_folder import EncoderConfig, is_st_folder, read_encoder_config, write_encoder_config
 from modules.encoding.encode import EncodeOptions, encode_texts
-from modules.encoding.features import Features
 from modules.encoding.pooling import pool
 from modules.encoding.tokenized_texts import pad, token_ids
 from modules.errors import UserError
+from modules.losses.task_batch import Features
 
 LENGTH_WITHOUT_LIMIT = 512
 """Tokens kept where neither the model folder nor its tokenizer says (transformers then says 1e30)."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from modules.encoding.features import Features
+from modules.losses.task_batch import Features
 
 TokenIds = npt.NDArray[np.int32]
 """The tokens of one text, special ones included, without padding: ``[length]``."""

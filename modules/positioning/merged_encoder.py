@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from modules.checkpoints.st_folder import EncoderConfig
 from modules.encoding.encode import EncodeOptions, encode_texts
-from modules.encoding.features import Features
 from modules.encoding.text_encoder import TextEncoder
+from modules.losses.task_batch import Features
 from modules.merging.base import Prepared
 from modules.merging.combine import attach_coefficients, combine
 from modules.positioning.merged_table import MergedTable
