@@ -17,9 +17,10 @@ from callbacks.flops_by_length import size_of
 from datamodules import DataSource, load_tasks
 from datamodules.collate import Collator
 from modules import ContrastiveModule
+from modules.distributed import local
 from modules.encoding import by_length
 from modules.losses.task_batch import TaskBatch
-from modules.losses.task_loss import local, task_loss
+from modules.losses.task_loss import task_loss
 
 ROOT = Path("../shared/data")
 DATA = {

@@ -5,13 +5,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Literal
 
 from modules.errors import UserError
-from modules.losses.task_batch import LossConfig
-
-Kind = Literal["pairs", "graded", "labelled"]
-FITTING_LOSS: dict[str, str] = {"pairs": "infonce", "graded": "cosent", "labelled": "supcon"}
+from modules.losses import losses_for
+from modules.losses.task_batch import Kind, LossConfig
 
 
 @dataclass(frozen=True)
@@ -86,9 +83,10 @@ def resolve_loss(name: str, kind: Kind, loss: LossConfig) -> LossConfig:
     Raises:
         UserError: the loss needs other columns, or the temperature is not positive.
     """
-    fitting = FITTING_LOSS[kind]
-    if loss.name not in ("auto", fitting):
-        raise UserError(f"{name}: loss {loss.name!r} does not fit {kind} rows; set it to {fitting} or auto")
+    fitting = losses_for(kind)
+    if loss.name not in ("auto", *fitting):
+        known = ", ".join(fitting)
+        raise UserError(f"{name}: loss {loss.name!r} does not fit {kind} rows; set it to {known} or auto")
     if not loss.temperature > 0:
         raise UserError(f"{name}: loss.temperature is {loss.temperature}; it must be above 0")
-    return LossConfig(fitting, loss.temperature)
+    return LossConfig(fitting[0] if loss.name == "auto" else loss.name, loss.temperature)

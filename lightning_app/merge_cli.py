@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser
@@ -51,8 +50,7 @@ class MergeCLI(AppCLI):
             # Merges need no place among these: they are made of what is trained here.
             if model.stage is not None and model.stage.kind == "model":
                 self._run_or_refuse(model.stage)
-        experts = self.pipeline.expert_folders()
-        self.section.model.experts = {name: Namespace(path=e.path, recipe=None) for name, e in experts.items()}
+        self.section.model.experts = self.pipeline.expert_folders()
         self.pipeline.merge_stages.collect_statistics(self.pipeline.merge(MAIN))
         return replace(stage, run=self._train)  # by the outer Trainer, whose settings are the same
 

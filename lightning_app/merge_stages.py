@@ -20,11 +20,11 @@ from lightning_app.recipe import MergeRecipe
 from lightning_app.recipe_data import RecipeData
 from lightning_app.stages import Stage, StageGraph, is_main_process
 from lightning_app.trainers import TrainerFactory
-from modules import Bfgs, Expert, MergeMethod, MergeModule, Search, Slerp, TaskArithmetic, UserError
+from modules import Bfgs, MergeMethod, MergeModule, Search, Slerp, TaskArithmetic, UserError
 from modules.distributed import barrier
 from modules.json_files import read_json, write_json
+from modules.merging.collect_statistics import collect_statistics
 from modules.merging.describe import describe
-from modules.merging.statistics import collect_statistics
 from modules.merging.weightings import greedy_soup, inverse_norm, lm_cocktail, size_weighted
 
 BACKWARD = 3
@@ -125,7 +125,7 @@ class MergeStages:
             merge: which experts, and how they are merged.
             options: arguments of `MergeModule` that win over all others.
         """
-        folders = {name: Expert(path=model.folder(self.graph)) for name, model in merge.experts.items()}
+        folders = {name: model.folder(self.graph) for name, model in merge.experts.items()}
         start = merge.start.folder(self.graph)
         module = MergeModule(start, folders, **self._arguments(merge) | self.loading.options(start) | options)
         if merge.reference is not None:
@@ -212,15 +212,15 @@ class MergeStages:
         """
         self.trainers.seed_stage()
         self.trainers.fit(trainer, module, data)
-        rank_zero_info(f"  {module.ending}")
+        rank_zero_info(f"  {module.best.ending}")
         trainer.save_checkpoint(folder / "last.ckpt", weights_only=True)
         if trainer.is_global_zero:
             module.save(folder / "model")
             found = {
-                "objective": module.best["objective"],
+                "objective": module.best.objective,
                 "passes": module.passes,
-                "history": module.history,
-                "ending": asdict(module.ending),
+                "history": module.best.history,
+                "ending": asdict(module.best.ending),
                 "position": module.describe_position(),
                 "mean_position": module.mean_position(),
             }

@@ -53,6 +53,8 @@ def one_line(message: str, known: list[str]) -> str:
         )
         hint = f"; did you mean '{near[0]}'?" if near else ""
         return f"unknown key '{name}'{hint}"
+    if told := [line for line in lines if line.startswith("unknown key")]:
+        lines = [lines[0], *told]  # what the other types of the union had against the value says no more
     return " ".join(dict.fromkeys(lines))[:600]
 
 

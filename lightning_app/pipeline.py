@@ -1,5 +1,6 @@
 """From a recipe to stages: which models there are, what each is made of, and how it is made."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -97,9 +98,9 @@ class Pipeline:
         """Whether `model` finds one of this name."""
         return name == "base" or any(name in names for names in (self.settings.experts, self.recipes, self.merges))
 
-    def expert_folders(self) -> dict[str, Expert]:
-        """The experts as `MergeModule` takes them."""
-        return {name: Expert(path=model.folder(self.graph)) for name, model in self.experts.items()}
+    def expert_folders(self) -> dict[str, str]:
+        """Return the folder or hub name of every expert, as `MergeModule` takes them."""
+        return {name: model.folder(self.graph) for name, model in self.experts.items()}
 
     def rows_of(self, name: str) -> str | None:
         """The recipe whose rows a model was trained on; None for a folder, and for a merge."""
@@ -133,13 +134,7 @@ class Pipeline:
     def _checked_recipes(self) -> dict[str, ExpertRecipe]:
         recipes = dict(self.settings.recipes)
         for name, expert in self.settings.experts.items():
-            if (expert.path is None) == (expert.recipe is None):
-                raise UserError(f"model.experts.{name}: give either a recipe or a path")
-            if expert.recipe is not None and expert.recipe not in recipes:
-                known = ", ".join(recipes) or "none"
-                raise UserError(
-                    f"model.experts.{name}.recipe: there is no recipe '{expert.recipe}' ({known} are there)"
-                )
+            _check_expert(name, expert, recipes)
         for name in (*self.settings.experts, *recipes):
             if name in ("base", "experts", *baselines.MERGES):
                 raise UserError(f"'{name}' is the name of a baseline: call the expert or recipe otherwise")
@@ -231,3 +226,20 @@ class Pipeline:
 
         texts = 2 * BACKWARD * recipe.max_steps * recipe.batch_size
         return Stage("model", name, content, train, start.inputs, texts)
+
+
+def _check_expert(name: str, expert: Expert, recipes: Mapping[str, ExpertRecipe]) -> None:
+    """Refuse an expert that is neither a model nor what a recipe trains."""
+    where = f"model.experts.{name}"
+    if expert.path is not None and expert.path.startswith("{"):  # the parser takes what fits no other type for a string
+        raise UserError(f"{where}: {expert.path} is neither a path nor {{recipe: NAME}}")
+    if (expert.path is None) == (expert.recipe is None):
+        raise UserError(f"{where}: give either a recipe or a path")
+    if expert.recipe is not None and expert.recipe not in recipes:
+        raise UserError(
+            f"{where}.recipe: there is no recipe '{expert.recipe}' ({', '.join(recipes) or 'none'} are there)"
+        )
+    if expert.path is not None and expert.path in recipes and not Path(expert.path).exists():
+        raise UserError(
+            f"{where}: '{expert.path}' is no folder; for the recipe of that name write {{recipe: {expert.path}}}"
+        )

@@ -10,6 +10,7 @@ from lightning_app.loading import Loading
 from lightning_app.parser import instantiate
 from lightning_app.recipe import ExpertRecipe, MergeRecipe
 from modules import Expert, LossConfig, MergeMethod, Search
+from modules.positioning.experts import as_expert
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def read_settings(section: Namespace) -> RecipeSettings:
     objects = instantiate(
         recipes=(dict[str, ExpertRecipe], section.recipes),
         merges=(dict[str, MergeRecipe], section.merges),
-        experts=(dict[str, Expert], section.model.experts),
+        experts=(dict[str, Expert | str], section.model.experts),
         tasks=(list[DataSource] | None, section.data.tasks),
         loss=(LossConfig | None, section.data.loss),
         method=(MergeMethod | None, section.model.method),
@@ -56,7 +57,7 @@ def read_settings(section: Namespace) -> RecipeSettings:
     options = {key: value for key, value in section.model.as_dict().items() if key not in ("base", "experts")}
     return RecipeSettings(
         section.model.base,
-        objects.experts,
+        {name: as_expert(expert) for name, expert in objects.experts.items()},
         options | {"method": objects.method, "search": objects.search},
         {key: value for key, value in section.data.as_dict().items() if key != "tasks"} | {"loss": objects.loss},
         objects.tasks,

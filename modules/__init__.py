@@ -1,81 +1,26 @@
 """Tensor maths, nn.Modules and LightningModules of the merge; needs neither datasets, mteb nor jsonargparse.
 
-Names are imported when they are first used: merging files must not wait for transformers and Lightning.
+Names are imported when they are first used: merging files must not wait for transformers and Lightning. Each is listed
+once, as an import in the stub `__init__.pyi`: type checkers read it as it is, and here it says where a name is found.
 """
 
+import ast
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from modules.contrastive_module import ContrastiveModule
-    from modules.encoding.text_encoder import TextEncoder
-    from modules.errors import UserError
-    from modules.losses.task_batch import LossConfig, TaskBatch
-    from modules.merge_module import MergeModule
-    from modules.merging import (
-        Average,
-        Dare,
-        Fisher,
-        MergeMethod,
-        MultiSlerp,
-        RegMean,
-        Slerp,
-        SphericalMean,
-        TaskArithmetic,
-        Ties,
-    )
-    from modules.positioning.experts import Expert
-    from modules.search import Adam, Bfgs, CmaEs, Search
+_STUB = ast.parse(Path(__file__).with_suffix(".pyi").read_text())
+_HOMES = {name.name: line.module for line in _STUB.body if isinstance(line, ast.ImportFrom) for name in line.names}
 
-_HOMES = {
-    "contrastive_module": ("ContrastiveModule",),
-    "encoding.text_encoder": ("TextEncoder",),
-    "errors": ("UserError",),
-    "positioning.experts": ("Expert",),
-    "merge_module": ("MergeModule",),
-    "merging": (
-        "Average",
-        "Dare",
-        "Fisher",
-        "MergeMethod",
-        "MultiSlerp",
-        "RegMean",
-        "Slerp",
-        "SphericalMean",
-        "TaskArithmetic",
-        "Ties",
-    ),
-    "search": ("Adam", "Bfgs", "CmaEs", "Search"),
-    "losses.task_batch": ("LossConfig", "TaskBatch"),
-}
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
-
-__all__ = [
-    "Adam",
-    "Average",
-    "Bfgs",
-    "CmaEs",
-    "ContrastiveModule",
-    "Dare",
-    "Expert",
-    "Fisher",
-    "LossConfig",
-    "MergeMethod",
-    "MergeModule",
-    "MultiSlerp",
-    "RegMean",
-    "Search",
-    "Slerp",
-    "SphericalMean",
-    "TaskArithmetic",
-    "TaskBatch",
-    "TextEncoder",
-    "Ties",
-    "UserError",
-]
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    home = _HOMES.get(name)
+    if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"modules.{_HOME[name]}"), name)
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

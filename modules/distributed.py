@@ -1,6 +1,6 @@
 """What the processes of a run tell each other: all-gather with its gradient, what the main one has, and failures."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -11,6 +11,9 @@ from torch import Tensor
 from modules.errors import UserError
 
 T = TypeVar("T")
+
+Gather = Callable[[Tensor], Tensor]
+"""Maps the rows of this process to those that they are compared with: `all_gather`, or `local`."""
 
 
 class _AllGather(torch.autograd.Function):
@@ -41,25 +44,46 @@ def all_gather(tensor: Tensor) -> Tensor:
     return _AllGather.apply(tensor) if world_size() > 1 else tensor
 
 
+def local(tensor: Tensor) -> Tensor:
+    """Keep to the rows of this process: negatives come from its own micro-batch only."""
+    return tensor
+
+
+def own_places(rows: Tensor, gather: Gather) -> Tensor:
+    """Return where the rows of this process stand among the gathered ones: ``[batch]`` int64.
+
+    Args:
+        rows: ``[batch, ...]``.
+        gather: whose rows are compared with.
+    """
+    offset = 0 if gather is local else rank() * len(rows)
+    return torch.arange(len(rows), device=rows.device) + offset
+
+
+def processes_of(gather: Gather) -> int:
+    """Return the number of processes whose rows are compared with."""
+    return 1 if gather is local else world_size()
+
+
 def world_size() -> int:
-    """Number of processes, 1 outside a distributed run."""
+    """Return the number of processes, 1 outside a distributed run."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Number of this process, 0 outside a distributed run."""
+    """Return the number of this process, 0 outside a distributed run."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def is_main_process() -> bool:
-    """Whether this process writes; known before any process group exists, because launchers say it."""
+    """Return whether this process writes; known before any process group exists, because launchers say it."""
     from lightning.pytorch.utilities.rank_zero import rank_zero_only  # here, because merging files does not wait for it
 
     return rank() == 0 and getattr(rank_zero_only, "rank", 0) == 0
 
 
 def from_main(value: T) -> T:
-    """The main process's value, in every process; the value itself outside a distributed run."""
+    """Return the main process's value, in every process; the value itself outside a distributed run."""
     if world_size() == 1:
         return value
     box = [value]
@@ -74,12 +98,12 @@ def barrier() -> None:
 
 
 class OtherProcessFailed(RuntimeError):
-    """What a process raises that was well itself; its message is the error of the one that was not."""
+    """Raised by a process that was well itself; its message is the error of the process that was not."""
 
 
 @contextmanager
 def together() -> Iterator[None]:
-    """What one process raises in this block ends the block in all of them, so that none waits for it for ever.
+    """End the block in all processes when one of them raises in it, so that none waits for it for ever.
 
     Blocks may be nested: a process that fails in the outer one is found out by the others at the end of the inner one
     that they come to next.

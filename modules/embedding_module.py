@@ -1,18 +1,19 @@
 """What experts, joint models and positions share: an encoder, and validation data set by data set."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from modules.distributed import together
+from modules.distributed import Gather, local, together
 from modules.encoding.features import Features
 from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
 from modules.losses.metrics import TaskMetrics
 from modules.losses.task_batch import TaskBatch
-from modules.losses.task_loss import Gather, TaskOutput, local, task_loss
+from modules.losses.task_loss import TaskOutput, task_loss
 from modules.positioning.merged_encoder import MergedEncoder
 
 SHOWN = 8
@@ -26,7 +27,11 @@ class EmbeddingModule(LightningModule):
     validation loaders.
 
     Args:
-        encoder: what is trained and validated.
+        encoder: the model to train and validate.
+
+    Example:
+        >>> module = EmbeddingModule(TextEncoder.load("experts/sts"))
+        >>> Trainer().validate(module, datamodule=TaskDataModule(tasks))
     """
 
     def __init__(self, encoder: TextEncoder | MergedEncoder) -> None:
@@ -37,17 +42,21 @@ class EmbeddingModule(LightningModule):
     @property
     def task_losses(self) -> dict[str, str]:
         """Name of each data set to name of its loss, as the data module says."""
-        losses: dict[str, str] | None = getattr(getattr(self.trainer, "datamodule", None), "task_losses", None)
-        if losses is None:
-            raise UserError(f"{type(self).__name__} needs a TaskDataModule or a ProbeDataModule as its datamodule")
+        losses: dict[str, str] = self._ask_data("task_losses")
         return losses
+
+    def _ask_data(self, name: str) -> Any:
+        found = getattr(getattr(self.trainer, "datamodule", None), name, None)
+        if found is None:
+            raise UserError(f"{type(self).__name__} needs a TaskDataModule or a ProbeDataModule as its datamodule")
+        return found
 
     def tokenize(self, texts: Sequence[str], max_length: int | None = None) -> Features:
         """Tokenise as the encoder does; data modules call this."""
         return self.encoder.tokenize(texts, max_length)
 
     def on_validation_start(self) -> None:
-        """Make one set of metrics a data set.
+        """Make one set of metrics per data set.
 
         They are those of this validation only: of its data sets, and of tensors that a later one can change.
         """
@@ -70,11 +79,11 @@ class EmbeddingModule(LightningModule):
         self.log("val/loss", self.validation_objective(torch.stack(losses)), prog_bar=True, sync_dist=True)
 
     def validation_objective(self, losses: Tensor) -> Tensor:
-        """What ``val/loss`` is, on the device of the losses, given the mean loss of each data set: their mean."""
+        """Return ``val/loss``, on the device of the losses, given the mean loss of each data set: their mean."""
         return losses.mean()
 
     def training_loss(self, batch: TaskBatch, gather: Gather) -> TaskOutput:
-        """The loss of a training batch; training ends at the first that is not finite.
+        """Return the loss of a training batch; training ends at the first loss that is not finite.
 
         Args:
             batch: rows of one data set.
@@ -129,7 +138,7 @@ class EmbeddingModule(LightningModule):
 
 
 def rows_of(batch: TaskBatch, places: Sequence[int] | None = None) -> str:
-    """A batch in words: its data set and, where they are known, the rows of the source.
+    """Return a batch in words: its data set and, where they are known, the rows of the source.
 
     Args:
         batch: of one data set.
@@ -143,7 +152,7 @@ def rows_of(batch: TaskBatch, places: Sequence[int] | None = None) -> str:
 
 
 def _not_finite(output: TaskOutput) -> list[int]:
-    """Places in the batch of the rows with an embedding that is not finite."""
+    """Return the places in the batch of the rows with an embedding that is not finite."""
     finite = torch.stack([column.isfinite().all(1) for column in output.embeddings]).all(0)
     places: list[int] = (~finite).nonzero().flatten().tolist()
     return places

@@ -24,7 +24,7 @@ from datamodules import (
 from datamodules.batching import Batch
 from modules.encoding.features import Features
 from modules.errors import UserError
-from modules.losses.functional import same_text_mask
+from modules.losses.info_nce import same_text_mask
 from modules.losses.task_batch import LossConfig, TaskBatch
 
 NAMES = ["big", "small"]

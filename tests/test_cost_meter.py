@@ -14,9 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from callbacks import CostMeter
 from modules import Adam, Bfgs, CmaEs, MergeModule, TaskArithmetic
+from modules.distributed import local
 from modules.errors import Interrupted
 from modules.losses.task_batch import TaskBatch
-from modules.losses.task_loss import local, task_loss
+from modules.losses.task_loss import task_loss
 from tests.conftest import Project
 from tests.test_merge_module import fit, module
 from tests.test_resumable_run import Kill, train
@@ -193,5 +194,5 @@ def test_a_position_is_learned_the_same_without_it(experts: Project) -> None:
     plain, metered = module(experts), module(experts)
     fit(experts, plain, precision="bf16-mixed")
     learn(experts, metered, precision="bf16-mixed")
-    assert plain.best["objective"] == metered.best["objective"]
+    assert plain.best.objective == metered.best.objective
     assert plain.describe_position() == metered.describe_position()

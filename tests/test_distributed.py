@@ -238,7 +238,7 @@ def learn_position(rank: int, port: int, folder: str, devices: int) -> None:
         enable_model_summary=False, num_sanity_val_steps=0, callbacks=[traffic], limit_val_batches=0, **options,
     )  # fmt: skip
     trainer.fit(merge, datamodule=data)
-    merge.best["position"] = None
+    merge.best.numbers = None
     if rank == 0:
         sent = {"payloads": traffic.payloads, "broadcast": traffic.broadcast, "others": traffic.others}
         torch.save({"state": merge.position.state_dict(), **sent}, project / f"position-{devices}.pt")
@@ -279,7 +279,7 @@ def meet_nan(rank: int, port: int, folder: str) -> None:
     try:
         trainer.fit(merge, datamodule=data)
     except UserError as error:
-        start = merge.best["position"]
+        start = merge.best.numbers
         kept = all(torch.equal(start[name], value) for name, value in merge.position.state_dict().items())
         (Path(folder) / f"stopped-{rank}").write_text(f"{len(calls)} {kept} {error}")
 

@@ -33,6 +33,10 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
             "unknown key 'trainer.acelerator'; did you mean 'trainer.accelerator'",
         ),
         (["fit", "--model.mu", "abc"], "model.mu.*float.*abc"),
+        (
+            ["fit", "--model.experts", "{x: {recip: y}}"],
+            "model.experts.x: {x: {recip: y}} is neither a path nor {recipe",
+        ),
         (["fit", "--mteb.tasks", "[STSBenchmrk]"], "no MTEB task STSBenchmrk; did you mean STSBenchmark"),
     ],
 )
@@ -65,6 +69,17 @@ def changed(project: Project, path: str, value: Any) -> list[str]:
         ("model.base", "no/such-model", "model 'no/such-model' not found: no such directory, not in the Hugging Face"),
         ("model.experts", {"x": {"recipe": "y"}}, "model.experts.x.recipe: there is no recipe 'y' (qa, sts are there)"),
         ("model.experts", {"x": {}}, "model.experts.x: give either a recipe or a path"),
+        ("model.experts", {"x": {"recip": "qa"}}, "\"model.experts\": unknown key 'recip'; did you mean 'recipe'?"),
+        (
+            "model.experts",
+            {"x": "qa"},
+            "model.experts.x: 'qa' is no folder; for the recipe of that name write {recipe: qa}",
+        ),
+        (
+            "model.experts",
+            {"x": "no/such"},
+            "data.tasks is needed: expert 'x' is a folder, which has no rows to probe with",
+        ),
         (
             "model.method",
             {"class_path": "modules.Slerp", "init_args": {"order": ["qa"]}},

@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning import Trainer
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from datamodules import ProbeDataModule, TaskDataModule, load_tasks
+from datamodules import load_tasks
 from lightning_app.__main__ import main
 from lightning_app.baselines import MERGES
-from modules import Adam, ContrastiveModule, Expert, MergeModule, Slerp, TextEncoder
+from modules import TextEncoder
 from tests.conftest import Project
 from tests.tiny_mirror import write_sts
 
@@ -230,23 +229,3 @@ def test_a_merge_of_the_main_position_finds_it_trained_with_the_callbacks(projec
     project.write(content | {"baselines": ["half"]})
     fit(project)
     assert len(list(project.run_dir.glob("stages/position-self_positioning-*"))) == 1
-
-
-def test_the_same_job_in_python(project: Project, tmp_path: Path) -> None:
-    base = str(project.base)
-    quiet = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    sources = {"qa": str(project.folder / "qa.jsonl"), "sts": str(project.folder / "sts.jsonl")}
-    tasks = load_tasks(sources, probe_size=16, validation_size=12)
-    for name, task in tasks.items():
-        expert = ContrastiveModule(base, lr=1e-3)
-        Trainer(max_steps=4, **quiet).fit(expert, datamodule=TaskDataModule([task], batch_size=8))
-        expert.save(tmp_path / name)
-    merge = MergeModule(
-        base, {name: Expert(path=str(tmp_path / name)) for name in tasks}, method=Slerp(), search=Adam(0.05)
-    )
-    probe = ProbeDataModule(list(tasks.values()), size=32, validation_size=24, batch_size=8)
-    Trainer(max_epochs=2, **quiet).fit(merge, datamodule=probe)
-    merge.save(tmp_path / "merged")
-    assert merge.best["objective"] < 1.0
-    encoded = SentenceTransformer(str(tmp_path / "merged"), device="cpu").encode(TEXTS)
-    assert (torch.tensor(encoded) - merge.encoder.encode(TEXTS)).abs().max() < 1e-5

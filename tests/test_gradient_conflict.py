@@ -18,11 +18,12 @@ from datamodules import SplitTask, TaskData, TaskDataModule
 from datamodules.batching import BatchLoader, evaluation_batches
 from datamodules.collate import Collator
 from modules import ContrastiveModule, UserError
+from modules.distributed import local
 from modules.encoding.text_encoder import TextEncoder
 from modules.errors import Interrupted
 from modules.losses.gradient_cosines import gradient_cosines
 from modules.losses.task_batch import LossConfig, TaskBatch
-from modules.losses.task_loss import local, task_loss
+from modules.losses.task_loss import task_loss
 from tests.conftest import Project
 from tests.test_resumable_run import Kill
 from tests.tiny_encoder import WORDS, tiny_encoder

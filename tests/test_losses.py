@@ -1,5 +1,6 @@
 """The losses against plain loops over Python floats; gradients against differences of those loops."""
 
+import doctest
 import math
 from collections.abc import Callable
 
@@ -7,7 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.losses.functional import cosent, info_nce, same_text_mask, supervised_contrastive
+from modules.distributed import local
+from modules.losses import LOSSES, Loss
+from modules.losses.cosent import cosent
+from modules.losses.info_nce import info_nce, same_text_mask
+from modules.losses.supervised_contrastive import supervised_contrastive
+from modules.losses.task_batch import LossConfig, TaskBatch
 
 TEMPERATURE = 0.1
 ANCHORS = [1, 2, 3, 1, 5]  # the fourth row asks the first row's question
@@ -163,3 +169,10 @@ def test_a_label_seen_once_teaches_nothing_of_itself() -> None:
     losses = supervised_contrastive(texts, labels, texts, labels, torch.arange(5), TEMPERATURE)
     assert losses.tolist() == [0.0] * 5
     assert torch.autograd.grad(losses.sum(), texts)[0].abs().max() == 0
+
+
+@pytest.mark.parametrize("loss", LOSSES.values())
+def test_the_example_of_a_class_runs(loss: type[Loss]) -> None:
+    names = {"torch": torch, "TaskBatch": TaskBatch, "LossConfig": LossConfig, "local": local, loss.__name__: loss}
+    [example] = doctest.DocTestFinder(recurse=False).find(loss, globs=names)
+    assert example.examples and doctest.DocTestRunner().run(example).failed == 0

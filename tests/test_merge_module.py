@@ -26,10 +26,9 @@ from modules import (
     TaskArithmetic,
     Ties,
     UserError,
-    merge_module,
 )
 from modules.losses.task_batch import TaskBatch
-from modules.positioning import relative_loss
+from modules.positioning import objective, relative_loss
 from modules.positioning.merge_identity import merge_identity, refuse_other_merge
 from modules.positioning.merged_encoder import MergedEncoder
 from tests.conftest import Project, write_rows
@@ -51,7 +50,7 @@ def merges(tmp_path_factory: pytest.TempPathFactory) -> dict[int, MergeModule]:
 
 
 def module(project: Project, **options: Any) -> MergeModule:
-    folders = {name: Expert(path=str(project.folder / name)) for name in ("qa", "sts")}
+    folders = {name: str(project.folder / name) for name in ("qa", "sts")}
     return MergeModule(
         str(project.base), folders, **{"search": Adam(0.05), "settled": 0.0, "allow_suspicious": True} | options
     )
@@ -103,11 +102,11 @@ def test_the_best_position_is_kept_the_start_included(experts: Project) -> None:
     assert ruined.describe_position() == pytest.approx(start)
     far = module(experts, mu=0.0)
     starts: list[float] = []
-    far.on_train_start = lambda: starts.append(far.best["objective"])  # type: ignore[method-assign]
+    far.on_train_start = lambda: starts.append(far.best.objective)  # type: ignore[method-assign]
     with torch.no_grad():
         far.position.raw_scale.fill_(3.0)
     fit(experts, far)
-    assert far.best["objective"] < starts[0]
+    assert far.best.objective < starts[0]
     assert far.describe_position()["scale"] < 3.0
 
 
@@ -193,7 +192,13 @@ def test_a_checkpoint_of_other_experts_is_refused(experts: Project, tmp_path: Pa
 
 def results(merge: MergeModule) -> list[Any]:
     """What a search has found, and on the way to what."""
-    return [merge.describe_position(), merge.best["objective"], merge.history, merge.passes, merge.base_losses]
+    return [
+        merge.describe_position(),
+        merge.best.objective,
+        merge.best.history,
+        merge.passes,
+        merge.objective.base_losses,
+    ]
 
 
 @pytest.mark.parametrize("inference_mode", [False, True])
@@ -213,7 +218,7 @@ def test_a_ruinous_search_returns_its_start_whatever_came_before(experts: Projec
     for _ in range(2):
         fit(experts, merge, inference_mode=inference_mode)
         assert merge.describe_position() == pytest.approx(start)
-        assert merge.best["objective"] == pytest.approx(at_start, rel=1e-5) != 1.0
+        assert merge.best.objective == pytest.approx(at_start, rel=1e-5) != 1.0
 
 
 def test_a_second_fit_knows_nothing_of_the_first(experts: Project) -> None:
@@ -231,14 +236,14 @@ def test_what_was_measured_belongs_to_its_rows(experts: Project, monkeypatch: py
     validate(experts, merge)
     measured: list[Any] = []
     real = relative_loss.validation_losses
-    monkeypatch.setattr(merge_module, "validation_losses", lambda *given: measured.append(given) or real(*given))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(objective, "validation_losses", lambda *given: measured.append(given) or real(*given))  # type: ignore[func-returns-value]
     validate(experts, merge)
     assert not measured
     few = {"validation_size": 12}
     there = validate(experts, merge, **few)
     assert len(measured) == 1
     assert there == validate(experts, fresh, **few)
-    assert merge.base_losses == fresh.base_losses
+    assert merge.objective.base_losses == fresh.objective.base_losses
 
 
 def test_merged_weights_follow_the_coefficients(experts: Project) -> None:
@@ -263,7 +268,7 @@ def test_merged_weights_follow_the_coefficients(experts: Project) -> None:
 def test_the_base_has_objective_one(experts: Project) -> None:
     merge = module(experts, method=Slerp(["sts", "qa"]))
     fit(experts, merge, max_epochs=1)
-    assert merge._objective(merge.base_losses) == pytest.approx(1.0)
+    assert merge._objective_of(merge.objective.base_losses) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("sanity_steps", [0, 1])
@@ -271,13 +276,13 @@ def test_the_sanity_check_is_no_validation(experts: Project, sanity_steps: int) 
     """It sees the first batches only, and what it finds there must not count as the best position."""
     merge = module(experts, settled=10.0)
     seen: list[int] = []
-    keep = merge._keep_if_best
+    keep = merge.best._keep_if_best
 
     def counted(objective: float) -> None:
         seen.append(merge.trainer.global_step)
         keep(objective)
 
-    merge._keep_if_best = counted  # type: ignore[method-assign]
+    merge.best._keep_if_best = counted  # type: ignore[method-assign]
     fit(experts, merge, max_epochs=9, num_sanity_val_steps=sanity_steps)
     assert seen == [0, 5, 10]
 
@@ -307,13 +312,13 @@ def test_a_search_on_the_whole_probe_improves_the_position(experts: Project, sea
     with torch.no_grad():
         merge.position.raw_scale.fill_(3.0)
     starts: list[float] = []
-    merge.on_train_start = lambda: starts.append(merge.best["objective"])  # type: ignore[method-assign]
+    merge.on_train_start = lambda: starts.append(merge.best.objective)  # type: ignore[method-assign]
     trainer = fit(experts, merge, max_epochs=4)
     assert trainer.global_step == 4  # a step an epoch
-    assert merge.best["objective"] < starts[0]
+    assert merge.best.objective < starts[0]
     assert merge.passes["forward"] % 5 == 0  # 43 rows in batches of 8
     assert merge.passes["backward"] == (0 if isinstance(search, CmaEs) else merge.passes["forward"])
-    assert [point["forward"] for point in merge.history][-1] == merge.passes["forward"]
+    assert [point["forward"] for point in merge.best.history][-1] == merge.passes["forward"]
 
 
 @pytest.mark.parametrize(
@@ -371,8 +376,8 @@ def test_tied_scales_of_layers_are_regularised_like_one(experts: Project) -> Non
     for merge in (whole, layers):
         with torch.no_grad():
             merge.position.raw_scale.fill_(1.3)
-    assert float(layers._regulariser()) == pytest.approx(float(whole._regulariser()))
-    assert float(whole._regulariser()) == pytest.approx(0.7 * whole.describe_position()["scale"])
+    assert float(layers.objective.regulariser()) == pytest.approx(float(whole.objective.regulariser()))
+    assert float(whole.objective.regulariser()) == pytest.approx(0.7 * whole.describe_position()["scale"])
 
 
 def test_layers_learn_coefficients_of_their_own(experts: Project) -> None:
@@ -410,7 +415,7 @@ def test_training_ends_at_the_first_loss_that_is_not_finite(experts: Project, se
     batch_start, ruined = merge.training_loss, []
 
     def training_loss(batch: TaskBatch, gather: Any) -> Any:
-        if merge.history and not ruined:  # after the first validation, one NaN
+        if merge.best.history and not ruined:  # after the first validation, one NaN
             ruined.append(replace(batch, rows=list(range(11, 11 + len(batch)))))
             encoder = merge.encoder.forward
             merge.encoder.forward = lambda features: encoder(features).index_fill(0, torch.tensor([1, 3]), math.nan)  # type: ignore[method-assign, assignment]
@@ -420,8 +425,8 @@ def test_training_ends_at_the_first_loss_that_is_not_finite(experts: Project, se
     merge.training_loss = training_loss  # type: ignore[method-assign]
     with pytest.raises(UserError, match=r"the loss of '(qa|sts)', rows 12, 14 is nan after \d+ steps; look at these"):
         fit(experts, merge, max_epochs=9)
-    assert len(merge.history) == 1
-    kept = merge.best["position"]
+    assert len(merge.best.history) == 1
+    kept = merge.best.numbers
     assert all(torch.equal(kept[name], value) for name, value in merge.position.state_dict().items())
 
 

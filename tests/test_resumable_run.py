@@ -116,5 +116,5 @@ def test_a_stopped_position_settles_where_the_other_did(project: Project, step: 
         learn("run", Kill(signal.SIGINT, step))[2].raise_if_interrupted()
     resumed, resumed_trainer, _ = learn("run")
     assert whole_trainer.global_step == resumed_trainer.global_step == 10
-    assert whole.best["objective"] == resumed.best["objective"]
+    assert whole.best.objective == resumed.best.objective
     assert whole.describe_position() == resumed.describe_position()

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modules.distributed import local
 from modules.losses.task_batch import LossConfig, TaskBatch
-from modules.losses.task_loss import local, task_loss
+from modules.losses.task_loss import task_loss
 
 TEMPERATURE = 0.07
 

@@ -3,7 +3,8 @@
 import random
 
 from datamodules import SplitTask, TaskData
-from modules.losses.task_batch import LossConfig
+from modules.losses import FITTING
+from modules.losses.task_batch import Kind, LossConfig
 
 TOPICS = {
     "sea": ["ship", "wave", "harbour", "sailor", "island", "storm", "anchor", "fish", "tide", "coast"],
@@ -13,8 +14,6 @@ TOPICS = {
 }
 OTHER = ["the", "a", "of", "and", "in", "under", "over", "near", "old", "new", "quiet", "red", "sees", "holds", "finds"]
 WORDS = [word for topic in TOPICS.values() for word in topic] + OTHER
-
-LOSS_OF_KIND = {"pairs": "infonce", "graded": "cosent", "labelled": "supcon"}
 
 
 def made_up_tasks(expert: int = 96, probe: int = 48, validation: int = 32, words: int = 9) -> list[SplitTask]:
@@ -44,7 +43,7 @@ def _sentence(draw: random.Random, topic: str, words: int) -> str:
     return " ".join(draw.choice(TOPICS[topic] if draw.random() < 0.5 else OTHER) for _ in range(words))
 
 
-def _data(kind: str, texts: list[list[str]], target: list[float] | list[int] | None) -> TaskData:
-    loss = LossConfig(LOSS_OF_KIND[kind], 0.05)
+def _data(kind: Kind, texts: list[list[str]], target: list[float] | list[int] | None) -> TaskData:
+    loss = LossConfig(FITTING[kind], 0.05)
     prompts = [""] * len(texts)
     return TaskData(name=kind, kind=kind, texts=texts, prompts=prompts, target=target, groups=None, loss=loss)

@@ -10,8 +10,9 @@ from benchmarks.gpu.checks import Checks
 from benchmarks.gpu.data import made_up_tasks
 from datamodules import Collator
 from modules import MergeModule, Slerp
+from modules.distributed import local
 from modules.losses.task_batch import TaskBatch
-from modules.losses.task_loss import local, task_loss
+from modules.losses.task_loss import task_loss
 from modules.merging.combine import combine
 from modules.positioning.merged_encoder import MergedEncoder
 

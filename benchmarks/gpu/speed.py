@@ -19,8 +19,9 @@ from benchmarks.gpu.models import Shape, noisy_vectors, random_batches, random_e
 from benchmarks.gpu.training import make_trainer
 from datamodules import TaskDataModule
 from modules import ContrastiveModule, Slerp
+from modules.distributed import local
 from modules.losses.task_batch import TaskBatch
-from modules.losses.task_loss import local, task_loss
+from modules.losses.task_loss import task_loss
 from modules.merging.base import Prepared
 from modules.positioning.merged_encoder import MergedEncoder
 from modules.positioning.position import Position

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from modules.distributed import local
 from modules.evaluation_mode import evaluation_mode
 from modules.full_precision import without_autocast
 from modules.losses.task_batch import TaskBatch
-from modules.losses.task_loss import local, task_loss
+from modules.losses.task_loss import task_loss
 from modules.merging.gram import gram_of
 
 
@@ -20,10 +21,10 @@ def gradient_cosines(
     batches: Mapping[str, Sequence[TaskBatch]],
     groups: Mapping[str, Sequence[str]] | None = None,
 ) -> Tensor:
-    """Cosines between the gradients of T losses with respect to the trainable parameters of an encoder.
+    """Return the cosines between the gradients of T losses with respect to an encoder's trainable parameters.
 
     The loss of a data set is the mean over its batches, that of a group the mean over its data sets. They are taken in
-    evaluation mode; ``.grad``, the mode and the random numbers stay as they were. One gradient a group is in memory,
+    evaluation mode; ``.grad``, the mode and the random numbers stay as they were. One gradient per group is in memory,
     and that of the batch which is being added.
 
     Args:

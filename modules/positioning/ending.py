@@ -14,6 +14,10 @@ class Ending:
         best: the number of the validation whose position is kept; 0: that of the start.
         moved: the largest change of a coefficient ``c`` since the validation before the last, or since the start.
         fell: how much the objective fell in that time; negative: it rose.
+
+    Example:
+        >>> str(Ending(settled=True, validations=3, best=2, moved=0.0, fell=0.0))
+        'settled after 3 validations; kept is validation 2'
     """
 
     settled: bool
@@ -23,7 +27,7 @@ class Ending:
     fell: float
 
     def __str__(self) -> str:
-        """The end in words."""
+        """Return the end in words."""
         if not self.validations:
             return "ended without a validation: the start is kept"
         number = f"{self.validations} validation{'s' * (self.validations > 1)}"

@@ -1,6 +1,7 @@
 """From expert folders to an encoder that stands between them: loaded, checked, prepared for a merge method."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from modules.checkpoints.base_model import find_base_model
@@ -19,26 +20,37 @@ from modules.positioning.task_vectors import Vectors, gram_matrices, prepare_vec
 
 @dataclass(frozen=True)
 class Expert:
-    """Where an expert comes from; one of the two.
+    """Where an expert comes from: one of the two. A plain string stands for a path.
 
     Args:
         path: a trained model's folder or hub name.
         recipe: the name of a recipe under ``recipes``, trained first where its result is not there yet.
+
+    Example:
+        >>> experts = {"sts": "experts/sts", "faq": Expert(recipe="faq")}
     """
 
     path: str | None = None
     recipe: str | None = None
 
 
-def expert_folders(experts: dict[str, Expert]) -> dict[str, str]:
-    """The folder or hub name of every expert.
+def as_expert(given: Expert | str) -> Expert:
+    """Return the expert that a recipe or a caller names; a plain string is its path."""
+    return Expert(path=given) if isinstance(given, str) else given
+
+
+def expert_folders(experts: Mapping[str, Expert | str]) -> dict[str, str]:
+    """Return the folder or hub name of every expert.
+
+    Args:
+        experts: by name.
 
     Raises:
         UserError: there is no expert, or one of them has no path yet.
     """
     folders = {}
     for name, expert in experts.items():
-        path = expert.path if isinstance(expert, Expert) else expert
+        path = as_expert(expert).path
         if path is None:
             raise UserError(f"expert '{name}' has no path; a recipe is trained by `python -m lightning_app fit`")
         folders[name] = path
@@ -72,7 +84,7 @@ def merged_encoder(
     granularity: int | str = "model",
     signed: bool = False,
 ) -> MergedEncoder:
-    """An encoder at the start of a method's position.
+    """Return an encoder at the start of a method's position.
 
     Args:
         base: theta_0.

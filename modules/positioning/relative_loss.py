@@ -6,13 +6,14 @@ import torch
 from lightning import Trainer
 from torch import nn
 
+from modules.distributed import local
 from modules.errors import UserError
-from modules.losses.task_loss import local, task_loss
+from modules.losses.task_loss import task_loss
 
 
 @torch.no_grad()
 def validation_losses(encoder: nn.Module, trainer: Trainer) -> dict[str, float]:
-    """Data set to the mean loss of an encoder on its validation rows, over all processes.
+    """Return the mean loss of an encoder per data set, on its validation rows, over all processes.
 
     Args:
         encoder: on the trainer's device.
