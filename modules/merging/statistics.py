@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from tqdm.auto import tqdm
 
-from modules.checkpoints.base_model import find_base_model, weights_sha256
+from modules.checkpoints.base_model import find_base_model
+from modules.checkpoints.identity import weights_identity
 from modules.errors import UserError
 from modules.evaluation_mode import evaluation_mode
 from modules.losses.functional import cosent, info_nce, paired_cosines, same_text_mask, supervised_contrastive
@@ -204,7 +205,7 @@ def collect_statistics(
         UserError: there are no rows.
     """
     path = Path(folder) / "statistics" / f"{kind}.safetensors"
-    metadata = {"fingerprint": fingerprint, "weights": weights_sha256(folder)}
+    metadata = {"fingerprint": fingerprint, "weights": weights_identity(folder)}
     found = _open(path)
     if found is not None and found.metadata() == metadata:
         return path
@@ -248,7 +249,7 @@ def _open_statistics(kind: str, folder: str) -> safe_open:
     file = _open(path)
     if file is None:
         raise UserError(f"expert {folder} has no {kind} statistics ({path}); {_cure(kind)}")
-    if (file.metadata() or {}).get("weights") != weights_sha256(folder):
+    if (file.metadata() or {}).get("weights") != weights_identity(folder):
         raise UserError(f"expert {folder}: its {kind} statistics were collected for other weights; {_cure(kind)}")
     return file
 
