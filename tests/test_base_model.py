@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from modules import UserError, base_model
+from modules import UserError
+from modules.checkpoints import base_model
 from modules.checkpoints.base_model import find_base_model
 from tests.tiny_encoder import tiny_encoder
 
