@@ -91,6 +91,10 @@ CHANGES: dict[str, tuple[str, Callable[[Path], object]]] = {
     "a flag of the tokenizer": ("tokenizer", lambda m: edit_json(m / "tokenizer_config.json", add_bos_token=True)),
     "a part of the tokenizer": ("tokenizer", lambda m: edit_tokenizer(m, "normalizer", {"type": "Lowercase"})),
     "a vocabulary": ("tokenizer", lambda m: (m / "vocab.txt").write_text("a\nb\n")),
+    "a token": (
+        "tokenizer",
+        lambda m: (m / "vocab.json").write_text('{"prompts": 3, "padding": 4, "pooling_mode": 5}'),
+    ),
     "pooling": ("pipeline", lambda m: (m / "1_Pooling" / "config.json").write_text(json.dumps(POOLING))),
     "a prompt left out": ("pipeline", lambda m: edit_json(m / "1_Pooling" / "config.json", include_prompt=False)),
     "Dense": ("pipeline", lambda m: edit_json(m / "3_Dense" / "config.json", activation_function="torch.nn.Tanh")),
@@ -254,6 +258,9 @@ def test_damaged_files_give_one_line(model: Path) -> None:
     (model / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:-1])
     with pytest.raises(UserError, match=r"model.safetensors is cut short: it has \d+ bytes of"):
         identity(model)
+    (model / "tokenizer_config.json").write_text("[]")
+    with pytest.raises(UserError, match="tokenizer_config.json does not hold what its name says"):
+        settings_identity(model)
     (model / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config.json:1: not valid JSON"):
         settings_identity(model)

@@ -4,13 +4,14 @@ A key that is not listed counts, in the file's own part: no version's new settin
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from modules.checkpoints.base_model import file_sha256
 from modules.checkpoints.st_folder import pooling_modes
+from modules.errors import UserError
 from modules.json_files import json_sha256, read_json
 
 PARTS = ("tokenizer", "pipeline", "prompts", "length")
@@ -27,23 +28,70 @@ class Rule(NamedTuple):
         elsewhere: key to another part.
         ignored: keys that change nothing of what a model computes or learns, such as where it was saved.
         defaults: key to the value that is as good as none, because some versions write it and others do not.
+        modern: brings the content into the form of the newest versions.
     """
 
     part: str
     elsewhere: Mapping[str, str] = {}
     ignored: frozenset[str] = frozenset()
     defaults: Mapping[str, Any] = {}
+    modern: Callable[[Any], Any] = lambda content: content
+
+
+def _modules(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The modules without numbers and names, and without where the library keeps their classes."""
+    return [
+        {key: value for key, value in entry.items() if key not in ("idx", "name", "path")}
+        | {"type": re.sub(r"^sentence_transformers\..*\.", "", entry["type"]), "path": entry["path"] if i else ""}
+        for i, entry in enumerate(entries)
+    ]
+
+
+def _backbone(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with one name of the dtype; null stays, because it is not every class's default."""
+    dtype = config.get("torch_dtype", config.get("dtype"))
+    return {key: value for key, value in config.items() if key != "torch_dtype"} | {"dtype": dtype}
+
+
+def _said(content: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if value is not None}
+
+
+def _module(config: dict[str, Any]) -> dict[str, Any]:
+    """The config, with the names of pooling modes in the place of a flag per mode."""
+    said = _said(config)
+    if not any(key.startswith("pooling_mode") for key in said):
+        return said
+    modes = [{"max_tokens": "max"}.get(mode, mode) for mode in pooling_modes(said)]
+    others = {key: value for key, value in said.items() if not key.startswith("pooling_mode")}
+    dim = others.pop("word_embedding_dimension", others.get("embedding_dimension"))
+    return others | {"pooling_mode": modes, "embedding_dimension": dim}
+
+
+def _general(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings without empty prompts, which are there to be used in the place of a default prompt."""
+    said = _said(settings)
+    prompts = said.pop("prompts", {})
+    if "default_prompt_name" not in said:
+        prompts = {name: text for name, text in prompts.items() if text}
+    return said | ({"prompts": prompts} if prompts else {})
+
+
+def _tokenizer(config: dict[str, Any]) -> dict[str, Any]:
+    """The config, silent about the longest text where there is none."""
+    return {key: v for key, v in _said(config).items() if key != "model_max_length" or v < NO_LIMIT}
 
 
 TOKENIZER_FILE = Rule("tokenizer")
 
 RULES = {
-    "modules.json": Rule("pipeline"),
-    "config_sentence_transformers.json": Rule(
+    r"modules\.json": Rule("pipeline", modern=_modules),
+    r"config_sentence_transformers\.json": Rule(
         "pipeline",
         {"prompts": "prompts", "default_prompt_name": "prompts", "truncate_dim": "length"},
         frozenset({"__version__"}),
         {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"},
+        _general,
     ),
     r"sentence_[\w-]+_config\.json": Rule(
         "pipeline",
@@ -54,14 +102,14 @@ RULES = {
             "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
             "module_output_name": "token_embeddings",
         },
+        modern=_said,
     ),
-    # the backbone's; null is not always the default of a class
     r"config\.json": Rule(
         "pipeline",
         ignored=frozenset({"transformers_version", "_name_or_path", "_commit_hash", "use_cache"}),
         defaults={"gradient_checkpointing": False},
+        modern=_backbone,
     ),
-    # other modules'
     r".+/config\.json": Rule(
         "pipeline",
         defaults={
@@ -69,13 +117,15 @@ RULES = {
             "module_input_name": "sentence_embedding",
             "module_output_name": "sentence_embedding",
         },
+        modern=_module,
     ),
     # padding is masked
-    r"(.+/)?tokenizer\.json": Rule("tokenizer", {"truncation": "length"}, frozenset({"padding"})),
+    r"(.+/)?tokenizer\.json": Rule("tokenizer", {"truncation": "length"}, frozenset({"padding"}), modern=_said),
     r"(.+/)?tokenizer_config\.json": Rule(
         "tokenizer",
         dict.fromkeys(("model_max_length", "max_length", "stride", "truncation_strategy"), "length"),
         frozenset({"name_or_path", "tokenizer_file", "special_tokens_map_file", "is_local", "local_files_only"}),
+        modern=_tokenizer,
     ),
     r"(.+/)?(special_tokens_map|added_tokens|vocab)\.json": TOKENIZER_FILE,
     r"(.+/)?(vocab\.txt|merges\.txt|[^/]+\.model|chat_template\.jinja)": TOKENIZER_FILE,
@@ -98,7 +148,7 @@ def settings_hashes(place: str, file: Path) -> dict[str, str]:
         file: its path.
 
     Raises:
-        UserError: it should be JSON, and is not.
+        UserError: it should be JSON of a certain form, and is not.
     """
     if file.suffix != ".json":
         return {TOKENIZER_FILE.part: file_sha256(file)}
@@ -108,46 +158,21 @@ def settings_hashes(place: str, file: Path) -> dict[str, str]:
 
 @cache
 def _settings_hashes(place: str, file: Path, size: int, changed: int) -> dict[str, str]:
-    return {part: json_sha256(said) for part, said in _parts(place, read_json(file)).items()}
+    content = read_json(file)
+    try:
+        return {part: json_sha256(said) for part, said in _parts(place, content).items()}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{file} does not hold what its name says; fetch or save the model again") from error
 
 
 def _parts(place: str, content: Any) -> dict[str, Any]:
     rule = rule_of(place)
     assert rule is not None
-    if place == "modules.json":
-        return {rule.part: _modules(content)}
-    if not isinstance(content, dict):
-        return {rule.part: content}
+    said = rule.modern(content)
+    if isinstance(said, list):
+        return {rule.part: said}
     parts: dict[str, dict[str, Any]] = {}
-    for key, value in _modern(place, content).items():
+    for key, value in said.items():
         if key not in rule.ignored and rule.defaults.get(key, ...) != value:
             parts.setdefault(rule.elsewhere.get(key, rule.part), {})[key] = value
     return parts
-
-
-def _modern(place: str, content: dict[str, Any]) -> dict[str, Any]:
-    """The content in the form of the newest versions."""
-    if place == "config.json":
-        dtype = content.get("torch_dtype", content.get("dtype"))
-        return {key: value for key, value in content.items() if key != "torch_dtype"} | {"dtype": dtype}
-    said = {key: value for key, value in content.items() if value is not None}
-    if any(key.startswith("pooling_mode") for key in said):
-        modes = [{"max_tokens": "max"}.get(mode, mode) for mode in pooling_modes(said)]
-        said = {key: value for key, value in said.items() if not key.startswith("pooling_mode")}
-        dim = said.pop("word_embedding_dimension", None)
-        said |= {"pooling_mode": modes} | ({} if dim is None else {"embedding_dimension": dim})
-    if said.get("model_max_length", 0) >= NO_LIMIT:
-        del said["model_max_length"]
-    if "prompts" in said and "default_prompt_name" not in said:
-        # An empty prompt is there to be used in the place of the default.
-        said["prompts"] = {name: text for name, text in said["prompts"].items() if text}
-    return {key: value for key, value in said.items() if key != "prompts" or value}
-
-
-def _modules(entries: Any) -> Any:
-    """The list of modules without what depends on the version: numbers, names, where a library keeps its classes."""
-    return [
-        {key: value for key, value in entry.items() if key not in ("idx", "name", "path")}
-        | {"type": re.sub(r"^sentence_transformers\..*\.", "", entry["type"]), "path": entry["path"] if i else ""}
-        for i, entry in enumerate(entries)
-    ]

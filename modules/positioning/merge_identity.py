@@ -18,7 +18,7 @@ def merge_identity(
 
     Args:
         base: the identity of its weights.
-        experts: name to that of the expert's, in the order of the merge.
+        experts: name to the identity of the weights, in the order of the merge.
         method: how the task vectors are combined.
         search: how the numbers are found.
         settings: of the `MergeModule`.
