@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, BertConfig, BertForMaskedLM, BertModel, LlamaConfig, LlamaForCausalLM, LlamaModel
 
+from modules.checkpoints import tensor_hashes
 from modules.checkpoints.checkpoint_io import TensorFile
 from modules.checkpoints.identity import weights_identity
 from modules.checkpoints.lineage import read_lineage, write_lineage
@@ -585,12 +586,23 @@ def test_angles_are_kept_beside_the_first_expert(
 def test_every_byte_is_read_once_when_the_angles_are_known(
     base: str, experts: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    merge(base, experts, Slerp())
+    _, before, _ = merge(base, experts, Slerp())
+    tensor_hashes._known_hashes.cache_clear()  # as in a process of its own
     counted: list[int] = []
-    fill = TensorFile._fill
-    monkeypatch.setattr(TensorFile, "_fill", lambda self, part: (counted.append(part.nbytes), fill(self, part))[1])
-    merge(base, experts, Slerp())
-    assert sum(counted) == sum((Path(f) / "model.safetensors").stat().st_size for f in [base, *experts.values()])
+    fill, hashed = TensorFile._fill, tensor_hashes._hash
+
+    def counting_fill(self: TensorFile, part: torch.Tensor, digest: Any) -> None:
+        counted.append(part.nbytes)
+        fill(self, part, digest)
+
+    def counting_hash(file: Any, entry: tensor_hashes.Entry, path: Path) -> str:
+        counted.append(entry.end - entry.start)
+        return hashed(file, entry, path)
+
+    monkeypatch.setattr(TensorFile, "_fill", counting_fill)
+    monkeypatch.setattr(tensor_hashes, "_hash", counting_hash)
+    assert merge(base, experts, Slerp())[1] == before
+    assert sum(counted) == sum(t.nbytes for f in [base, *experts.values()] for t in read_weights(f).values())
 
 
 def test_a_masked_language_model_merges_with_its_encoder(tmp_path: Path) -> None:
