@@ -57,7 +57,7 @@ class Identity:
 def identity(model: str | Path) -> Identity:
     """Read the identity of a model.
 
-    Files are read once per process, until their size or time changes.
+    A process hashes weights and other large files once, until their size or time changes.
 
     Args:
         model: a folder, of a whole model or of an adapter; as a string also a hub name.

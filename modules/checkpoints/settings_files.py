@@ -5,7 +5,6 @@ A key that is not listed counts, in the file's own part: no version's new settin
 
 import re
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,7 +81,8 @@ def _tokenizer(config: dict[str, Any]) -> dict[str, Any]:
     return {key: v for key, v in _said(config).items() if key != "model_max_length" or v < NO_LIMIT}
 
 
-TOKENIZER_FILE = Rule("tokenizer")
+BYTES_OF_TOKENIZER = Rule("tokenizer")
+"""For files that are not read, because some have millions of entries: every byte counts."""
 
 RULES = {
     r"modules\.json": Rule("pipeline", modern=_modules),
@@ -119,16 +119,14 @@ RULES = {
         },
         modern=_module,
     ),
-    # padding is masked
-    r"(.+/)?tokenizer\.json": Rule("tokenizer", {"truncation": "length"}, frozenset({"padding"}), modern=_said),
     r"(.+/)?tokenizer_config\.json": Rule(
         "tokenizer",
         dict.fromkeys(("model_max_length", "max_length", "stride", "truncation_strategy"), "length"),
         frozenset({"name_or_path", "tokenizer_file", "special_tokens_map_file", "is_local", "local_files_only"}),
         modern=_tokenizer,
     ),
-    r"(.+/)?(special_tokens_map|added_tokens|vocab)\.json": TOKENIZER_FILE,
-    r"(.+/)?(vocab\.txt|merges\.txt|[^/]+\.model|chat_template\.jinja)": TOKENIZER_FILE,
+    r"(.+/)?(tokenizer|special_tokens_map|added_tokens|vocab)\.json": BYTES_OF_TOKENIZER,
+    r"(.+/)?(vocab\.txt|merges\.txt|[^/]+\.model|chat_template\.jinja)": BYTES_OF_TOKENIZER,
 }
 """By place: a file's path in its module, and before it the folder of every module but the first."""
 
@@ -141,8 +139,6 @@ def rule_of(place: str) -> Rule | None:
 def settings_hashes(place: str, file: Path) -> dict[str, str]:
     """Return the sha256 of what a file says, by part; a part of which it says nothing is absent.
 
-    A process reads a file once, until its size or time changes.
-
     Args:
         place: of the file, with a rule; see `RULES`.
         file: its path.
@@ -150,24 +146,18 @@ def settings_hashes(place: str, file: Path) -> dict[str, str]:
     Raises:
         UserError: it should be JSON of a certain form, and is not.
     """
-    if file.suffix != ".json":
-        return {TOKENIZER_FILE.part: file_sha256(file)}
-    stat = file.stat()
-    return _settings_hashes(place, file.absolute(), stat.st_size, stat.st_mtime_ns)
-
-
-@cache
-def _settings_hashes(place: str, file: Path, size: int, changed: int) -> dict[str, str]:
+    rule = rule_of(place)
+    assert rule is not None
+    if rule is BYTES_OF_TOKENIZER:
+        return {rule.part: file_sha256(file)}
     content = read_json(file)
     try:
-        return {part: json_sha256(said) for part, said in _parts(place, content).items()}
+        return {part: json_sha256(said) for part, said in _parts(rule, content).items()}
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{file} does not hold what its name says; fetch or save the model again") from error
 
 
-def _parts(place: str, content: Any) -> dict[str, Any]:
-    rule = rule_of(place)
-    assert rule is not None
+def _parts(rule: Rule, content: Any) -> dict[str, Any]:
     said = rule.modern(content)
     if isinstance(said, list):
         return {rule.part: said}
