@@ -24,7 +24,7 @@ from lightning_app.loading import Loading
 from lightning_app.model import Model
 from lightning_app.stages import Stage, StageGraph, is_main_process, safe_name
 from modules import TextEncoder
-from modules.checkpoints.base_model import folder_sha256
+from modules.checkpoints.identity import identity
 from modules.distributed import from_main, together
 from modules.encoding.tokenized_texts import TokenizedTexts
 from modules.json_files import read_json, write_json
@@ -84,7 +84,7 @@ def score_tasks(
         tokenized: shared by all that is scored on these tasks.
         batch_size: texts in one forward pass.
     """
-    sha256 = folder_sha256(model)
+    sha256 = identity(model).digest()
     wrapped = MtebEncoder(encoder, prompts=prompts, precision=precision, tokenized=tokenized)
     for task in tasks:
         this = revision(encoder, sha256, prompts, precision, task)
@@ -99,7 +99,7 @@ def revision(encoder: TextEncoder, sha256: str, prompts: Mapping[str, str], prec
 
     Args:
         encoder: the model.
-        sha256: of the folder that was loaded.
+        sha256: of the model's identity.
         prompts: win over the model's own.
         precision: what the model computes in.
         task: with its data.

@@ -1,11 +1,12 @@
 """How the models of a run are loaded: what the recipe says once, for all of them."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from modules import TextEncoder
-from modules.checkpoints.base_model import find_base_model, folder_sha256
+from modules.checkpoints.base_model import find_base_model
+from modules.checkpoints.identity import identity
 from modules.checkpoints.st_folder import is_st_folder
 
 
@@ -37,8 +38,8 @@ class Loading:
         return {"pooling": pooling, "trust_remote_code": self.trust_remote_code}
 
     def identity(self, model: str) -> dict[str, Any]:
-        """What a stage's key must hold of a model that is given: its whole content, and how it is read."""
-        found: dict[str, Any] = {"folder": folder_sha256(model)}
+        """Return what a stage's key must hold of a model that is given: its whole identity, and how it is read."""
+        found: dict[str, Any] = asdict(identity(model))
         if is_plain(model):
             found["pooling"] = self.pooling
         if self.trust_remote_code and any(find_base_model(model).rglob("*.py")):

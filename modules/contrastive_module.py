@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from modules.checkpoints.base_model import find_base_model, weights_sha256
+from modules.checkpoints.base_model import find_base_model
+from modules.checkpoints.identity import weights_identity
 from modules.checkpoints.lineage import lineage_through, write_lineage
 from modules.distributed import all_gather
 from modules.embedding_module import EmbeddingModule
@@ -41,7 +43,7 @@ class ContrastiveModule(EmbeddingModule):
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__(TextEncoder.load(base, pooling=pooling, trust_remote_code=trust_remote_code))
-        self.ancestors = lineage_through(find_base_model(base), weights_sha256(base))
+        self.ancestors = lineage_through(find_base_model(base), weights_identity(base), rank_zero_info)
         self.lr = lr
         self.warmup = warmup
         self.weight_decay = weight_decay

@@ -1,5 +1,6 @@
 """JSON files, of model folders and of what runs keep."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -45,6 +46,11 @@ def read_kept_json(path: Path, default: Any, instead: str, say: Callable[[str], 
     except UserError:
         say(f"{path} is damaged: {instead}")
         return default
+
+
+def json_sha256(content: Any) -> str:
+    """Return the sha256 of a JSON value, in hexadecimal; the order of keys does not count."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def path_within(folder: Path, name: str, file: Path) -> Path:

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 
-from modules.checkpoints.base_model import find_base_model, weights_sha256
+from modules.checkpoints.base_model import find_base_model
+from modules.checkpoints.identity import weights_identity
 from modules.checkpoints.lineage import lineage_through, write_lineage
 from modules.distributed import local
 from modules.embedding_module import EmbeddingModule, rows_of
@@ -84,10 +86,10 @@ class MergeModule(EmbeddingModule):
         folders = expert_folders(experts)
         load = partial(TextEncoder.load, trust_remote_code=trust_remote_code)
         encoder = load(base, pooling=pooling)
-        base_sha256 = weights_sha256(base)
+        base_weights = weights_identity(base)
         vectors = load_task_vectors(encoder, folders, settings_of, pooling, trust_remote_code)
         if not allow_suspicious:
-            refuse_wrong_experts(encoder, base_sha256, folders, vectors)
+            refuse_wrong_experts(encoder, base_weights, folders, vectors)
         super().__init__(merged_encoder(encoder, vectors, folders, method, granularity, signed))
         self.search = search or Bfgs()
         self.automatic_optimization = not self.search.full_probe
@@ -95,9 +97,9 @@ class MergeModule(EmbeddingModule):
         self.best = BestPosition(self.position, settled)
         self.expert_names = list(folders)
         settings = {"granularity": granularity, "signed": signed, "mu": mu, "pull": pull}
-        weights = {name: weights_sha256(path) for name, path in folders.items()}
-        self.identity = merge_identity(base_sha256, weights, method, self.search, **settings)
-        self.ancestors = lineage_through(find_base_model(base), base_sha256)
+        weights = {name: weights_identity(path) for name, path in folders.items()}
+        self.identity = merge_identity(base_weights, weights, method, self.search, **settings)
+        self.ancestors = lineage_through(find_base_model(base), base_weights, rank_zero_info)
         self.passes = {"forward": 0, "backward": 0}
         self._last_value = torch.tensor(math.nan)
         self._load = load
@@ -144,7 +146,7 @@ class MergeModule(EmbeddingModule):
         """
         self._reference = partial(self._load, model, pooling=pooling)
         self.objective.forget_base()
-        self.identity["reference"] = weights_sha256(model)
+        self.identity["reference"] = weights_identity(model)
 
     def on_fit_start(self) -> None:
         """Measure the base, which normalises the losses, and the start, which a learned position has to beat.

@@ -1,6 +1,5 @@
 """Streamed safetensors against the safetensors library."""
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -40,26 +39,6 @@ def test_tensors_are_read_as_they_were_saved(file: Path, chunk: int, monkeypatch
         if expected.is_floating_point():
             out = torch.empty(expected.shape)
             assert torch.equal(tensors.read(key, out), expected.float())
-
-
-@pytest.mark.parametrize("order", ["file", "reverse", "some", "twice"])
-def test_the_sha256_is_that_of_the_file(file: Path, order: str) -> None:
-    tensors = TensorFile(file)
-    keys = list(tensors.tensors)
-    for key in {"file": keys, "reverse": keys[::-1], "some": keys[1::2], "twice": keys + keys}[order]:
-        assert torch.equal(tensors.read(key), TENSORS[key])
-    assert tensors.sha256() == hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def test_reading_in_order_and_hashing_reads_every_byte_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tensors = TensorFile(file)
-    counted = []
-    fill = TensorFile._fill
-    monkeypatch.setattr(TensorFile, "_fill", lambda self, part: (counted.append(part.nbytes), fill(self, part))[1])
-    for key in tensors.tensors:
-        tensors.read(key)
-    tensors.sha256()
-    assert sum(counted) == file.stat().st_size
 
 
 @pytest.mark.parametrize("max_bytes", [20, 60, 10**9])

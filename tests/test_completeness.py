@@ -4,6 +4,7 @@ A row names the stages whose own key changes; those that are made of them follow
 """
 
 import inspect
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning import Trainer
+from safetensors.torch import save
 
 from callbacks import MtebCallback
 from callbacks.task_fingerprint import task_fingerprint
@@ -528,12 +530,23 @@ def test_model_folders(keys: Keys, project: Project, folder: str, roots: Names) 
         keys.check({}, set())
 
 
+def other_content(path: Path, before: bytes | None) -> bytes:
+    """Other than `before`: another tensor, key or module, or a space more."""
+    if path.suffix == ".safetensors":
+        return before[:-1] + bytes([before[-1] ^ 1]) if before else save({"a": torch.zeros(1)})
+    if path.suffix == ".json":
+        content = json.loads(before or b"{}")
+        module = {"idx": 9, "name": "9", "path": "9_New", "type": "new.Module"}
+        return json.dumps([*content, module] if isinstance(content, list) else content | {"new": 1}).encode()
+    return (before or b"") + b" "
+
+
 @contextmanager
 def changed(path: Path) -> Iterator[None]:
-    """A file that is longer by a space, or is there with nothing else in it."""
+    """A file that says something else, or is there where it was not."""
     before = path.read_bytes() if path.is_file() else None
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes((before or b"") + b" ")
+    path.write_bytes(other_content(path, before))
     yield
     if before is None:
         path.unlink()

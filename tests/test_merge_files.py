@@ -19,8 +19,9 @@ from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, BertConfig, BertForMaskedLM, BertModel, LlamaConfig, LlamaForCausalLM, LlamaModel
 
-from modules.checkpoints.base_model import weights_sha256
+from modules.checkpoints import tensor_hashes
 from modules.checkpoints.checkpoint_io import TensorFile
+from modules.checkpoints.identity import weights_identity
 from modules.checkpoints.lineage import read_lineage, write_lineage
 from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
@@ -146,7 +147,7 @@ def write_statistics(
         made = {name: make(name, weight) for name, weight in read_weights(folder).items()}
         (Path(folder) / "statistics").mkdir(exist_ok=True)
         kept = {name: tensor for name, tensor in made.items() if tensor is not None}
-        about = {"weights": weights_sha256(folder)}
+        about = {"weights": weights_identity(folder)}
         save_file(kept, Path(folder) / "statistics" / f"{kind}.safetensors", metadata=about)
 
 
@@ -235,16 +236,16 @@ def test_the_output_is_sharded_carries_everything_and_loads(base: str, experts: 
     edit_json(Path(base) / "config_sentence_transformers.json", prompts={"query": "query: "})
     for folder in experts.values():
         edit_json(Path(folder) / "config_sentence_transformers.json", prompts={"query": "query: "})
-        write_lineage(folder, ["grandparent", weights_sha256(base)])
+        write_lineage(folder, ["grandparent", weights_identity(base)])
     merged, record, _ = merge(base, experts, max_shard_bytes=10_000)
     out = Path(base).with_name("out")
     assert len(list(out.glob("model-*.safetensors"))) > 2
     names = {path.name for path in out.iterdir()}
     assert {"tokenizer.json", "config.json", "modules.json", "1_Pooling", "2_Normalize", "README.md"} <= names
     assert not names & {"pytorch_model.bin", "statistics"}
-    assert read_lineage(out) == ["grandparent", weights_sha256(base)]
-    assert [e["sha256"] for e in record["experts"].values()] == [weights_sha256(f) for f in experts.values()]
-    assert record["base"]["sha256"] == weights_sha256(base)
+    assert read_lineage(out) == ["grandparent", weights_identity(base)]
+    assert [e["sha256"] for e in record["experts"].values()] == [weights_identity(f) for f in experts.values()]
+    assert record["base"]["sha256"] == weights_identity(base)
     card = (out / "README.md").read_text()
     assert "sentence-transformers" in card and f"| e1 (`{experts['e1']}`) | 1 | 0.3333 |" in card
     loaded = AutoModel.from_pretrained(out).state_dict()
@@ -585,12 +586,23 @@ def test_angles_are_kept_beside_the_first_expert(
 def test_every_byte_is_read_once_when_the_angles_are_known(
     base: str, experts: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    merge(base, experts, Slerp())
+    _, before, _ = merge(base, experts, Slerp())
+    tensor_hashes._known_hashes.cache_clear()  # as in a process of its own
     counted: list[int] = []
-    fill = TensorFile._fill
-    monkeypatch.setattr(TensorFile, "_fill", lambda self, part: (counted.append(part.nbytes), fill(self, part))[1])
-    merge(base, experts, Slerp())
-    assert sum(counted) == sum((Path(f) / "model.safetensors").stat().st_size for f in [base, *experts.values()])
+    fill, hashed = TensorFile._fill, tensor_hashes._hash
+
+    def counting_fill(self: TensorFile, part: torch.Tensor, digest: Any) -> None:
+        counted.append(part.nbytes)
+        fill(self, part, digest)
+
+    def counting_hash(file: Any, entry: tensor_hashes.Entry, path: Path) -> str:
+        counted.append(entry.end - entry.start)
+        return hashed(file, entry, path)
+
+    monkeypatch.setattr(TensorFile, "_fill", counting_fill)
+    monkeypatch.setattr(tensor_hashes, "_hash", counting_hash)
+    assert merge(base, experts, Slerp())[1] == before
+    assert sum(counted) == sum(t.nbytes for f in [base, *experts.values()] for t in read_weights(f).values())
 
 
 def test_a_masked_language_model_merges_with_its_encoder(tmp_path: Path) -> None:

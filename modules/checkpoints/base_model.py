@@ -19,19 +19,6 @@ WHEELS = {
 FILES = [f"{place}{kind}" for place in ("", "*/") for kind in ("*.json", "*.safetensors", "*.txt", "*.model")]
 """What is fetched of a hub repository: weights as safetensors only, never pickles, and no code unless told."""
 
-HARMLESS_SUFFIXES = {
-    ".md", ".rst", ".pdf", ".html", ".csv", ".tsv", ".log", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp",
-    ".bin", ".pt", ".pth", ".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".pyc", ".bak", ".orig", ".tmp",
-}  # fmt: skip
-"""Files that change nothing of what a folder's model computes: texts about it, pictures, backups, and weights in
-formats that are never read here."""
-
-HARMLESS_FILES = {"license", "license.txt", "notice", "notice.txt", "trainer_state.json", "merge.json", "lineage.json"}
-"""Names, in lower case, of files that say where weights come from, or what may be done with them."""
-
-HARMLESS_FOLDERS = {"statistics", "onnx", "openvino", "runs", "logs", "eval", "images", "__pycache__"}
-
-
 MARKS = ("config.json", "modules.json", "adapter_config.json")
 """A model's folder has at least one of these: of transformers, sentence-transformers, PEFT."""
 
@@ -80,33 +67,6 @@ def file_sha256(path: Path) -> str:
 def _file_sha256(path: Path, size: int, changed: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def folder_sha256(model: str | Path) -> str:
-    """The sha256 of all in a model's folder that can change what the model computes.
-
-    Weights, config, tokenizer, modules and their configs, prompts, adapters and code are part of it, and whatever is
-    not known to be harmless; see `HARMLESS_SUFFIXES`. A file's place in the folder counts, the folder's own does not.
-    """
-    folder = find_base_model(str(model))
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and _matters(path.relative_to(folder)))
-    parts = "".join(f"{path.relative_to(folder).as_posix()}\0{file_sha256(path)}\0" for path in files)
-    return hashlib.sha256(parts.encode()).hexdigest()
-
-
-def _matters(path: Path) -> bool:
-    """Whether a file, by its path in the folder, can change what the model computes."""
-    if any(part.startswith(".") for part in path.parts) or path.name.endswith("~"):
-        return False
-    if any(part.lower() in HARMLESS_FOLDERS or part.startswith("checkpoint-") for part in path.parts[:-1]):
-        return False
-    return path.suffix.lower() not in HARMLESS_SUFFIXES and path.name.lower() not in HARMLESS_FILES
-
-
-def weights_sha256(model: str | Path) -> str:
-    """The sha256 of a model's weight files, sharded or not: what tells one model from another."""
-    files = sorted(find_base_model(str(model)).glob("*.safetensors"))
-    return ":".join(file_sha256(file) for file in files)
 
 
 def _from_cache(name: str, code: bool) -> Path | None:

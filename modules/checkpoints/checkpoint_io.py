@@ -1,7 +1,7 @@
 """Streamed safetensors: one tensor at a time, from any shard into memory and from memory to any shard.
 
-Files are read with ``readinto``, not mapped, because mapped pages count as the memory of a process. What is read in the
-order of the file is hashed on the way, so that the sha256 of a model costs no second read.
+Files are read with ``readinto``, not mapped, because mapped pages count as the memory of a process. What is read is
+hashed on the way, so that the identity of a model costs no second read.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from modules.checkpoints.tensor_hashes import Entry, known_hashes, open_safetensors
 from modules.errors import UserError
 from modules.json_files import path_within
 
@@ -76,36 +77,15 @@ class TensorFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._file = path.open("rb", buffering=0)
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from error
-        self.tensors: dict[str, TensorInfo] = self._read_header()
+        self._file, entries = open_safetensors(path)
+        self.tensors = {key: self._info(key, entry) for key, entry in entries.items()}
         """By key, in the order of the file."""
-        self._hash = hashlib.sha256()
-        self._hashed = 0  # bytes, from the start of the file
+        self._hashes = known_hashes(path)
 
-    def _read_header(self) -> dict[str, TensorInfo]:
-        size = self.path.stat().st_size
-        length = int.from_bytes(self._file.read(8), "little")
-        try:
-            if 8 + length > size:
-                raise ValueError
-            header: dict[str, Any] = json.loads(self._file.read(length))
-            header.pop("__metadata__", None)
-            entries = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{self.path} is no safetensors file; fetch or save it again") from error
-        tensors = {}
-        for key, entry in entries:
-            if entry["dtype"] not in DTYPES:
-                raise UserError(f"{self.path}: {key} is {entry['dtype']}: quantised weights cannot be merged")
-            start, end = (8 + length + offset for offset in entry["data_offsets"])
-            tensors[key] = TensorInfo(DTYPES[entry["dtype"]], tuple(entry["shape"]), start, end)
-        last = max((info.end for info in tensors.values()), default=8 + length)
-        if last > size:
-            raise UserError(f"{self.path} is cut short: it has {size} bytes of {last}; fetch or save it again")
-        return tensors
+    def _info(self, key: str, entry: Entry) -> TensorInfo:
+        if entry.dtype not in DTYPES:
+            raise UserError(f"{self.path}: {key} is {entry.dtype}: quantised weights cannot be merged")
+        return TensorInfo(DTYPES[entry.dtype], entry.shape, entry.start, entry.end)
 
     def read(self, key: str, out: Tensor | None = None) -> Tensor:
         """Read one tensor.
@@ -122,42 +102,31 @@ class TensorFile:
         """
         info = self.tensors[key]
         out = torch.empty(info.shape, dtype=info.dtype) if out is None else out
-        if info.start >= self._hashed:
-            self._hash_until(info.start)
+        digest = None if key in self._hashes else hashlib.sha256()
         self._file.seek(info.start)
         spare = torch.empty(0 if out.dtype == info.dtype else min(CHUNK, info.size), dtype=info.dtype)
         for part in out.view(-1).split(CHUNK):
             taken = part if out.dtype == info.dtype else spare[: len(part)]
-            self._fill(taken)
+            self._fill(taken, digest)
             if not _is_finite(taken):
                 raise UserError(f"{self.path}: {key} has NaN or infinite entries; this model is broken, leave it out")
             if taken is not part:
                 part.copy_(taken)
+        if digest is not None:
+            self._hashes[key] = digest.hexdigest()
         return out
 
-    def _fill(self, part: Tensor) -> None:
-        """Read the next bytes of the file, and hash them if they are the next to be hashed."""
-        start, view = self._file.tell(), part.view(torch.uint8).numpy().data
+    def _fill(self, part: Tensor, digest: "hashlib._Hash | None") -> None:
+        """Read the next bytes of the file, and hash them."""
+        view = part.view(torch.uint8).numpy().data
         filled = 0
         while filled < len(view):  # a raw file may give less than it was asked for
             count = self._file.readinto(view[filled:])
             if not count:
                 raise UserError(f"{self.path} ended while it was read; it was changed meanwhile")
             filled += count
-        if start == self._hashed:
-            self._hash.update(view)
-            self._hashed += len(view)
-
-    def _hash_until(self, end: int) -> None:
-        """Hash what lies before a byte and was not hashed yet: the header, gaps, tensors nobody asked for."""
-        self._file.seek(self._hashed)
-        while self._hashed < end:
-            self._fill(torch.empty(min(8 * CHUNK, end - self._hashed), dtype=torch.uint8))
-
-    def sha256(self) -> str:
-        """The sha256 of the whole file, in hexadecimal; what was not read in order is read now."""
-        self._hash_until(self.path.stat().st_size)
-        return self._hash.hexdigest()
+        if digest is not None:
+            digest.update(view)
 
     def close(self) -> None:
         """Close the file."""
@@ -182,17 +151,29 @@ def weight_files(folder: Path) -> list[Path]:
     """
     if (folder / "adapter_config.json").is_file():
         raise UserError(f"{folder} holds both a model and an adapter; remove the files of the one that is not meant")
+    found = stored_weights(folder)
+    if not found:
+        raise UserError(
+            f"{folder} has no weights as {SINGLE} or shards; save the model as safetensors (no pickles are read)"
+        )
+    return found
+
+
+def stored_weights(folder: Path) -> list[Path]:
+    """Return a folder's files of weights, as `weight_files`; none where there are none.
+
+    Raises:
+        UserError: a shard lies outside the folder, or the index is broken.
+    """
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
-    if (folder / INDEX).is_file():
-        try:
-            names = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, AttributeError) as error:
-            raise UserError(f"{folder / INDEX} is no index of shards; fetch or save the model again") from error
-        return [path_within(folder, name, folder / INDEX) for name in sorted(names)]
-    raise UserError(
-        f"{folder} has no weights as {SINGLE} or shards; save the model as safetensors (no pickles are read)"
-    )
+    if not (folder / INDEX).is_file():
+        return []
+    try:
+        names = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{folder / INDEX} is no index of shards; fetch or save the model again") from error
+    return [path_within(folder, name, folder / INDEX) for name in sorted(names)]
 
 
 def parse_size(text: str) -> int:

@@ -1,40 +1,54 @@
 """Which models a model comes from: a file beside its weights."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from modules.errors import UserError
 
 FILE = "lineage.json"
 
+HASHED = "tensors"
+"""What the recorded hashes are taken of; see `modules.checkpoints.identity.weights_identity`."""
+
 
 def write_lineage(folder: str | Path, ancestors: Sequence[str]) -> None:
-    """Record the sha256 of every model that the training of this one started from, nearest last."""
+    """Record the weights' identity of every model that the training of this one started from, nearest last."""
     path = Path(folder) / FILE
-    path.write_text(json.dumps({"ancestors": list(ancestors)}, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({"hashed": HASHED, "ancestors": list(ancestors)}, indent=2) + "\n", encoding="utf-8")
 
 
-def lineage_through(folder: str | Path, sha256: str) -> list[str]:
-    """The ancestors of what comes from the model in a folder: its own, and itself.
+def lineage_through(folder: str | Path, weights: str, say: Callable[[str], None] = print) -> list[str]:
+    """Return the ancestors of what comes from the model in a folder: its own, and itself.
 
     Args:
         folder: of the model.
-        sha256: of its weights.
+        weights: their identity.
+        say: prints a line, see `read_lineage`.
     """
-    return [*(read_lineage(folder) or []), sha256]
+    return [*(read_lineage(folder, say) or []), weights]
 
 
-def read_lineage(folder: str | Path) -> list[str] | None:
-    """The recorded ancestors; None where nothing is recorded.
+def read_lineage(folder: str | Path, say: Callable[[str], None] = print) -> list[str] | None:
+    """Return the recorded ancestors; None where nothing is recorded that could be compared.
+
+    Args:
+        folder: of the model.
+        say: prints a line where the record names models by other hashes.
 
     Raises:
-        UserError: the file is not as `write_lineage` leaves it.
+        UserError: the file is no record of ancestors.
     """
     path = Path(folder) / FILE
     if not path.is_file():
         return None
     try:
-        return [str(sha256) for sha256 in json.loads(path.read_text(encoding="utf-8"))["ancestors"]]
-    except (ValueError, KeyError, TypeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        ancestors = [str(ancestor) for ancestor in content["ancestors"]]
+        hashed = content.get("hashed")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a record of ancestors; remove it, or write it anew") from error
+    if hashed != HASHED:
+        say(f"{path} names models by hashes of {hashed or 'files'}, not of {HASHED}: it counts as saying nothing")
+        return None
+    return ancestors

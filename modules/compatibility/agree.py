@@ -1,13 +1,16 @@
 """Whether models go together: what differs, what that changes, and what to do; both routes of a merge ask here.
 
-Only folders are read, no model is built, so that the route on disk and the one in memory come to one verdict. Names and
-shapes of weights are compared by `modules.checkpoints.checkpoint_layout.match_layout`, which both ask first.
+Only folders are read, no model is built, so that the route on disk and the one in memory come to one verdict. Parts
+that are equal in two identities (`modules.checkpoints.identity`) are compared no further; others are compared key by
+key, because versions write one setting in several forms. Names and shapes of weights are compared by
+`modules.checkpoints.checkpoint_layout.match_layout`, which both ask first.
 """
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from modules.checkpoints.identity import settings_identity
 from modules.checkpoints.st_folder import is_st_folder, pooling_modes, st_modules
 from modules.checkpoints.text_settings import Pipeline, Settings, module_folder, text_settings, transformer_config
 from modules.compatibility.config_differences import config_difference
@@ -54,6 +57,21 @@ def _called(name: str, folder: Path) -> str:
 
 
 def _refuse_other_computation(base: Path, expert: Path, who: str) -> None:
+    differing = _differing_parts(base, expert)
+    if "pipeline" in differing:
+        _refuse_other_config(base, expert, who)
+        _refuse_other_code(base, expert, who)
+    other = tokenizer_difference(base, expert) if "tokenizer" in differing else None
+    if other is not None:
+        raise UserError(f"{who} {other}; merge models that share a tokenizer")
+
+
+def _differing_parts(one: Path, other: Path) -> set[str]:
+    ours, theirs = settings_identity(one), settings_identity(other)
+    return {part for part in ours if ours[part] != theirs[part]}
+
+
+def _refuse_other_config(base: Path, expert: Path, who: str) -> None:
     found = config_difference(base, expert)
     if found is not None:
         key, ours, theirs = found
@@ -61,10 +79,6 @@ def _refuse_other_computation(base: Path, expert: Path, who: str) -> None:
             f"{who} has {key} {shown(theirs)}, the base {shown(ours)}, so equal weights would compute otherwise; "
             "merge models of one architecture"
         )
-    _refuse_other_code(base, expert, who)
-    other = tokenizer_difference(base, expert)
-    if other is not None:
-        raise UserError(f"{who} {other}; merge models that share a tokenizer")
 
 
 def _refuse_other_code(base: Path, expert: Path, who: str) -> None:
@@ -85,6 +99,8 @@ def _classes(folder: Path) -> dict[str, str]:
 
 
 def _refuse_other_pipeline(base: Path, standard: str, folder: Path, who: str) -> None:
+    if not _differing_parts(base, folder) & {"pipeline", "tokenizer"}:  # which may lower-case by itself
+        return
     ours, theirs = pipeline_parts(base), pipeline_parts(folder)
     for part in dict.fromkeys([*ours, *theirs]):
         if ours.get(part) != theirs.get(part):

@@ -45,21 +45,21 @@ def refuse_suspicious(gram: Tensor, base_norm: float, experts: Sequence[str]) ->
             )
 
 
-def refuse_other_ancestors(base_sha256: str, ancestors: Mapping[str, Sequence[str] | None]) -> None:
+def refuse_other_ancestors(base: str, ancestors: Mapping[str, Sequence[str] | None]) -> None:
     """Refuse experts that record another base.
 
     Args:
-        base_sha256: of the base's weights.
-        ancestors: expert to the sha256 of every model that its training started from; None: it does not say.
+        base: identity of the base's weights.
+        ancestors: expert to that of every model that its training started from; None: it does not say.
 
     Raises:
         UserError: an expert was not trained from this base.
     """
     for name, known in ancestors.items():
-        if known is not None and base_sha256 not in known:
+        if known is not None and base not in known:
             raise UserError(
                 f"expert '{name}' was trained from another base: it records {', '.join(s[:12] for s in known)}, "
-                f"this base is {base_sha256[:12]} (sha256); {INSIST}"
+                f"this base is {base[:12]} (sha256); {INSIST}"
             )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from tqdm.auto import tqdm
 
-from modules.checkpoints.base_model import weights_sha256
+from modules.checkpoints.identity import weights_identity
 from modules.encoding.features import Features
 from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
@@ -175,7 +175,7 @@ def collect_statistics(
         UserError: there are no rows.
     """
     path = statistics_file(kind, folder)
-    metadata = {"fingerprint": fingerprint, "weights": weights_sha256(folder)}
+    metadata = {"fingerprint": fingerprint, "weights": weights_identity(folder)}
     found = open_file(path)
     if found is not None and found.metadata() == metadata:
         return path

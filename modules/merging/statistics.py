@@ -10,7 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from modules.checkpoints.base_model import find_base_model, weights_sha256
+from modules.checkpoints.base_model import find_base_model
+from modules.checkpoints.identity import weights_identity
 from modules.errors import UserError
 from modules.merging.base import Statistics
 
@@ -50,7 +51,7 @@ def _open_statistics(kind: str, folder: str) -> safe_open:
     file = open_file(path)
     if file is None:
         raise UserError(f"expert {folder} has no {kind} statistics ({path}); {_cure(kind)}")
-    if (file.metadata() or {}).get("weights") != weights_sha256(folder):
+    if (file.metadata() or {}).get("weights") != weights_identity(folder):
         raise UserError(f"expert {folder}: its {kind} statistics were collected for other weights; {_cure(kind)}")
     return file
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from modules.checkpoints.base_model import find_base_model
 from modules.checkpoints.checkpoint_io import CheckpointWriter, Specs, TensorInfo
 from modules.checkpoints.checkpoint_layout import Weight, refuse_keys
+from modules.checkpoints.identity import weights_identity
 from modules.checkpoints.lineage import lineage_through, read_lineage
 from modules.checkpoints.lora import AdapterWriter, is_adapter
 from modules.checkpoints.model_settings import copy_settings
@@ -33,7 +34,7 @@ from modules.merging.gram import sum_by_group
 from modules.merging.granularity import groups_of
 from modules.on_disk.kept_grams import Grams, kept_grams, measure
 from modules.on_disk.plan import Plan
-from modules.on_disk.record import opened_sha256, write_records
+from modules.on_disk.record import write_records
 from modules.on_disk.rounding import NEGLIGIBLE, Rounding, is_narrow
 
 
@@ -109,11 +110,11 @@ class _Merge:
         adapter = self._write_adapter(folder, prepare) if self.plan.adapter_rank else self._write_model(folder, prepare)
         if not method.uses_angles:
             self._refuse_suspicious()
-        base_sha256 = opened_sha256(self.base, self.files.base.files)
+        weights = weights_identity(self.base)  # after all was read, so that nothing is read for it alone
         if not self.plan.allow_suspicious:
-            known = {name: read_lineage(expert) for name, expert in self.folders.items()}
-            refuse_other_ancestors(base_sha256, known)
-        return write_records(folder, self._record(base_sha256) | adapter, lineage_through(self.base, base_sha256))
+            known = {name: read_lineage(expert, self.say) for name, expert in self.folders.items()}
+            refuse_other_ancestors(weights, known)
+        return write_records(folder, self._record(weights) | adapter, lineage_through(self.base, weights, self.say))
 
     def _statistics(self) -> Statistics | None:
         kind = self.plan.method.statistics
@@ -242,17 +243,17 @@ class _Merge:
         )
         return {"adapter": summary}
 
-    def _record(self, base_sha256: str) -> dict[str, Any]:
+    def _record(self, weights: str) -> dict[str, Any]:
         """What was merged, and how."""
         plan, names = self.plan, list(self.folders)
         a = plan.method.initial(len(names)).tolist() if plan.a is None else list(plan.a)
         experts = {
-            name: {"path": plan.experts[name], "sha256": opened_sha256(folder, self.files.experts[name].files)}
+            name: {"path": plan.experts[name], "sha256": weights_identity(folder)}
             for name, folder in self.folders.items()
         }
         coefficients = {k: dict(zip(names, c.tolist(), strict=True)) for k, c in self.coefficients.items()}
         return {
-            "base": {"path": plan.base, "sha256": base_sha256},
+            "base": {"path": plan.base, "sha256": weights},
             "experts": experts,
             "method": describe(plan.method),
             "a": dict(zip(names, a, strict=True)),

@@ -1,14 +1,11 @@
 """What a merged folder says of itself: ``merge.json``, its lineage and a model card."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from modules.checkpoints.base_model import file_sha256
-from modules.checkpoints.checkpoint_io import TensorFile
 from modules.checkpoints.lineage import write_lineage
 
 CARD = """---
@@ -58,18 +55,6 @@ def write_records(folder: Path, record: dict[str, Any], ancestors: list[str]) ->
     write_lineage(folder, ancestors)
     (folder / "README.md").write_text(_card(record), encoding="utf-8")
     return record
-
-
-def opened_sha256(folder: Path, opened: Sequence[TensorFile]) -> str:
-    """As `modules.checkpoints.base_model.weights_sha256`, without reading again what was read in order.
-
-    Args:
-        folder: of a model or an adapter.
-        opened: its files, read.
-    """
-    known = {file.path: file for file in opened}
-    paths = sorted(folder.glob("*.safetensors"))
-    return ":".join(known[path].sha256() if path in known else file_sha256(path) for path in paths)
 
 
 def _card(record: dict[str, Any]) -> str:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
 from modules.checkpoints.base_model import find_base_model
 from modules.checkpoints.lineage import read_lineage
 from modules.compatibility.safety import refuse_other_ancestors, refuse_suspicious
@@ -59,16 +61,17 @@ def expert_folders(experts: Mapping[str, Expert | str]) -> dict[str, str]:
     return folders
 
 
-def refuse_wrong_experts(base: TextEncoder, base_sha256: str, experts: dict[str, str], vectors: Vectors) -> None:
+def refuse_wrong_experts(base: TextEncoder, weights: str, experts: dict[str, str], vectors: Vectors) -> None:
     """Refuse experts that equal the base or each other, or come from another base; see `modules.compatibility.safety`.
 
     Args:
         base: theta_0.
-        base_sha256: of its weights.
+        weights: their identity.
         experts: name to folder.
         vectors: their task vectors.
     """
-    refuse_other_ancestors(base_sha256, {name: read_lineage(find_base_model(path)) for name, path in experts.items()})
+    known = {name: read_lineage(find_base_model(path), rank_zero_info) for name, path in experts.items()}
+    refuse_other_ancestors(weights, known)
     if not vectors:
         return  # `merged_encoder` says so, insisted or not
     gram = gram_matrices(vectors, dict.fromkeys(vectors, "model"))[0]

@@ -17,14 +17,14 @@ def merge_identity(
     """All that a position means nothing without, in plain values.
 
     Args:
-        base: the sha256 of its weights.
-        experts: name to the sha256 of the weights, in the order of the merge.
+        base: the identity of its weights.
+        experts: name to the identity of the weights, in the order of the merge.
         method: how the task vectors are combined.
         search: how the numbers are found.
         settings: of the `MergeModule`.
     """
-    weights = {f"{WEIGHTS}'{name}'": sha256 for name, sha256 in experts.items()}
-    models = {"experts": list(experts), f"{WEIGHTS}the base": base, **weights}
+    theirs = {f"{WEIGHTS}'{name}'": weights for name, weights in experts.items()}
+    models = {"experts": list(experts), f"{WEIGHTS}the base": base, **theirs}
     return models | {"method": describe(method), "search": describe(search)} | settings
 
 
@@ -51,5 +51,5 @@ def _shown(key: str, value: Any) -> str:
     if isinstance(value, dict):
         return in_words(value)
     if key.startswith(WEIGHTS) and value is not None:
-        return ":".join(sha256[:12] for sha256 in value.split(":"))
+        return str(value)[:12]
     return ", ".join(value) if isinstance(value, list) else str(value)
