@@ -53,13 +53,17 @@ class MergeCLI(AppCLI):
                 self._run_or_refuse(model.stage)
         experts = self.pipeline.expert_folders()
         self.section.model.experts = {name: Namespace(path=e.path, recipe=None) for name, e in experts.items()}
-        self.pipeline.merge_stages.collect_statistics(self.pipeline.merge(MAIN))
+        merge = self.pipeline.merge(MAIN)
+        self.section.model.settings_of = self.pipeline.merge_stages.settings_of(merge)
+        self.pipeline.merge_stages.collect_statistics(merge)
         return replace(stage, run=self._train)  # by the outer Trainer, whose settings are the same
 
     def instantiate_classes(self) -> None:
-        """Give the probe its rows."""
+        """Give the merge its prompts, and the probe its rows."""
         super().instantiate_classes()
         if self.stage is not None:
+            assert isinstance(self.model, MergeModule)
+            self.pipeline.merge_stages.take_prompts(self.model, self.pipeline.merge(MAIN))
             self.datamodule.tasks = self.pipeline.data.probe_tasks()
             self.datamodule.task_weights = self.pipeline.data.probe_weights()
 

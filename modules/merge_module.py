@@ -198,6 +198,7 @@ class MergeModule(EmbeddingModule):
 
         A run that goes on from a checkpoint has both in it, unless it goes on with other validation rows.
         """
+        super().on_fit_start()
         resumed, self._resumed = self._resumed, False
         if resumed and self._knows_base():
             return
@@ -300,6 +301,7 @@ class MergeModule(EmbeddingModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the position and what it refers to; drop everything frozen."""
+        super().on_save_checkpoint(checkpoint)
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {key: state[key] for key in state if key.startswith("encoder.position.")}
         checkpoint["merge"] = {
@@ -320,6 +322,7 @@ class MergeModule(EmbeddingModule):
         if merge is None:
             raise UserError("the checkpoint is not one of a MergeModule")
         refuse_other_merge(merge["identity"], self.identity)
+        super().on_load_checkpoint(checkpoint)
         self.base_losses, self._measured_on = merge["base_losses"], merge["measured_on"]
         self._start, self.best = merge["start"], merge["best"]
         self.passes, self.history = merge["passes"], merge["history"]

@@ -109,15 +109,20 @@ class TextEncoder(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
-    def tokenize(self, texts: Sequence[str], max_length: int | None = None) -> Features:
-        """Tokenise and pad to the longest; a prompt is already part of the text.
+    def tokenize(
+        self, texts: Sequence[str], max_length: int | None = None, prompts: str | Sequence[str] = ""
+    ) -> Features:
+        """Tokenise and pad to the longest.
 
         Args:
             texts: the texts.
             max_length: a tighter limit than the model's own.
+            prompts: what goes before every text, or before each.
         """
         limit = min(max_length or self.max_length, self.max_length)
-        return pad(token_ids(self.tokenizer, texts, limit), self.tokenizer.pad_token_id)
+        each = [prompts] * len(texts) if isinstance(prompts, str) else prompts
+        prompted = [prompt + text for prompt, text in zip(each, texts, strict=True)]
+        return pad(token_ids(self.tokenizer, prompted, limit), self.tokenizer.pad_token_id)
 
     def forward(self, features: Features) -> Tensor:
         """Embed tokenised texts: ``[batch, dim]``."""

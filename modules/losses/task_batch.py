@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 Features = dict[str, Tensor]
-"""Tokenised texts: ``input_ids`` and ``attention_mask``, both ``[batch, length]``."""
+"""Tokenised texts: ``input_ids`` and ``attention_mask``, both ``[batch, length]``; where a model's pooling leaves out
+prompts, also ``prompt_lengths`` ``[batch]``, the tokens of each row's prompt."""
 
 
 @dataclass  # not frozen: Lightning's `bf16-true` refuses frozen dataclasses in a batch

@@ -18,6 +18,7 @@ from torch.func import functional_call
 from tqdm.auto import tqdm
 
 from modules.checkpoints.base_model import find_base_model, weights_sha256
+from modules.encoding.by_length import part_of
 from modules.errors import UserError
 from modules.evaluation_mode import evaluation_mode
 from modules.losses.functional import cosent, info_nce, paired_cosines, same_text_mask, supervised_contrastive
@@ -83,7 +84,7 @@ def _row_gradients(encoder: TextEncoder, weights: dict[str, Tensor], batch: Task
 def _one_row(features: Features, row: int) -> Features:
     """A text without the padding that its batch gave it."""
     tokens = features["attention_mask"][row].bool()
-    return {key: value[row : row + 1, tokens] for key, value in features.items()}
+    return part_of(features, slice(row, row + 1), tokens)
 
 
 def _info_nce(columns: list[Tensor], batch: TaskBatch, row: int) -> Tensor:

@@ -118,9 +118,11 @@ class MergedEncoder(nn.Module):
         """The base's."""
         return self.base.max_length
 
-    def tokenize(self, texts: Sequence[str], max_length: int | None = None) -> Features:
+    def tokenize(
+        self, texts: Sequence[str], max_length: int | None = None, prompts: str | Sequence[str] = ""
+    ) -> Features:
         """Tokenise as the base does."""
-        return self.base.tokenize(texts, max_length)
+        return self.base.tokenize(texts, max_length, prompts)
 
     def encode(self, texts: Sequence[str], **options: Unpack[EncodeOptions]) -> Tensor:
         """Embed texts at the current position: ``[len(texts), dim]``. See `encode_texts`."""
