@@ -23,7 +23,7 @@ from lightning_app.trainers import TrainerFactory
 from modules import Bfgs, Expert, MergeMethod, MergeModule, Search, Slerp, TaskArithmetic, UserError
 from modules.checkpoints.base_model import find_base_model
 from modules.distributed import barrier
-from modules.encoding.prompts import folder_prompts, prompts_by_side
+from modules.encoding.prompts import describe_prompts, folder_prompts, prompts_by_side
 from modules.json_files import read_json, write_json
 from modules.merging.describe import describe
 from modules.merging.statistics import collect_statistics
@@ -165,6 +165,8 @@ class MergeStages:
         recipes = [name for name in merge.rows.values() if name is not None]
         tasks = [task.expert.with_prompts(of_start) for name in recipes for task in self.data.of(name)]
         module.take_prompts({task.name: task.side_prompts() for task in tasks})
+        said = describe_prompts(module.side_prompts)
+        rank_zero_info(f"  prompts of the merge, by what its experts were trained with: {said}")
 
     def steps(self, recipe: MergeRecipe) -> int:
         """How many optimiser steps the learning of a position takes at most."""
