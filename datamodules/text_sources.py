@@ -139,10 +139,10 @@ def _task_of_rows(source: DataSource, rows: list[Row]) -> TaskData:
     target, labels = _target(pairs.rows, kind, columns)
     groups = [row_values.name(row, columns["group"]) for row in pairs.rows] if "group" in columns else None
     names = {*text_columns, target_column, "group", None if source.min_score is None else "score"}
-    named = _instruction_columns(kind, columns, {column for name, column in columns.items() if name in names})
-    instructions = {side: [row_values.prompt(row, columns[n]) for row in pairs.rows] for n, side in named.items()}
-    names |= named.keys()
-    notes = [*pairs.notes, *labels, *_unread(found, {column for name, column in columns.items() if name in names})]
+    read = {column for name, column in columns.items() if name in names}
+    instructions = _instructions(pairs.rows, kind, columns, read)
+    read |= {column for name, column in columns.items() if name in INSTRUCTIONS[kind]}
+    notes = [*pairs.notes, *labels, *_unread(found, read)]
     places = [row.number for row in pairs.rows]
     prompts = _prompts(source, pairs.names)
     return TaskData(
@@ -177,10 +177,12 @@ def _target(rows: list[Row], kind: Kind, columns: dict[str, str]) -> tuple[list[
     return [numbers[label] for label in labels], notes
 
 
-def _instruction_columns(kind: Kind, columns: dict[str, str], used: Collection[str]) -> dict[str, Side]:
-    """Columns of prompts to their sides; one that is read as something else, as an anchor say, is none."""
-    sides = INSTRUCTIONS[kind]
-    return {name: side for name, side in sides.items() if name in columns and columns[name] not in used}
+def _instructions(rows: list[Row], kind: Kind, columns: dict[str, str], read: Collection[str]) -> dict[Side, list[str]]:
+    """The prompts that rows have of their own; a column that is read as something else, as an anchor say, has none."""
+    named = {side: columns[name] for name, side in INSTRUCTIONS[kind].items() if name in columns}
+    return {
+        side: [row_values.prompt(row, column) for row in rows] for side, column in named.items() if column not in read
+    }
 
 
 def _unread(found: set[str], used: Collection[str]) -> list[str]:

@@ -21,9 +21,8 @@ from lightning_app.recipe_data import RecipeData
 from lightning_app.stages import Stage, StageGraph, is_main_process
 from lightning_app.trainers import TrainerFactory
 from modules import Bfgs, Expert, MergeMethod, MergeModule, Search, Slerp, TaskArithmetic, UserError
-from modules.checkpoints.base_model import find_base_model
 from modules.distributed import barrier
-from modules.encoding.prompts import describe_prompts, folder_prompts, prompts_by_side
+from modules.encoding.prompts import Side, describe_prompts, folder_prompts, prompts_by_side
 from modules.json_files import read_json, write_json
 from modules.merging.describe import describe
 from modules.merging.statistics import collect_statistics
@@ -159,12 +158,13 @@ class MergeStages:
         """
         if self.settings_of(merge) == self.options["settings_of"]:
             return
-        prompts, default_name = folder_prompts(find_base_model(merge.start.folder(self.graph)))
-        module.set_prompts(prompts, default_name)
-        of_start = prompts_by_side(prompts, default_name)
-        recipes = [name for name in merge.rows.values() if name is not None]
-        tasks = [task.expert.with_prompts(of_start) for name in recipes for task in self.data.of(name)]
-        module.take_prompts({task.name: task.side_prompts() for task in tasks})
+        module.set_prompts(*folder_prompts(merge.start.folder(self.graph)))
+        data: dict[str, dict[Side, str | None]] = {}
+        for expert, recipe in merge.rows.items():
+            if recipe is not None:
+                own = prompts_by_side(*folder_prompts(merge.experts[expert].folder(self.graph)))
+                data |= {task.name: task.expert.with_prompts(own).side_prompts() for task in self.data.of(recipe)}
+        module.take_prompts(data)
         said = describe_prompts(module.side_prompts)
         rank_zero_info(f"  prompts of the merge, by what its experts were trained with: {said}")
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 from datamodules import SplitTask
-from modules.checkpoints.base_model import find_base_model
 from modules.encoding.prompts import SidePrompts, describe_prompts, folder_prompts, prompts_by_side
 
 HEADER = ("data set", "read", "expert", "probe", "validation", "left out", "why")
@@ -37,4 +36,4 @@ def rows_notes(splits: Iterable[SplitTask], prompts: SidePrompts) -> list[str]:
 
 def prompts_of(base: str) -> SidePrompts:
     """Return the prompts of a folder or hub name."""
-    return prompts_by_side(*folder_prompts(find_base_model(base)))
+    return prompts_by_side(*folder_prompts(base))

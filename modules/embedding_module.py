@@ -26,8 +26,8 @@ SHOWN = 8
 class EmbeddingModule(LightningModule):
     """A LightningModule around an encoder.
 
-    It trains with a data module whose ``task_losses`` maps the name of each data set to its loss, in the order of the
-    validation loaders.
+    It trains with a data module that maps the name of each data set to its loss (``task_losses``) and to its prompts
+    (``side_prompts``), in the order of the validation loaders.
 
     Args:
         encoder: what is trained and validated.
@@ -41,10 +41,14 @@ class EmbeddingModule(LightningModule):
     @property
     def task_losses(self) -> dict[str, str]:
         """Name of each data set to name of its loss, as the data module says."""
-        losses: dict[str, str] | None = getattr(getattr(self.trainer, "datamodule", None), "task_losses", None)
-        if losses is None:
-            raise UserError(f"{type(self).__name__} needs a TaskDataModule or a ProbeDataModule as its datamodule")
+        losses: dict[str, str] = self._ask_data("task_losses")
         return losses
+
+    def _ask_data(self, name: str) -> Any:
+        found = getattr(getattr(self.trainer, "datamodule", None), name, None)
+        if found is None:
+            raise UserError(f"{type(self).__name__} needs a TaskDataModule or a ProbeDataModule as its datamodule")
+        return found
 
     def tokenize(
         self, texts: Sequence[str], max_length: int | None = None, prompts: str | Sequence[str] = ""
@@ -59,7 +63,7 @@ class EmbeddingModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Say which prompts each data set is trained with, and take them over."""
-        data: dict[str, dict[Side, str | None]] = self.trainer.datamodule.side_prompts  # type: ignore[attr-defined]
+        data: dict[str, dict[Side, str | None]] = self._ask_data("side_prompts")
         for name, prompts in data.items():
             _say_once(f"  {name}: {describe_prompts(prompts)}")
         self.take_prompts(data)

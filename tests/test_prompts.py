@@ -209,6 +209,17 @@ def test_training_adds_what_the_saved_model_adds(folder: Path, tmp_path: Path) -
         assert torch.equal(module.seen["graded"].features[0]["input_ids"], ids_of(saved, first, found["text"]))
 
 
+def test_a_data_module_goes_by_the_module_that_it_serves(folder: Path, tmp_path: Path) -> None:
+    write_rows(tmp_path / "pairs.jsonl", PAIRS)
+    data = TaskDataModule([DataSource(str(tmp_path / "pairs.jsonl"))], validation_size=1, batch_size=2)
+    for prompts in ({"query": "query : "}, {"query": "the "}):
+        edit_json(folder / "config_sentence_transformers.json", prompts=prompts, default_prompt_name=None)
+        quiet: Any = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        Trainer(accelerator="cpu", limit_val_batches=0, **quiet).validate(ContrastiveModule(str(folder)), data)
+        assert data.side_prompts == {"pairs": prompts | {"document": ""}}
+        assert data.validation_identity["pairs"][1:] == [prompts["query"], "", "", 2, None]
+
+
 def test_a_checkpoint_brings_its_prompts(folder: Path) -> None:
     module, other = ContrastiveModule(str(folder)), ContrastiveModule(str(folder))
     module.take_prompts({"a": {"query": "a : "}})

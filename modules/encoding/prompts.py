@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from modules.checkpoints.base_model import find_base_model
 from modules.checkpoints.text_settings import text_settings
 from modules.encoding.tokenized_texts import token_ids
 
@@ -43,8 +44,9 @@ def prompts_by_side(prompts: Mapping[str, str], default_name: str | None) -> dic
     return {"query": named["query"], "document": named["document"], "text": named.get(default_name or "", "")}
 
 
-def folder_prompts(folder: Path) -> tuple[dict[str, str], str | None]:
-    """Return the prompts that a model's folder names, and the name of its default prompt."""
+def folder_prompts(model: str | Path) -> tuple[dict[str, str], str | None]:
+    """Return the prompts that a folder or hub name says, and the name of its default prompt."""
+    folder = find_base_model(str(model))
     settings = text_settings(folder, folder)
     return settings["prompts"], settings["default_prompt_name"]
 
