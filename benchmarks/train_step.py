@@ -8,6 +8,7 @@ Forward, backward and AdamW in bf16 autocast, in turn on the same batches of 64 
 import argparse
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -38,7 +39,8 @@ def batches(path: Path, module: ContrastiveModule, count: int) -> list[TaskBatch
     task = load_tasks({"data": DataSource(source=str(path), limit=count * ROWS)}, probe_size=0, validation_size=0)[
         "data"
     ]
-    collate = Collator([task.expert], lambda texts: module.encoder.tokenize(texts, MAX_LENGTH))
+    data = task.expert.with_prompts(module.side_prompts)
+    collate = Collator([data], partial(module.tokenize, max_length=MAX_LENGTH))
     return [collate([(0, row) for row in range(i, i + ROWS)]) for i in range(0, count * ROWS, ROWS)]
 
 

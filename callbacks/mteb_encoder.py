@@ -16,6 +16,7 @@ from torch import Tensor
 from callbacks.prompts import prompt_names
 from modules.distributed import together
 from modules.encoding.encode import EncodeOptions
+from modules.encoding.prompts import named_prompts
 from modules.encoding.text_tokenizer import TextTokenizer
 from modules.encoding.tokenized_texts import TokenizedTexts
 
@@ -60,8 +61,8 @@ class Encoder(Protocol):
         """Tokens kept of a text."""
         ...
 
-    def encode(self, texts: Sequence[str], **options: Unpack[EncodeOptions]) -> Tensor:
-        """Embeddings ``[len(texts), dim]``, float32 on the CPU, of texts that carry their prompt already."""
+    def encode(self, texts: Sequence[str], prompt: str = "", **options: Unpack[EncodeOptions]) -> Tensor:
+        """Return the embeddings of texts behind a prompt: ``[len(texts), dim]``, float32, on the CPU."""
         ...
 
 
@@ -96,7 +97,7 @@ class MtebEncoder:
         self.prompts = prompts or {}
         self.precision = precision
         self._tokenized = None if tokenized is None else tokenized.of(encoder.tokenizer, encoder.max_length)
-        self._vectors: dict[str, Tensor] = {}
+        self._vectors: dict[tuple[str, str], Tensor] = {}  # by prompt and text
         self._said: set[tuple[str, str, str]] = set()
 
     def called(self, name: str, revision: str) -> "MtebEncoder":
@@ -142,23 +143,24 @@ class MtebEncoder:
         """
         prompt = self.prompt(task_metadata, prompt_type)
         self._say_once(task_metadata.name, prompt_type.value if prompt_type else "all texts", prompt)
-        texts = [prompt + text for batch in inputs for text in batch["text"]]  # type: ignore[typeddict-item]
+        texts: list[str] = [text for batch in inputs for text in batch["text"]]  # type: ignore[typeddict-item]
         # Sorted by length, every process gets an equal share of the work.
-        unseen = sorted((text for text in dict.fromkeys(texts) if text not in self._vectors), key=len)
+        unseen = sorted((text for text in dict.fromkeys(texts) if (prompt, text) not in self._vectors), key=len)
         if unseen:
-            vectors = self._encode_shared(unseen, batch_size, show_progress_bar)
-            self._vectors.update(zip(unseen, vectors, strict=True))
-        return torch.stack([self._vectors[text] for text in texts])
+            vectors = self._encode_shared(unseen, prompt, batch_size, show_progress_bar)
+            self._vectors.update(((prompt, text), vector) for text, vector in zip(unseen, vectors, strict=True))
+        return torch.stack([self._vectors[prompt, text] for text in texts])
 
     def prompt(self, task_metadata: "TaskMetadata", prompt_type: "PromptType | None" = None) -> str:
         """The prefix of a task's texts, chosen as mteb and sentence-transformers do.
 
-        In this order: ``<task>-<side>``, ``<task>``, ``<task type>-<side>``, ``<task type>``, ``<side>`` (a document
-        may also be called ``passage`` or ``corpus``), the model's default prompt, none.
+        In this order: ``<task>-<side>``, ``<task>``, ``<task type>-<side>``, ``<task type>``, ``<side>`` (in the given
+        prompts a document may also be called ``passage`` or ``corpus``; a model always has ``query`` and ``document``),
+        the model's default prompt, none.
         """
         own = self.encoder
         names = prompt_names(task_metadata.name, str(task_metadata.type), prompt_type.value if prompt_type else None)
-        for prompts, default in ((self.prompts, None), (own.prompts, own.default_prompt_name)):
+        for prompts, default in ((self.prompts, None), (named_prompts(own.prompts), own.default_prompt_name)):
             for name in (*names, default):
                 if name is not None and name in prompts:
                     return prompts[name]
@@ -183,23 +185,23 @@ class MtebEncoder:
             self._said.add((task, side, prompt))
             log.info("%s, %s: prompt %r", task, side, prompt)
 
-    def _encode_shared(self, texts: list[str], batch_size: int, progress: bool) -> Tensor:
+    def _encode_shared(self, texts: list[str], prompt: str, batch_size: int, progress: bool) -> Tensor:
         """Embeddings ``[len(texts), dim]``, each computed by one of the processes and sent to all."""
         if not dist.is_initialized() or dist.get_world_size() == 1:
-            return self._encode(texts, batch_size, progress)
+            return self._encode(texts, prompt, batch_size, progress)
         rank, world_size = dist.get_rank(), dist.get_world_size()
         each = -(-len(texts) // world_size)
         # Text k goes to rank k % world_size; wrapping around gives every rank as many texts and forward passes.
         mine = [texts[(rank + i * world_size) % len(texts)] for i in range(each)]
         with together():
-            part = self._encode(mine, batch_size, progress and rank == 0)
+            part = self._encode(mine, prompt, batch_size, progress and rank == 0)
         if "nccl" in dist.get_backend():
             part = part.to(self.encoder.device)
         parts = [torch.empty_like(part) for _ in range(world_size)]
         dist.all_gather(parts, part)
         return torch.stack(parts, dim=1).flatten(0, 1)[: len(texts)].cpu()
 
-    def _encode(self, texts: list[str], batch_size: int, progress: bool) -> Tensor:
+    def _encode(self, texts: list[str], prompt: str, batch_size: int, progress: bool) -> Tensor:
         return self.encoder.encode(
-            texts, batch_size=batch_size, precision=self.precision, tokenized=self._tokenized, progress=progress
+            texts, prompt, batch_size=batch_size, precision=self.precision, tokenized=self._tokenized, progress=progress
         )

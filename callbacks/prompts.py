@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from callbacks.task_cap import full_name
+from modules.encoding.prompts import describe_prompts
 from modules.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -63,8 +64,7 @@ def log_prompts(prompt: "Callable[[TaskMetadata, PromptType | None], str]", task
 
     sides = (PromptType.query, PromptType.document) if isinstance(task, AbsTaskRetrieval) else (None,)
     found = {side.value if side else "prompt": prompt(task.metadata, side) for side in sides}
-    said = ", ".join(f"{side} {prompt!r}" for side, prompt in found.items()) if any(found.values()) else "no prompt"
-    _say_once(f"  {task.metadata.name}: {said}")
+    _say_once(f"  {task.metadata.name}: {describe_prompts(found)}")
 
 
 @cache

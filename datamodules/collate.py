@@ -1,7 +1,8 @@
 """From the places of rows to the tokenised batch that a training step receives."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 
@@ -10,16 +11,22 @@ from datamodules.task_data import TaskData
 from modules.encoding.features import Features
 from modules.losses.task_batch import TaskBatch
 
-Tokenize = Callable[[Sequence[str]], Features]
+
+class Tokenize(Protocol):
+    """Makes padded token ids of texts."""
+
+    def __call__(self, texts: Sequence[str], *, prompts: Sequence[str]) -> Features:
+        """Tokenise texts, each behind its prompt."""
+        ...
 
 
 class Collator:
     """Makes a ``TaskBatch`` of rows of one data set.
 
     Args:
-        tasks: the data sets that the first number of a row's place counts.
-        tokenize: texts (prompts included) -> padded token ids. It is pickled with the collator where workers are
-            not forked.
+        tasks: the data sets that the first number of a row's place counts, with the prompts of the model.
+        tokenize: texts and their prompts -> padded token ids. It is pickled with the collator where workers are not
+            forked.
     """
 
     def __init__(self, tasks: Sequence[TaskData], tokenize: Tokenize) -> None:
@@ -38,7 +45,10 @@ class Collator:
         return TaskBatch(
             task=task.name,
             loss=task.loss,
-            features=[self.tokenize(task.prompted(column, rows)) for column in range(len(task.texts))],
+            features=[
+                self.tokenize([texts[row] for row in rows], prompts=task.row_prompts(column, rows))
+                for column, texts in enumerate(task.texts)
+            ],
             # Without prompts: an anchor and a positive of one text are equal whatever is written before them.
             text_ids=torch.tensor([[text_id(texts[row]) for row in rows] for texts in task.texts], dtype=torch.int64),
             target=target,

@@ -42,6 +42,18 @@ def texts(row: Row, column: str) -> list[str]:
     return list(value)
 
 
+def prompt(row: Row, column: str) -> str:
+    """Return the prefix that a column gives its row; it may be empty.
+
+    Raises:
+        UserError: it is no string.
+    """
+    value = row.values.get(column)
+    if not isinstance(value, str):
+        raise UserError(f"{row.where}: {column} is {value!r}; every row needs a string there, empty for no prompt")
+    return value
+
+
 def number(row: Row, column: str) -> float:
     """The number of a column, NaN if there is none.
 

@@ -2,13 +2,21 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 
+from modules.encoding.prompts import Side, SidePrompts
 from modules.errors import UserError
 from modules.losses import losses_for
 from modules.losses.task_batch import Kind, LossConfig
+
+SIDES: dict[Kind, tuple[Side, Side]] = {
+    "pairs": ("query", "document"),
+    "graded": ("text", "text"),
+    "labelled": ("text", "text"),
+}
+"""What the texts of the first column are to a model, and those of the others."""
 
 
 @dataclass(frozen=True)
@@ -20,33 +28,70 @@ class TaskData:
         kind: ``pairs`` (anchor, positive, negatives), ``graded`` (sentence1, sentence2, score) or ``labelled``
             (text, label).
         texts: the text columns as they were read, all of one length.
-        prompts: one prefix a text column.
+        prompts: one prefix a text column; None: that of the model, see `with_prompts`.
         target: the score in [0, 1] or the label of every row; None for pairs.
         groups: rows of one group never lie in two splits; None: the texts say which rows belong together.
         loss: the loss it is trained with, never ``auto``.
         places: where each row stands in its source, counted from 1; None: not known.
         left_out: reason to the number of rows that were read and are not here for it.
         notes: what was taken how while reading, one line each.
+        instructions: side to the prefix of every row, which wins over that of the column.
     """
 
     name: str
     kind: Kind
     texts: list[list[str]]
-    prompts: list[str]
+    prompts: Sequence[str | None]
     target: list[float] | list[int] | None
     groups: list[str] | None
     loss: LossConfig
     places: list[int] | None = None
     left_out: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    instructions: dict[Side, list[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.texts[0])
 
-    def prompted(self, column: int, rows: Sequence[int]) -> list[str]:
-        """The texts that a model reads: prefix and text of some rows of one column."""
-        return [self.prompts[column] + self.texts[column][row] for row in rows]
+    @property
+    def sides(self) -> list[Side]:
+        """What the texts of each column are to a model."""
+        first, others = SIDES[self.kind]
+        return [first, *[others] * (len(self.texts) - 1)]
+
+    @property
+    def has_prompts(self) -> bool:
+        """Whether the data set, or a row of it, has a prompt of its own."""
+        return bool(self.instructions) or any(prompt is not None for prompt in self.prompts)
+
+    def with_prompts(self, model: SidePrompts) -> "TaskData":
+        """Return the same rows with the prompts of a model where the data set has none of its own."""
+        given = zip(self.prompts, self.sides, strict=True)
+        return replace(self, prompts=[model[side] if prompt is None else prompt for prompt, side in given])
+
+    def row_prompts(self, column: int, rows: Iterable[int]) -> list[str]:
+        """Return the prefix of some rows of one column; the model's prompts must be known."""
+        prompt, own = self.prompts[column], self.instructions.get(self.sides[column])
+        assert prompt is not None, f"{self.name}: call with_prompts first"
+        return [prompt if own is None else own[row] for row in rows]
+
+    def side_prompts(self) -> dict[Side, str | None]:
+        """Return the prefix of each side that the data set has texts of; None: rows differ in it.
+
+        A side has the prefix of its first column. Graded sentences whose prompts differ are queries and documents.
+        """
+        prefixes = [self._prefix(column) for column in range(len(self.texts))][:2]
+        two = self.kind == "graded" and prefixes[0] != prefixes[1]
+        sides: list[Side] = ["query", "document"] if two else self.sides
+        return dict(zip(sides, prefixes, strict=False))
+
+    def _prefix(self, column: int) -> str | None:
+        """The one prefix of all texts of a column; None: they have several."""
+        own = set(self.instructions.get(self.sides[column], ()))
+        if not own:
+            return self.prompts[column]
+        return own.pop() if len(own) == 1 else None
 
     def subset(self, rows: Sequence[int]) -> "TaskData":
         """The data set with these rows only, in this order."""
@@ -56,6 +101,7 @@ class TaskData:
             target=None if self.target is None else [self.target[row] for row in rows],
             groups=None if self.groups is None else [self.groups[row] for row in rows],
             places=None if self.places is None else [self.places[row] for row in rows],
+            instructions={side: [own[row] for row in rows] for side, own in self.instructions.items()},
         )
 
     def with_loss(self, loss: LossConfig) -> "TaskData":
@@ -73,7 +119,7 @@ class TaskData:
     @cached_property
     def _fingerprint(self) -> str:
         # Kept, because a position asks at every validation, and a study for every stage.
-        content = [self.kind, self.texts, self.prompts, self.target, asdict(self.loss)]
+        content = [self.kind, self.texts, self.prompts, self.instructions, self.target, asdict(self.loss)]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

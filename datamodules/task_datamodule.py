@@ -1,8 +1,8 @@
 """Batches to train an expert or a joint model on."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import cast
+from typing import Protocol, cast
 
 from lightning import LightningDataModule
 
@@ -12,8 +12,22 @@ from datamodules.splits import SplitTask, load_tasks
 from datamodules.task_data import TaskData
 from datamodules.text_sources import DataSource
 from modules.encoding.features import Features
+from modules.encoding.prompts import Side, SidePrompts
 from modules.errors import UserError
 from modules.losses.task_batch import TaskBatch
+
+
+class _Module(Protocol):
+    """What a data module asks of the module that is trained on it."""
+
+    @property
+    def side_prompts(self) -> SidePrompts:
+        """The prompts of its encoder."""
+        ...
+
+    def tokenize(self, texts: Sequence[str], max_length: int | None = None, prompts: Sequence[str] = ()) -> Features:
+        """Tokenise texts, each behind its prompt."""
+        ...
 
 
 class SplitDataModule(LightningDataModule):
@@ -41,9 +55,17 @@ class SplitDataModule(LightningDataModule):
 
     @property
     def validation_identity(self) -> dict[str, list[str | int | None]]:
-        """Data set to what a validation loss on it depends on, beside the model: rows, loss, and how they are cut."""
+        """Data set to what a validation loss on it depends on, beside the weights: rows, loss, prompts, and the cut."""
         cut = [self.batch_size, self.max_length]
-        return {split.name: [split.validation.fingerprint(), *cut] for split in self.splits}
+        return {
+            split.name: [split.validation.fingerprint(), *self._prompted(split.validation).prompts, *cut]
+            for split in self.splits
+        }
+
+    @property
+    def side_prompts(self) -> dict[str, dict[Side, str | None]]:
+        """Data set to the prompts that it is trained with, side by side; see `TaskData.side_prompts`."""
+        return {split.name: self._prompted(split.expert).side_prompts() for split in self.splits}
 
     def val_dataloader(self) -> list[BatchLoader]:
         """One loader a data set over its validation rows, in a fixed order; empty for a data set without any."""
@@ -52,7 +74,7 @@ class SplitDataModule(LightningDataModule):
     def _evaluation_loader(self, data: TaskData) -> BatchLoader:
         rank, world_size = self._place()
         batches = evaluation_batches(len(data), self.batch_size, rank=rank, world_size=world_size)
-        return BatchLoader(batches, Collator([data], self._tokenize()), self.num_workers)
+        return BatchLoader(batches, Collator([self._prompted(data)], self._tokenize()), self.num_workers)
 
     def _training_loader(self, data: list[TaskData], weights: Sequence[float], mode: Mode) -> ResumableLoader:
         rank, world_size = self._place()
@@ -66,16 +88,23 @@ class SplitDataModule(LightningDataModule):
             world_size=world_size,
             mode=mode,
         )
-        return ResumableLoader(batches, Collator(data, self._tokenize()), self.num_workers)
+        return ResumableLoader(batches, Collator(list(map(self._prompted, data)), self._tokenize()), self.num_workers)
 
     def _place(self) -> tuple[int, int]:
         """Rank of this process and number of processes."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
+    @property
+    def _module(self) -> _Module:
+        assert self.trainer is not None, "tokenizer and prompts are those of the trainer's module"
+        return cast(_Module, self.trainer.lightning_module)
+
     def _tokenize(self) -> Tokenize:
-        assert self.trainer is not None, "the tokenizer is that of the trainer's module"
-        tokenize = cast(Callable[..., Features], self.trainer.lightning_module.tokenize)
-        return partial(tokenize, max_length=self.max_length)
+        return partial(self._module.tokenize, max_length=self.max_length)
+
+    def _prompted(self, data: TaskData) -> TaskData:
+        """The data set as the module reads it, which can be another one in the next fit."""
+        return data.with_prompts(self._module.side_prompts)
 
 
 class TaskDataModule(SplitDataModule):
@@ -140,10 +169,10 @@ def first_batches(data: Sequence[TaskData], rows: int, batch_size: int, tokenize
     """One pass over the first rows of data sets, each batch of one of them.
 
     Args:
-        data: the data sets.
+        data: the data sets, with the prompts of the model.
         rows: of all together, in proportion to their sizes; all rows if there are no more.
         batch_size: rows of a batch, at most.
-        tokenize: texts -> padded token ids.
+        tokenize: texts and their prompts -> padded token ids.
     """
     sizes = [len(task) for task in data]
     for task, size in zip(data, apportion(min(rows, sum(sizes)), sizes), strict=True):

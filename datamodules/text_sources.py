@@ -11,6 +11,7 @@ from datamodules.pair_rows import Pairs, read_pairs
 from datamodules.python_docs import load_python_docs
 from datamodules.row_files import Row, read_rows
 from datamodules.task_data import Kind, TaskData, resolve_loss
+from modules.encoding.prompts import Side
 from modules.errors import UserError
 from modules.losses.task_batch import LossConfig
 
@@ -23,7 +24,17 @@ SCHEMAS: dict[Kind, tuple[list[str], str | None]] = {
 }
 """Kind of rows -> text columns and target column; pairs may also have negative or negative_1, negative_2, ..."""
 
-EXPECTED = ("anchor", "positive", "negative", "sentence1", "sentence2", "score", "text", "label", "group")
+INSTRUCTIONS: dict[Kind, dict[str, Side]] = {
+    "pairs": {"instruction": "query", "document_instruction": "document"},
+    "graded": {"instruction": "text"},
+    "labelled": {"instruction": "text"},
+}
+"""Kind of rows -> columns that give a row a prompt of its own, and the side whose texts it goes before."""
+
+EXPECTED = (
+    "anchor", "positive", "negative", "sentence1", "sentence2", "score", "text", "label", "group", "instruction",
+    "document_instruction",
+)  # fmt: skip
 
 BEYOND_LIMIT = "limit"
 BELOW_MIN_SCORE = "below min_score"
@@ -39,8 +50,11 @@ class DataSource:
         task: of python_docs: ``retrieval`` or ``relatedness``; of a hub data set: its config.
         split: of a hub data set, and of a folder that has several.
         columns: expected column -> column of the source, for columns that are named otherwise. ``group``, if there is
-            one, says which rows belong together when some are held out.
-        prompts: text column -> prefix; negatives take that of ``positive`` if none is given.
+            one, says which rows belong together when some are held out. ``instruction`` is the prompt of its row: of
+            the anchor, or of every text of graded and labelled rows; ``document_instruction`` that of positive and
+            negatives. Both are put before the text as they are, and win over ``prompts``.
+        prompts: text column -> prefix; negatives take that of ``positive`` if none is given. The other columns have the
+            prompts of the model: anchors as queries, positives and negatives as documents, all else its default.
         limit: keep this many rows, drawn with a fixed seed.
         min_score: keep the rows whose ``score`` is at least this.
         share: relative number of batches in joint training; None: in proportion to the rows.
@@ -125,10 +139,15 @@ def _task_of_rows(source: DataSource, rows: list[Row]) -> TaskData:
     target, labels = _target(pairs.rows, kind, columns)
     groups = [row_values.name(row, columns["group"]) for row in pairs.rows] if "group" in columns else None
     names = {*text_columns, target_column, "group", None if source.min_score is None else "score"}
-    notes = [*pairs.notes, *labels, *_unread(found, {column for name, column in columns.items() if name in names})]
+    read = {column for name, column in columns.items() if name in names}
+    instructions = _instructions(pairs.rows, kind, columns, read)
+    read |= {column for name, column in columns.items() if name in INSTRUCTIONS[kind]}
+    notes = [*pairs.notes, *labels, *_unread(found, read)]
     places = [row.number for row in pairs.rows]
     prompts = _prompts(source, pairs.names)
-    return TaskData(source.name, kind, pairs.texts, prompts, target, groups, LossConfig(), places, left_out, notes)
+    return TaskData(
+        source.name, kind, pairs.texts, prompts, target, groups, LossConfig(), places, left_out, notes, instructions
+    )
 
 
 def _columns(source: DataSource, found: set[str]) -> dict[str, str]:
@@ -158,6 +177,14 @@ def _target(rows: list[Row], kind: Kind, columns: dict[str, str]) -> tuple[list[
     return [numbers[label] for label in labels], notes
 
 
+def _instructions(rows: list[Row], kind: Kind, columns: dict[str, str], read: Collection[str]) -> dict[Side, list[str]]:
+    """The prompts that rows have of their own; a column that is read as something else, as an anchor say, has none."""
+    named = {side: columns[name] for name, side in INSTRUCTIONS[kind].items() if name in columns}
+    return {
+        side: [row_values.prompt(row, column) for row in rows] for side, column in named.items() if column not in read
+    }
+
+
 def _unread(found: set[str], used: Collection[str]) -> list[str]:
     rest = found - set(used)
     return [f"columns that are not used: {_listed(rest)}"] if rest else []
@@ -179,15 +206,16 @@ def _listed(columns: Collection[str]) -> str:
     return ", ".join(sorted(map(str, columns)))
 
 
-def _prompts(source: DataSource, text_columns: Sequence[str]) -> list[str]:
+def _prompts(source: DataSource, text_columns: Sequence[str]) -> list[str | None]:
+    """The data set's own prefix of each text column; None: it has none."""
     prompts = source.prompts or {}
     unknown = prompts.keys() - {*text_columns, "negative"}
     if unknown:
         raise UserError(
             f"{source.name}: prompts names {_listed(unknown)}; the text columns are {_listed(text_columns)}"
         )
-    negative = prompts.get("negative", prompts.get("positive", ""))
-    return [prompts.get(column, negative if column.startswith("negative") else "") for column in text_columns]
+    negative = prompts.get("negative", prompts.get("positive"))
+    return [prompts.get(column, negative if column.startswith("negative") else None) for column in text_columns]
 
 
 def _reaches(source: DataSource, row: Row, column: str) -> bool:

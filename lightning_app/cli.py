@@ -25,6 +25,7 @@ from lightning_app.model import Model
 from lightning_app.parser import OneLineParser
 from lightning_app.predict import predict, read_texts
 from lightning_app.report import report, rows_table, score_table
+from lightning_app.rows_table import prompts_of
 from lightning_app.run_lock import locked
 from lightning_app.stages import Stage, StageGraph, is_main_process
 from lightning_app.trainers import TrainerFactory, as_json
@@ -104,6 +105,9 @@ class AppCLI(LightningCLI):
             parser.add_argument("--folder", type=str | None, default=None, help="A model folder; else the run's model.")
         if subcommand == "predict":
             parser.add_argument("--texts", type=str, help="A file with one text a line.")
+            prompts = "A prompt of the model by name, as `query`; else its default prompt."
+            parser.add_argument("--prompt_name", type=str | None, default=None, help=prompts)
+            parser.add_argument("--prompt", type=str | None, default=None, help="What goes before every text instead.")
             parser.add_argument("--out", type=str, help="The safetensors file to write: `embeddings` [texts, dim].")
         return parser
 
@@ -211,7 +215,14 @@ class AppCLI(LightningCLI):
             ]
             shared = overlaps(tasks, [part for task in self.data_sets() for part in (task.expert, task.probe)])
             text = report(
-                f"Report of {self.section.run_dir}", models, stages, self.graph, notes, shared, self.data_sets()
+                f"Report of {self.section.run_dir}",
+                models,
+                stages,
+                self.graph,
+                notes,
+                shared,
+                self.data_sets(),
+                prompts_of(self.section.model.base),
             )
             (Path(self.section.run_dir) / "report.md").write_text(text, encoding="utf-8")
             print(f"\n{text}")
@@ -223,7 +234,7 @@ class AppCLI(LightningCLI):
     def show_rows(self) -> None:
         """Say before training which rows of each data set go where."""
         if self.subcommand == "fit":
-            rank_zero_info(f"\n{rows_table(self.data_sets())}\n")
+            rank_zero_info(f"\n{rows_table(self.data_sets(), prompts_of(self.section.model.base))}\n")
 
     def followed_tests(self) -> list[str]:
         """A line for every callback of the recipe's that goes by a score on a test task."""
@@ -254,7 +265,8 @@ class AppCLI(LightningCLI):
     def predict(self, ckpt_path: str | None, **_: Any) -> None:
         """Embed the lines of a text file."""
         texts = read_texts(self.section.texts, self.section.out)
-        predict(self.find_encoder(ckpt_path), texts, self.section.out)
+        section = self.section
+        predict(self.find_encoder(ckpt_path), texts, section.out, section.prompt, section.prompt_name)
 
     def find_encoder(self, ckpt_path: str | None) -> Any:
         """The encoder that ``--folder``, ``--ckpt_path`` or the run folder names, on the Trainer's device."""

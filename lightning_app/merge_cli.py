@@ -50,14 +50,18 @@ class MergeCLI(AppCLI):
             # Merges need no place among these: they are made of what is trained here.
             if model.stage is not None and model.stage.kind == "model":
                 self._run_or_refuse(model.stage)
+        merge = self.pipeline.merge(MAIN)
         self.section.model.experts = self.pipeline.expert_folders()
-        self.pipeline.merge_stages.collect_statistics(self.pipeline.merge(MAIN))
+        self.section.model.settings_of = self.pipeline.merge_stages.settings_of(merge)
+        self.pipeline.merge_stages.collect_statistics(merge)
         return replace(stage, run=self._train)  # by the outer Trainer, whose settings are the same
 
     def instantiate_classes(self) -> None:
-        """Give the probe its rows."""
+        """Give the merge its prompts, and the probe its rows."""
         super().instantiate_classes()
         if self.stage is not None:
+            assert isinstance(self.model, MergeModule)
+            self.pipeline.merge_stages.take_prompts(self.model, self.pipeline.merge(MAIN))
             self.datamodule.tasks = self.pipeline.data.probe_tasks()
             self.datamodule.task_weights = self.pipeline.data.probe_weights()
 

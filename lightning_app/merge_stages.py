@@ -14,7 +14,7 @@ from torch import Tensor
 from callbacks import CoefficientTrace, CostMeter, ResumableRun
 from datamodules.task_datamodule import first_batches
 from lightning_app.baselines import MAIN
-from lightning_app.loading import Loading
+from lightning_app.loading import Loading, is_plain
 from lightning_app.model import Model
 from lightning_app.recipe import MergeRecipe
 from lightning_app.recipe_data import RecipeData
@@ -22,6 +22,7 @@ from lightning_app.stages import Stage, StageGraph, is_main_process
 from lightning_app.trainers import TrainerFactory
 from modules import Bfgs, MergeMethod, MergeModule, Search, Slerp, TaskArithmetic, UserError
 from modules.distributed import barrier
+from modules.encoding.prompts import Side, describe_prompts, folder_prompts, prompts_by_side
 from modules.json_files import read_json, write_json
 from modules.merging.collect_statistics import collect_statistics
 from modules.merging.describe import describe
@@ -131,7 +132,41 @@ class MergeStages:
         if merge.reference is not None:
             reference = merge.reference.folder(self.graph)
             module.relative_to(reference, pooling=self.loading.options(reference)["pooling"])
+        self.take_prompts(module, merge)
         return module
+
+    def settings_of(self, merge: Merge) -> str | None:
+        """Return whose longest text and prompts a merge has: as the recipe says; None: the models must agree.
+
+        Experts that were trained on data sets with prompts of their own differ in these from their start, whose
+        settings count then; `take_prompts` adds the prompts.
+        """
+        given: str | None = self.options["settings_of"]
+        if given in ("base", *merge.experts):
+            return given
+        trained = [name for name, model in merge.experts.items() if model.stage is not None]
+        if not trained or not self.data.has_prompts:
+            return None  # a name that is given is that of an expert of other merges
+        return trained[0] if merge.start.path is not None and is_plain(merge.start.path) else "base"
+
+    def take_prompts(self, module: MergeModule, merge: Merge) -> None:
+        """Have a merge name the prompts that its experts were trained with, unless the recipe says whose it has.
+
+        Args:
+            module: the experts in memory.
+            merge: which they are.
+        """
+        if self.settings_of(merge) == self.options["settings_of"]:
+            return
+        module.set_prompts(*folder_prompts(merge.start.folder(self.graph)))
+        data: dict[str, dict[Side, str | None]] = {}
+        for expert, recipe in merge.rows.items():
+            if recipe is not None:
+                own = prompts_by_side(*folder_prompts(merge.experts[expert].folder(self.graph)))
+                data |= {task.name: task.expert.with_prompts(own).side_prompts() for task in self.data.of(recipe)}
+        module.take_prompts(data)
+        said = describe_prompts(module.side_prompts)
+        rank_zero_info(f"  prompts of the merge, by what its experts were trained with: {said}")
 
     def steps(self, recipe: MergeRecipe) -> int:
         """How many optimiser steps the learning of a position takes at most."""
@@ -193,7 +228,8 @@ class MergeStages:
                 recipe = self.data.recipes[recipe_name]
                 folder = expert.folder(self.graph)
                 encoder = self.loading.load(folder).to(self.trainers.device)
-                parts = [task.expert for task in self.data.of(recipe_name)]
+                prompts = prompts_by_side(encoder.prompts, encoder.default_prompt_name)
+                parts = [task.expert.with_prompts(prompts) for task in self.data.of(recipe_name)]
                 tokenize = partial(encoder.tokenize, max_length=recipe.max_length)
                 batches = partial(first_batches, parts, method.rows, recipe.batch_size, tokenize)
                 cut = (method.rows, recipe.batch_size, recipe.max_length)
@@ -333,8 +369,7 @@ class MergeStages:
         own = {key: getattr(merge.recipe, key) for key in ("granularity", "signed", "mu", "pull", "search")}
         arguments = self.options | {key: value for key, value in own.items() if value is not None}
         arguments["method"] = self.method(merge)
-        if arguments["settings_of"] not in ("base", *merge.experts):
-            arguments["settings_of"] = None  # it names an expert of other merges
+        arguments["settings_of"] = self.settings_of(merge)
         if merge.recipe.weighting != "learned":
             # Fixed weightings are of whole task vectors, and some are 0.
             arguments["signed"] = merge.recipe.weighting != "equal"

@@ -1,5 +1,6 @@
 """The verb predict: embeddings of the lines of a text file."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
@@ -8,6 +9,7 @@ from safetensors.torch import save_file
 from datamodules.text_lines import read_lines
 from modules import TextEncoder, UserError
 from modules.distributed import is_main_process
+from modules.encoding.prompts import named_prompts, prompts_by_side
 from modules.positioning.merged_encoder import MergedEncoder
 
 
@@ -32,23 +34,41 @@ def read_texts(file: str | None, out: str | None) -> list[str]:
     return texts
 
 
-def predict(encoder: TextEncoder | MergedEncoder, texts: list[str], out: str) -> None:
-    """Write ``embeddings`` ``[texts, dim]`` to a safetensors file, of texts after the model's default prompt.
+def predict(
+    encoder: TextEncoder | MergedEncoder,
+    texts: list[str],
+    out: str,
+    prompt: str | None = None,
+    prompt_name: str | None = None,
+) -> None:
+    """Write ``embeddings`` ``[texts, dim]`` to a safetensors file.
 
     Args:
         encoder: the model.
-        texts: without the prompt.
+        texts: without a prompt.
         out: the file.
+        prompt: what goes before every text; None: that of `prompt_name`.
+        prompt_name: name of a prompt of the model; None: its default prompt, if it has one.
+
+    Raises:
+        UserError: both are given, or the model has no prompt of this name.
     """
-    prompt = default_prompt(encoder)
+    prompt = _prompt(encoder.prompts, encoder.default_prompt_name, prompt, prompt_name)
     if prompt:
-        rank_zero_info(f"before every text: the model's default prompt, {prompt!r}")
-    embeddings = encoder.encode([prompt + text for text in texts], progress=True)
+        rank_zero_info(f"before every text: {prompt!r}")
+    embeddings = encoder.encode(texts, prompt, progress=True)
     if is_main_process():
         save_file({"embeddings": embeddings}, out)
         print(f"{out}: embeddings {list(embeddings.shape)}")
 
 
-def default_prompt(encoder: TextEncoder | MergedEncoder) -> str:
-    """The text that a model puts before a text where no prompt is named; empty if there is none."""
-    return encoder.prompts.get(encoder.default_prompt_name or "", "")
+def _prompt(prompts: Mapping[str, str], default_name: str | None, prompt: str | None, name: str | None) -> str:
+    """What goes before every text."""
+    if prompt is not None and name is not None:
+        raise UserError("--prompt and --prompt_name are both given; one of them says what goes before every text")
+    if name is None:
+        return prompts_by_side(prompts, default_name)["text"] if prompt is None else prompt
+    named = named_prompts(prompts)
+    if name not in named:
+        raise UserError(f"--prompt_name: the model has no prompt '{name}'; it has {', '.join(named)}")
+    return named[name]

@@ -41,6 +41,11 @@ class RecipeData:
         self.probe_sources = probe_sources
         self.tasks = self._load()
 
+    @property
+    def has_prompts(self) -> bool:
+        """Whether a data set has prompts of its own, beside those of the model."""
+        return any(task.expert.has_prompts for task in self.tasks.values())
+
     def with_order(self, seed: int) -> "RecipeData":
         """The same rows, those of the probe in another order."""
         other = copy(self)

@@ -10,6 +10,7 @@ from lightning_app.merge_stages import POSITION
 from lightning_app.model import Model
 from lightning_app.rows_table import HEADER, rows_cells, rows_notes
 from lightning_app.stages import Stage, StageGraph
+from modules.encoding.prompts import SidePrompts
 from modules.json_files import read_json
 from modules.positioning.ending import Ending
 
@@ -27,6 +28,7 @@ def report(
     notes: Sequence[str],
     overlaps: Mapping[str, Overlap],
     data: Sequence[SplitTask],
+    prompts: SidePrompts,
 ) -> str:
     """The report in Markdown, which reads well on a screen too.
 
@@ -38,6 +40,7 @@ def report(
         notes: lines under the tables.
         overlaps: name of each task to what it shares with the training rows.
         data: the data sets.
+        prompts: of the base.
     """
     parts = [f"# {title}"]
     if scores:
@@ -52,7 +55,7 @@ def report(
         )
         endings = [f"- {name} {read_ending(stages[name], graph)}" for name in learned]
         parts += [explanation, position_table(learned), "\n".join(endings)]
-    parts += ["Rows of each data set:", rows_table(data)]
+    parts += ["Rows of each data set:", rows_table(data, prompts)]
     if overlaps:
         parts += [OVERLAP_LEGEND, overlap_table(overlaps)]
     parts += ["Seconds, all attempts included:", time_table(models, scores, graph)]
@@ -76,9 +79,14 @@ def score_table(scores: Mapping[str, Mapping[str, float]]) -> str:
     return markdown_table(["model", *columns], cells)
 
 
-def rows_table(data: Sequence[SplitTask]) -> str:
-    """Return the data sets by what becomes of their rows, and what is to be said about them."""
-    notes = "\n".join(f"- {note}" for note in rows_notes(data))
+def rows_table(data: Sequence[SplitTask], prompts: SidePrompts) -> str:
+    """Return the data sets by what becomes of their rows, and what is to be said about them.
+
+    Args:
+        data: the data sets.
+        prompts: of the base.
+    """
+    notes = "\n".join(f"- {note}" for note in rows_notes(data, prompts))
     return "\n\n".join(filter(None, [markdown_table(HEADER, list(map(rows_cells, data))), notes]))
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from datamodules import SplitTask
+from modules.encoding.prompts import SidePrompts, describe_prompts, folder_prompts, prompts_by_side
 
 HEADER = ("data set", "read", "expert", "probe", "validation", "left out", "why")
 """Names of the columns of `rows_cells`."""
@@ -19,6 +20,20 @@ def rows_cells(split: SplitTask) -> list[str]:
     return [split.name, f"{split.read:,}", f"{len(split.expert):,}", *parts, f"{left_out:,}", why]
 
 
-def rows_notes(splits: Iterable[SplitTask]) -> list[str]:
-    """Return what was taken how, or reduced, while data sets were read and split, one line each."""
-    return [f"{split.name}: {note}" for split in splits for note in split.notes]
+def rows_notes(splits: Iterable[SplitTask], prompts: SidePrompts) -> list[str]:
+    """Return the prompts of data sets, and what was taken how, or reduced, while they were read and split.
+
+    Args:
+        splits: the data sets.
+        prompts: of the base, where data sets have none of their own.
+    """
+    return [
+        f"{split.name}: {note}"
+        for split in splits
+        for note in (describe_prompts(split.expert.with_prompts(prompts).side_prompts()), *split.notes)
+    ]
+
+
+def prompts_of(base: str) -> SidePrompts:
+    """Return the prompts of a folder or hub name."""
+    return prompts_by_side(*folder_prompts(base))

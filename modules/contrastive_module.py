@@ -50,7 +50,7 @@ class ContrastiveModule(EmbeddingModule):
         self.encoder.train()  # transformers loads in evaluation mode, and Lightning keeps the mode it finds
 
     def on_fit_start(self) -> None:
-        """Refuse weights of half precision.
+        """Refuse weights of half precision; see `EmbeddingModule.on_fit_start` for the rest.
 
         Raises:
             UserError: the Trainer's precision has made them so.
@@ -60,6 +60,7 @@ class ContrastiveModule(EmbeddingModule):
                 f"precision {self.trainer.precision} keeps the weights themselves in half precision, where most "
                 "steps of AdamW are rounded away; use bf16-mixed"
             )
+        super().on_fit_start()
 
     def training_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
         """The loss of one batch."""

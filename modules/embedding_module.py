@@ -1,14 +1,17 @@
 """What experts, joint models and positions share: an encoder, and validation data set by data set."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
 from modules.distributed import Gather, local, together
 from modules.encoding.features import Features
+from modules.encoding.prompts import Side, describe_prompts, prompts_by_side, trained_prompts
 from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
 from modules.losses.metrics import TaskMetrics
@@ -23,8 +26,8 @@ SHOWN = 8
 class EmbeddingModule(LightningModule):
     """A LightningModule around an encoder.
 
-    It trains with a data module whose ``task_losses`` maps the name of each data set to its loss, in the order of the
-    validation loaders.
+    It trains with a data module that maps the name of each data set to its loss (``task_losses``) and to its prompts
+    (``side_prompts``), in the order of the validation loaders.
 
     Args:
         encoder: the model to train and validate.
@@ -51,9 +54,53 @@ class EmbeddingModule(LightningModule):
             raise UserError(f"{type(self).__name__} needs a TaskDataModule or a ProbeDataModule as its datamodule")
         return found
 
-    def tokenize(self, texts: Sequence[str], max_length: int | None = None) -> Features:
+    def tokenize(
+        self, texts: Sequence[str], max_length: int | None = None, prompts: str | Sequence[str] = ""
+    ) -> Features:
         """Tokenise as the encoder does; data modules call this."""
-        return self.encoder.tokenize(texts, max_length)
+        return self.encoder.tokenize(texts, max_length, prompts)
+
+    @property
+    def side_prompts(self) -> dict[Side, str]:
+        """The prefixes that the encoder adds; data modules put them before texts that have none of their own."""
+        return prompts_by_side(self.encoder.prompts, self.encoder.default_prompt_name)
+
+    def on_fit_start(self) -> None:
+        """Say which prompts each data set is trained with, and take them over."""
+        data: dict[str, dict[Side, str | None]] = self._ask_data("side_prompts")
+        for name, prompts in data.items():
+            _say_once(f"  {name}: {describe_prompts(prompts)}")
+        self.take_prompts(data)
+
+    def take_prompts(self, data: Mapping[str, Mapping[Side, str | None]]) -> None:
+        """Have the encoder, and the model that is saved of it, name the prompts that it is trained with.
+
+        Args:
+            data: data set to its prompts, see `trained_prompts`.
+        """
+        prompts, default_name, lines = trained_prompts(self.encoder.prompts, self.encoder.default_prompt_name, data)
+        self.set_prompts(prompts, default_name)
+        for line in lines:
+            _say_once(line)
+
+    def set_prompts(self, prompts: Mapping[str, str], default_name: str | None) -> None:
+        """Replace the encoder's prompts.
+
+        Args:
+            prompts: name to prefix.
+            default_name: name of the default prompt; None: there is none.
+        """
+        encoder = self.encoder.base if isinstance(self.encoder, MergedEncoder) else self.encoder
+        encoder.take_settings({"prompts": dict(prompts), "default_prompt_name": default_name})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the prompts, which are no weights."""
+        checkpoint["prompts"] = {"prompts": self.encoder.prompts, "default_name": self.encoder.default_prompt_name}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the prompts that the weights were trained with."""
+        if "prompts" in checkpoint:
+            self.set_prompts(**checkpoint["prompts"])
 
     def on_validation_start(self) -> None:
         """Make one set of metrics per data set.
@@ -135,6 +182,11 @@ class EmbeddingModule(LightningModule):
         metrics = self.task_metrics[index]
         assert isinstance(metrics, TaskMetrics)
         return metrics
+
+
+@cache
+def _say_once(message: str) -> None:
+    rank_zero_info(message)
 
 
 def rows_of(batch: TaskBatch, places: Sequence[int] | None = None) -> str:

@@ -153,6 +153,7 @@ class MergeModule(EmbeddingModule):
 
         A run that goes on from a checkpoint has both in it, unless it goes on with other validation rows.
         """
+        super().on_fit_start()
         resumed, self._resumed = self._resumed, False
         if resumed and self.objective.is_measured_on(self._ask_data("validation_identity")):
             return
@@ -225,6 +226,7 @@ class MergeModule(EmbeddingModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the position and what it refers to; drop everything frozen."""
+        super().on_save_checkpoint(checkpoint)
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {key: state[key] for key in state if key.startswith("encoder.position.")}
         checkpoint["merge"] = {
@@ -240,6 +242,7 @@ class MergeModule(EmbeddingModule):
         if merge is None:
             raise UserError("the checkpoint is not one of a MergeModule")
         refuse_other_merge(merge["identity"], self.identity)
+        super().on_load_checkpoint(checkpoint)
         self.objective.load_state_dict(merge["objective"])
         self.best.load_state_dict(merge["best"])
         self.passes = merge["passes"]

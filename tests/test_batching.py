@@ -1,7 +1,8 @@
 import pickle
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -54,8 +55,9 @@ def split(name: str, size: int, share: float | None = None) -> SplitTask:
     return SplitTask(name, data, data.subset(range(size // 2)), data.subset(range(9)), share)
 
 
-def tokenize(texts: list[str], max_length: int | None = None) -> Features:
-    codes = [[ord(letter) for letter in text[:max_length]] for text in texts]
+def tokenize(texts: list[str], max_length: int | None = None, prompts: Sequence[str] = ()) -> Features:
+    prompted = [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
+    codes = [[ord(letter) for letter in text[:max_length]] for text in prompted]
     width = max(map(len, codes))
     ids = torch.tensor([code + [0] * (width - len(code)) for code in codes])
     return {"input_ids": ids, "attention_mask": (ids != 0).long()}
@@ -169,8 +171,10 @@ class Recorder(LightningModule):
         self.trained: list[list[int]] = []
         self.validated: list[tuple[int, int]] = []
 
-    def tokenize(self, texts: list[str], max_length: int | None = None) -> Features:
-        return tokenize(texts, max_length)
+    side_prompts: ClassVar = {"query": "", "document": "", "text": ""}
+
+    def tokenize(self, texts: list[str], max_length: int | None = None, prompts: Sequence[str] = ()) -> Features:
+        return tokenize(texts, max_length, prompts)
 
     def training_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
         self.trained.append(batch.text_ids[0].tolist())

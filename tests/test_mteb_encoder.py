@@ -83,8 +83,9 @@ def test_mteb_takes_it_for_an_encoder_and_nothing_else() -> None:
         (["Retrieval-query", "Retrieval", "query"], "query", "Retrieval-query"),
         (["Retrieval", "query"], "query", "Retrieval"),
         (["query", "default"], "query", "query"),
-        (["query", "passage", "corpus"], "document", "passage"),
-        (["query", "default"], "document", "default"),
+        (["query", "document", "passage", "default"], "document", "document"),
+        (["query", "passage", "corpus", "default"], "document", ""),
+        (["passage", "default"], "query", ""),
         (["query", "default"], None, "default"),
         (["query"], None, ""),
     ],
@@ -98,16 +99,23 @@ def test_prompt_is_the_most_special_one(names: list[str], side: str | None, expe
     assert model.prompt(task("XQuADRetrieval"), PromptType(side) if side else None) == expected
 
 
-@pytest.mark.parametrize("similarity", ["cosine", "dot"])
-def test_same_scores_as_sentence_transformers(similarity: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("similarity", "prompts", "default"),
+    [
+        ("cosine", {"query": "query : ", "document": "document : ", "STS": "the "}, None),
+        ("dot", {"query": "query : ", "passage": "document : ", "any": "the "}, "any"),
+    ],
+)
+def test_same_scores_as_sentence_transformers(
+    similarity: str, prompts: dict[str, str], default: str | None, tmp_path: Path
+) -> None:
     """Prompts, titles, similarity: the saved model, loaded by sentence-transformers, gets the same from mteb."""
     import mteb
     from sentence_transformers import SentenceTransformer
 
     write_sts(tmp_path)
     write_xquad(tmp_path)
-    prompts = {"query": "query : ", "document": "document : ", "STS": "the "}
-    config = Settings(max_length=32, normalize=False, prompts=prompts, similarity=similarity)
+    config = Settings("mean", False, 32, prompts, default, similarity)
     encoder = tiny_encoder(config=config)
     encoder.save(tmp_path / "model")
     tasks = load_tasks(["STSBenchmark", "XQuADRetrieval"], str(tmp_path))

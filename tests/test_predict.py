@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from lightning_app.finished import finished_model, publish
-from lightning_app.predict import default_prompt, predict, read_texts
+from lightning_app.predict import predict, read_texts
 from modules import TextEncoder, UserError
 from tests.tiny_encoder import Settings, tiny_encoder
 
@@ -27,8 +27,23 @@ def test_the_default_prompt_goes_before_every_text(
         predict(TextEncoder.load(tmp_path / "m"), texts, out)
     expected = torch.tensor(SentenceTransformer(str(tmp_path / "m"), device="cpu").encode(texts))
     assert torch.allclose(load_file(out)["embeddings"], expected, atol=1e-5) and len(texts) == 2
-    assert ("the model's default prompt, 'query : '" in caplog.text) == (default is not None)
-    assert default_prompt(Settings(prompts=PROMPTS, default_prompt_name="absent")) == ""
+    assert ("before every text: 'query : '" in caplog.text) == (default is not None)
+
+
+def test_a_prompt_is_named_or_given(tmp_path: Path) -> None:
+    tiny_encoder(config=Settings(max_length=32, prompts=PROMPTS, default_prompt_name="query")).save(tmp_path / "m")
+    theirs, ours = SentenceTransformer(str(tmp_path / "m"), device="cpu"), TextEncoder.load(tmp_path / "m")
+    out = tmp_path / "out.safetensors"
+    for given in ({"prompt_name": "passage"}, {"prompt_name": "document"}, {"prompt": "the "}, {"prompt": ""}):
+        predict(ours, ["a cat"], str(out), **given)
+        expected = torch.tensor(theirs.encode(["a cat"], **given))
+        torch.testing.assert_close(load_file(out)["embeddings"], expected, atol=1e-5, rtol=0)
+    with pytest.raises(
+        UserError, match="--prompt_name: the model has no prompt 'passages'; it has query, document, pa"
+    ):
+        predict(ours, ["a cat"], str(out), prompt_name="passages")
+    with pytest.raises(UserError, match="--prompt and --prompt_name are both given"):
+        predict(ours, ["a cat"], str(out), prompt="x", prompt_name="query")
 
 
 def test_an_empty_line_is_named(tmp_path: Path) -> None:

@@ -3,15 +3,17 @@ from pathlib import Path
 
 from datamodules import DataSource, load_tasks
 from lightning_app.report import rows_table
+from modules.encoding.prompts import SidePrompts
 
 
 def test_every_row_of_a_source_is_accounted_for(tmp_path: Path) -> None:
     """At both ends: what was drawn away while reading, what the split leaves out, and parts that are reduced."""
     rows = [{"anchor": f"q{row // 3}", "positive": f"p{row}", "score": row % 4, "id": row} for row in range(200)]
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    source = DataSource(str(tmp_path / "x.jsonl"), limit=120, min_score=1)
+    source = DataSource(str(tmp_path / "x.jsonl"), limit=120, min_score=1, prompts={"anchor": "q: "})
     (split,) = load_tasks([source], probe_size=60, validation_size=10).values()
-    table, notes = rows_table([split]).split("\n\n")
+    of_base: SidePrompts = {"query": "of the base", "document": "d: ", "text": ""}
+    table, notes = rows_table([split], of_base).split("\n\n")
     header, _, line = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines())
     assert header == ["data set", "read", "expert", "probe", "validation", "left out", "why"]
     name, read, expert, probe, validation, left_out, why = line
@@ -20,6 +22,7 @@ def test_every_row_of_a_source_is_accounted_for(tmp_path: Path) -> None:
     reasons = {reason: int(rows) for reason, rows in (part.split(": ") for part in why.split(", "))}
     assert (reasons["below min_score"], reasons["limit"], sum(reasons.values())) == (50, 30, int(left_out))
     assert notes.splitlines() == [
+        "- x: query 'q: ', document 'd: '",
         "- x: columns that are not used: id",
         "- x: 60 probe and 10 validation rows are wanted, and at most a third of 120 is held out",
     ]

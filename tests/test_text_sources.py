@@ -87,7 +87,7 @@ def test_a_list_of_positives_is_a_row_for_each(tmp_path: Path) -> None:
     assert task.places == [1, 1, 2]
     assert task.notes == ["2 rows with lists of positives are 3 pairs"]
     plural = write(tmp_path / "y.jsonl", {"anchor": "a", "positives": ["b", "c"], "negatives": ["n"]})
-    assert load_task(DataSource(plural, prompts={"negative": "p: "})).prompted(2, [0, 1]) == ["p: n"] * 2
+    assert load_task(DataSource(plural, prompts={"negative": "p: "})).prompts == [None, None, "p: "]
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_rows_know_their_places_and_what_is_left_out_is_counted(tmp_path: Path) 
 def test_prompts_of_negatives_are_those_of_the_positive(tmp_path: Path) -> None:
     source = write(tmp_path / "x.jsonl", PAIR | {"negative": "n"})
     task = load_task(DataSource(source, prompts={"anchor": "query: ", "positive": "passage: "}))
-    assert [task.prompted(column, [0]) for column in range(3)] == [["query: a"], ["passage: b"], ["passage: n"]]
+    assert task.prompts == ["query: ", "passage: ", "passage: "]
 
 
 def test_limit_and_min_score(tmp_path: Path) -> None:

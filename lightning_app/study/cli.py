@@ -15,6 +15,7 @@ from lightning_app.merge_cli import MergeCLI
 from lightning_app.parser import instantiate
 from lightning_app.recipe_settings import read_settings
 from lightning_app.report import rows_table
+from lightning_app.rows_table import prompts_of
 from lightning_app.run_lock import locked
 from lightning_app.stages import StageGraph, is_main_process
 from lightning_app.study.dry_run import plan_table, time_per_text, with_inputs
@@ -80,7 +81,7 @@ class StudyCLI(MergeCLI):
         stages = with_inputs(study.known_stages())
         for line in [*trainers.remarks(MAIN), *study.pipeline.remarks()]:
             rank_zero_info(line)
-        rank_zero_info(f"\n{rows_table(list(study.pipeline.data.tasks.values()))}\n")
+        rank_zero_info(f"\n{rows_table(list(study.pipeline.data.tasks.values()), prompts_of(section.model.base))}\n")
         if section.dry_run:
             if is_main_process():
                 rate = time_per_text(section.model.base, self.loading, study.pipeline.data, trainers.device)

@@ -111,7 +111,7 @@ def geometry_stage(name: str, start: Model, models: Sequence[Model], graph: Stag
             base = start.folder(graph)
             folders = {str(i): model.folder(graph) for i, model in enumerate(models)}
             # Whose prompts a merge would have changes no task vector.
-            settings_of = None if is_plain(base) else "base"
+            settings_of = next(iter(folders)) if is_plain(base) else "base"
             vectors = load_task_vectors(loading.load(base), folders, settings_of, **loading.options(base))
             gram = gram_matrices(vectors, dict.fromkeys(vectors, "model"))[0]
             write_json(folder / GRAM, gram.tolist())

@@ -9,7 +9,7 @@ from callbacks.task_cap import full_name
 from lightning_app.evaluate import Scorer, read_scores
 from lightning_app.merge_stages import POSITION
 from lightning_app.report import read_ending
-from lightning_app.rows_table import HEADER, rows_cells, rows_notes
+from lightning_app.rows_table import HEADER, prompts_of, rows_cells, rows_notes
 from lightning_app.study.cost import Cost, cost_of
 from lightning_app.study.looks import read_path
 from lightning_app.study.significance import Difference, Significance, read_row, significance
@@ -108,7 +108,8 @@ class StudyTables:
     def rows(self) -> Table:
         """What becomes of the rows of each data set."""
         data = list(self.study.pipeline.data.tasks.values())
-        return Table("Rows of each data set", HEADER, list(map(rows_cells, data)), notes=rows_notes(data))
+        notes = rows_notes(data, prompts_of(self.study.pipeline.settings.base))
+        return Table("Rows of each data set", HEADER, list(map(rows_cells, data)), notes=notes)
 
     def final(self) -> Table:
         """The base and the best of each kind on whole tasks."""

@@ -19,7 +19,7 @@ def embed_by_length(encoder: Callable[[Features], Tensor], features: Features) -
 
     Args:
         encoder: maps features to ``[batch, dim]``, each row by itself.
-        features: ``input_ids`` and ``attention_mask``, ``[batch, length]``, padded on the right.
+        features: of texts that are padded on the right.
 
     Returns:
         ``[batch, dim]``, in the order of the batch.
@@ -27,12 +27,14 @@ def embed_by_length(encoder: Callable[[Features], Tensor], features: Features) -
     parts = parts_by_length(features)
     if len(parts) == 1:
         return encoder(features)
-    embeddings = [encoder(_part(features, rows, length)) for rows, length in parts]
+    embeddings = [encoder(part_of(features, rows, slice(length))) for rows, length in parts]
     return torch.cat(embeddings)[torch.cat([rows for rows, _ in parts]).argsort()]
 
 
-def _part(features: Features, rows: Tensor, length: int) -> Features:
-    return {name: value[rows, :length] if value.ndim > 1 else value[rows] for name, value in features.items()}
+def part_of(features: Features, rows: Tensor | slice, tokens: Tensor | slice) -> Features:
+    """Return some rows of a batch, with some of their tokens."""
+    # What has one number per row, as the lengths of prompts, has no tokens to choose from.
+    return {name: value[rows] if value.ndim == 1 else value[rows, tokens] for name, value in features.items()}
 
 
 def parts_by_length(features: Features) -> list[tuple[Tensor, int]]:

@@ -16,6 +16,7 @@ from torch.func import functional_call
 from tqdm.auto import tqdm
 
 from modules.checkpoints.identity import weights_identity
+from modules.encoding.by_length import part_of
 from modules.encoding.features import Features
 from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
@@ -75,7 +76,7 @@ def _row_gradients(encoder: TextEncoder, weights: dict[str, Tensor], batch: Task
 def _one_row(features: Features, row: int) -> Features:
     """Return one text without the padding that its batch gave it."""
     tokens = features["attention_mask"][row].bool()
-    return {key: value[row : row + 1, tokens] for key, value in features.items()}
+    return part_of(features, slice(row, row + 1), tokens)
 
 
 @torch.no_grad()
