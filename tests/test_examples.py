@@ -36,7 +36,7 @@ def contents(folder: Path) -> dict[str, str]:
 class Forbidden(TextEncoder):
     """Has nothing to encode."""
 
-    def encode(self, texts: Any, **options: Any) -> torch.Tensor:
+    def encode(self, texts: Any, prompt: str = "", **options: Any) -> torch.Tensor:
         """Fail."""
         raise AssertionError(f"{len(texts)} texts are encoded again")
 

@@ -20,7 +20,7 @@ from modules.checkpoints.tensor_hashes import hash_tensors
 from modules.on_disk.merge import merge_files
 from modules.on_disk.plan import Plan
 from tests.tiny_checkpoints import edit_json, read_weights, save_models, write_weights
-from tests.tiny_encoder import tiny_encoder
+from tests.tiny_encoder import tiny_encoder, tiny_tokenizer
 
 POOLING = {"word_embedding_dimension": 16, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
 
@@ -206,7 +206,7 @@ def test_an_old_layout_has_the_identity_of_the_new_one(model: Path) -> None:
 
 def test_a_folder_without_a_config(tmp_path: Path) -> None:
     """A static embedding."""
-    tiny_encoder().tokenizer.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
     write_weights(tmp_path, {"embedding.weight": torch.ones(4, 2)})
     module = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.StaticEmbedding"}
     (tmp_path / "modules.json").write_text(json.dumps([module]))

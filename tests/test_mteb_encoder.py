@@ -23,10 +23,10 @@ TEXTS = ["a red cat", "the dog runs", "a red cat", "the sky is blue", "a cat", "
 class Recorder(TextEncoder):
     """A TextEncoder that keeps what it was asked to encode."""
 
-    def encode(self, texts: Any, **options: Any) -> Tensor:
+    def encode(self, texts: Any, prompt: str = "", **options: Any) -> Tensor:
         """Encode as ever."""
         self.seen = [*getattr(self, "seen", []), *texts]
-        return super().encode(texts, **options)
+        return super().encode(texts, prompt, **options)
 
 
 def recorder(config: Settings | None = None) -> Recorder:

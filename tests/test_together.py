@@ -21,7 +21,7 @@ from tests.tiny_mirror import write_sts
 class Failing(TextEncoder):
     """Runs out of memory."""
 
-    def encode(self, texts: object, **options: object) -> Tensor:
+    def encode(self, texts: object, prompt: str = "", **options: object) -> Tensor:
         """Encode nothing."""
         raise MemoryError("too little")
 
