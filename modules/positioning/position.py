@@ -125,7 +125,7 @@ class _Tie(torch.autograd.Function):
         return c.clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         raw_a, raw_scale = ctx.raw
         per_number = (gradient[:, :, None] * ctx.derivative).sum(1)

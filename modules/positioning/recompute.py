@@ -20,15 +20,16 @@ def checkpointed_in_evaluation(layers: Sequence[GradientCheckpointingLayer]) -> 
 
     transformers checkpoints in training mode only, which a layer is in here until it runs.
     """
-    active = [(layer, layer._gradient_checkpointing_func) for layer in layers if layer.gradient_checkpointing]
+    name = "_gradient_checkpointing_func"
+    active = [(layer, getattr(layer, name)) for layer in layers if layer.gradient_checkpointing]
     for layer, checkpoint in active:
-        layer._gradient_checkpointing_func = partial(_checkpoint, layer, checkpoint)
+        setattr(layer, name, partial(_checkpoint, layer, checkpoint))
         layer.training = True
     try:
         yield
     finally:
         for layer, checkpoint in active:
-            layer._gradient_checkpointing_func = checkpoint
+            setattr(layer, name, checkpoint)
             layer.training = False
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import cast
 
 from torch import Tensor, nn
 from torch.autograd import Variable
@@ -25,7 +26,7 @@ class StandIn:
 
     def __init__(self, module: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
         self._own: Mapping[str, Tensor] = parameters
-        self._present = self._own
+        self._present: Mapping[str, Tensor] = parameters
         names = {id(parameter): name for name, parameter in parameters.items()}
         self._places = [
             (owner, leaf, names[id(parameter)])
@@ -62,4 +63,5 @@ class StandIn:
 
     def _put(self) -> None:
         for owner, leaf, name in self._places:
-            owner._parameters[leaf] = self._present[name]  # as functional_call does: setattr wants a Parameter
+            # As functional_call does, because setattr takes nothing but a Parameter.
+            cast(dict[str, Tensor], owner._parameters)[leaf] = self._present[name]
