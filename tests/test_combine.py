@@ -1,10 +1,14 @@
 """The merging kernel and its gradient."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from modules.merging import combine as kernel
 from modules.merging.combine import attach_coefficients, combine
 
 
@@ -77,6 +81,52 @@ def test_autocast_does_not_reach_the_kernel(weighted: bool) -> None:
     expected = gradient()
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(gradient(), expected)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_gradient_is_the_same_in_parts(weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, slope, c = random(3, 6, 7), random(7, 6).T, random(3).requires_grad_()
+    importance = importances(3, 6, 7) if weighted else None
+    merged = combine(random(6, 7), vectors, c, importance)
+    gradients = []
+    for entries in (1000, 5):
+        monkeypatch.setattr(kernel, "CHUNK", entries)
+        attached = attach_coefficients(c, merged, vectors, importance)
+        gradients.append(torch.autograd.grad((attached * slope).sum(), c)[0])
+    assert torch.allclose(*gradients, rtol=1e-12)
+
+
+class LargestFloat32(TorchDispatchMode):
+    """Sees how many entries the largest float32 tensor has that an operation gives."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and out.dtype == torch.float32:
+            self.entries = max(self.entries, out.numel())
+        return out
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_half_precision_is_not_raised_whole_in_backward(weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "CHUNK", 10)
+    vectors, c = random(2, 50, 4).bfloat16(), torch.ones(2, requires_grad=True)
+    importance = vectors.abs() if weighted else None
+    merged = combine(torch.zeros(50, 4, dtype=torch.bfloat16), vectors, c, importance)
+    total = attach_coefficients(c, merged, vectors, importance).sum()
+    with LargestFloat32() as largest:
+        total.backward()
+    assert 0 < largest.entries <= 2 * 10
+
+
+def test_attached_coefficients_are_used_in_many_backward_passes() -> None:
+    vectors, c = random(2, 5), random(2).requires_grad_()
+    attached = attach_coefficients(c, combine(random(5), vectors, c), vectors)
+    (attached.sum() + attached[1]).backward()
+    attached[0].backward()
+    assert c.grad is not None
+    assert torch.allclose(c.grad, vectors.sum(1) + vectors[:, 0] + vectors[:, 1])
 
 
 def test_attaching_does_not_copy() -> None:

@@ -16,13 +16,17 @@ import torch.distributed as dist
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from callbacks import CostMeter, GradientConflict
 from datamodules import ProbeDataModule, SplitTask, TaskData, TaskDataModule, load_tasks
-from modules import Adam, ContrastiveModule, Expert, MergeModule, UserError
+from modules import Adam, ContrastiveModule, Expert, MergeModule, SphericalMean, TextEncoder, UserError
 from modules.losses.task_batch import LossConfig, TaskBatch
 from modules.losses.task_loss import task_loss
+from modules.positioning.experts import merged_encoder
+from modules.positioning.merged_encoder import MergedEncoder
+from modules.positioning.task_vectors import load_task_vectors
 from tests.conftest import Project
 from tests.processes import in_two_processes
 from tests.tiny_checkpoints import edit_json
@@ -256,6 +260,61 @@ def test_a_position_on_two_processes_is_that_of_accumulated_batches(project: Pro
     assert set(two["payloads"]) == {3}  # N + 1 numbers for N = 2
     assert two["broadcast"] == [3]  # once, at the start, and nothing frozen
     assert max(two["others"]) <= 4
+
+
+class TwoPasses(nn.Module):
+    """A loss of two forward passes, as of the two columns of a batch."""
+
+    def __init__(self, encoder: MergedEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, texts: list[str]) -> torch.Tensor:
+        anchors, positives = (self.encoder(self.encoder.tokenize(part)) for part in (texts, texts[::-1]))
+        return (anchors @ positives.T).exp().mean()
+
+
+def layers_of(folder: str) -> TwoPasses:
+    """A position with numbers of its own in each layer, whose layers are checkpointed."""
+    base, experts = TextEncoder.load(f"{folder}/base"), {name: f"{folder}/{name}" for name in ("qa", "sts")}
+    encoder = merged_encoder(base, load_task_vectors(base, experts), experts, SphericalMean(), "layer")
+    encoder.base.backbone.gradient_checkpointing_enable()
+    return TwoPasses(encoder)
+
+
+def accumulate(rank: int, port: int, folder: str) -> None:
+    """Two steps of two micro-batches each, of which only the second is reduced."""
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    model = layers_of(folder)
+    parallel = DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(model.encoder.position.parameters(), lr=0.5)
+    for _ in range(2):
+        optimizer.zero_grad()
+        with parallel.no_sync():
+            parallel(WORDS[rank : rank + 3]).backward()
+        parallel(WORDS[rank + 5 : rank + 9]).backward()
+        optimizer.step()
+    torch.save(model.encoder.position.state_dict(), f"{folder}/numbers-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_gradients_that_data_parallel_training_accumulates_are_those_of_one_process(experts: Project) -> None:
+    folder = experts.folder
+    in_two_processes(accumulate, free_port(), str(folder))
+    first, second = (torch.load(folder / f"numbers-{rank}.pt", weights_only=True) for rank in range(2))
+    model = layers_of(str(folder))
+    start = {name: value.clone() for name, value in model.encoder.position.state_dict().items()}
+    optimizer = torch.optim.SGD(model.encoder.position.parameters(), lr=0.5)
+    for _ in range(2):
+        optimizer.zero_grad()
+        for rank in range(2):
+            (model(WORDS[rank : rank + 3]) / 2).backward()
+            (model(WORDS[rank + 5 : rank + 9]) / 2).backward()
+        optimizer.step()
+    for name, value in model.encoder.position.state_dict().items():
+        assert torch.equal(first[name], second[name])
+        assert torch.allclose(first[name], value, atol=1e-5), name
+        assert (value - start[name]).abs().amax() > 1e-3
 
 
 def meet_nan(rank: int, port: int, folder: str) -> None:

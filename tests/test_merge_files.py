@@ -209,7 +209,7 @@ def test_a_merge_has_the_bits_of_the_route_in_memory(
     order = [list(experts).index(name) for name in method.order or experts]
     labels = list(dict.fromkeys(groups.values()))
     a = torch.tensor(A, dtype=torch.float64)
-    c = {k: 1.1 * merge_coefficients(method, a, g, order) for k, g in zip(labels, grams, strict=True)}
+    c = dict(zip(labels, 1.1 * merge_coefficients(method, a.expand(len(labels), -1), grams, order), strict=True))
     for name, weight in encoder.backbone.named_parameters():
         expected = weight
         if name in prepared:

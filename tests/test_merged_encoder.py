@@ -1,6 +1,7 @@
 """An encoder at a learnable position: what trains, what stays, what is written."""
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,15 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from torch.func import functional_call
-from transformers import BertModel
+from transformers import BartConfig, BertModel
+from transformers.models.bart.modeling_bart import BartEncoder
 
 from modules import Slerp, TextEncoder
 from modules.merging.base import Prepared
 from modules.merging.granularity import groups_of
 from modules.positioning.merged_encoder import MergedEncoder
 from modules.positioning.position import Position
+from modules.positioning.recompute import checkpointed_in_evaluation, checkpointing_layers
 from modules.positioning.task_vectors import gram_matrices, load_task_vectors
 from tests.test_merging import SPAN, obvious_slerp
 from tests.tiny_encoder import Settings, loaded, tiny_decoder, tiny_encoder, tiny_tokenizer
@@ -138,6 +141,112 @@ def test_merged_weights_follow_the_coefficients_and_the_precision(tmp_path: Path
     assert torch.allclose(encoder.encode(TEXTS), first, atol=1e-6)
     encoder.bfloat16()
     assert encoder(encoder.tokenize(TEXTS)).dtype == torch.bfloat16
+
+
+def probe(encoder: MergedEncoder, texts: Sequence[str]) -> Tensor:
+    """A loss of two forward passes."""
+    anchors, positives = encoder(encoder.tokenize(texts)), encoder(encoder.tokenize(texts[::-1]))
+    return (anchors @ positives.T).exp().sum()
+
+
+def gradient_of(encoder: MergedEncoder) -> Tensor:
+    """That of the position, and forget it."""
+    gradient = torch.cat([p.grad.flatten() for p in encoder.position.parameters() if p.grad is not None])
+    encoder.zero_grad()
+    return gradient
+
+
+@pytest.mark.parametrize("name", ["slerp", "arithmetic"])
+def test_gradients_of_a_step_add_up_however_they_are_taken(tmp_path: Path, name: str) -> None:
+    encoder = merged(tmp_path, name=name)
+    parts = TEXTS[:2], TEXTS[1:]
+    for step in range(2):
+        set_position(encoder, [1.0 + step, 0.7], 0.9)
+        sum(probe(encoder, texts) for texts in parts).backward()  # type: ignore[union-attr]
+        together = gradient_of(encoder)
+        for texts in parts:
+            probe(encoder, texts).backward()
+        assert torch.allclose(gradient_of(encoder), together, rtol=1e-5)
+        numbers = [p for p in encoder.position.parameters() if p.requires_grad]
+        by_hand = [torch.autograd.grad(probe(encoder, texts), numbers) for texts in parts]
+        added = [torch.cat([gradient.flatten() for gradient in each]) for each in by_hand]
+        assert torch.allclose(added[0] + added[1], together, rtol=1e-5)
+        copied = copy.deepcopy(encoder)  # has nothing worked out, and goes its own way
+        sum(probe(copied, texts) for texts in parts).backward()  # type: ignore[union-attr]
+        assert torch.allclose(gradient_of(copied), together, rtol=1e-5)
+        assert all(p.grad is None for p in encoder.parameters())
+
+
+def test_equal_coefficients_of_other_numbers_have_other_gradients(tmp_path: Path) -> None:
+    encoder = merged(tmp_path, name="average")
+    position = encoder.position = Position(encoder.position.method, encoder.position.grams, signed=True)
+    gradients = []
+    for a in ([1.0, 3.0], [2.0, 6.0]):
+        position.stand_at(torch.tensor(a, dtype=torch.float64))
+        probe(encoder, TEXTS).backward()
+        assert position.raw_a.grad is not None
+        gradients.append(position.raw_a.grad.clone())
+        encoder.zero_grad()
+    assert torch.allclose(gradients[0], 2 * gradients[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("make", [tiny_encoder, tiny_decoder])
+def test_gradient_checkpointing_leaves_the_gradient_as_it_is(
+    tmp_path: Path, make: Callable[[], TextEncoder], reentrant: bool
+) -> None:
+    encoder = merged(tmp_path, make)
+    probe(encoder, TEXTS).backward()
+    expected = gradient_of(encoder)
+    runs: list[bool] = []
+    attention = next(m for m in encoder.base.modules() if type(m).__name__.endswith("Attention"))
+    attention.register_forward_hook(lambda module, *_: runs.append(module.training))
+    encoder.base.backbone.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    encoder.train()
+    loss = probe(encoder, TEXTS)
+    base = encoder.base.encode(TEXTS)
+    loss.backward()
+    assert torch.allclose(gradient_of(encoder), expected, rtol=1e-5)
+    assert runs == [False] * 5  # two forward passes, that of the base, and the two again
+    assert torch.equal(encoder.base.encode(TEXTS), base)
+    assert torch.equal(base, TextEncoder.load(tmp_path / "start").encode(TEXTS))
+    if not reentrant:  # with which torch refuses this way
+        numbers = list(encoder.position.parameters())
+        gradients = torch.autograd.grad(probe(encoder, TEXTS), numbers)
+        assert torch.allclose(torch.cat([gradient.flatten() for gradient in gradients]), expected, rtol=1e-5)
+
+
+def dropping_bart() -> TextEncoder:
+    """Layers of this family drop out by themselves, without a module for it."""
+    shape = {"d_model": 16, "encoder_layers": 2, "encoder_ffn_dim": 32, "encoder_attention_heads": 2}
+    torch.manual_seed(0)
+    config = BartConfig(vocab_size=18, dropout=0.5, activation_dropout=0.5, pad_token_id=0, **shape)
+    encoder = tiny_encoder()
+    encoder.pipeline[0].model = BartEncoder(config)
+    return encoder
+
+
+def test_a_layer_that_is_checkpointed_has_no_dropout() -> None:
+    encoder = dropping_bart().eval()
+    expected = encoder(encoder.tokenize(TEXTS))
+    encoder.backbone.gradient_checkpointing_enable()
+    layers = checkpointing_layers(encoder)
+    assert len(layers) == 2
+    with checkpointed_in_evaluation(layers):
+        assert torch.equal(encoder(encoder.tokenize(TEXTS)), expected)
+    assert not any(module.training for module in encoder.modules())
+
+
+def test_saved_weights_are_those_of_the_forward_pass(tmp_path: Path) -> None:
+    encoder = merged(tmp_path)
+    set_position(encoder, [0.5, 2.0], 0.8)
+    encoder.encode(TEXTS)
+    kept = encoder._merge(encoder._coefficients())
+    encoder.save(str(tmp_path / "merged"))
+    assert encoder._merge(encoder._coefficients()) is kept
+    saved = TextEncoder.load(tmp_path / "merged").weights()
+    assert kept.keys() | encoder.tables == set(encoder.names)
+    assert all(torch.equal(saved[name], weight) for name, weight in kept.items())
 
 
 def test_weights_are_merged_once_a_position(tmp_path: Path) -> None:

@@ -484,6 +484,96 @@ def test_each_group_is_merged_like_a_model_of_its_own(name: str) -> None:
         assert closeness(c.numpy() @ vectors, expected) < 1e-6
 
 
+def groups_of_all_kinds() -> Tensor:
+    """Gram matrices of three task vectors each: ``[G, 3, 3]``."""
+    ordinary = [make(3, seed) for make in (flat_vectors, related_vectors) for seed in range(3)]
+    return torch.stack([gram_of(vectors) for vectors in [*ordinary, *degenerate().values()]])
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("name", SPAN)
+def test_groups_taken_together_are_groups_one_by_one(name: str, signed: bool) -> None:
+    method, grams = SPAN[name][0], groups_of_all_kinds()
+    position = Position(method, grams, order=[2, 0, 1], signed=signed)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        position.raw_a.copy_(torch.randn(position.raw_a.shape, generator=generator))
+        position.raw_scale.copy_(torch.randn(len(grams), generator=generator))
+    place = position._here()
+    derivative = position._derivative(place.raw)
+
+    def alone(raw: Tensor, gram: Tensor) -> Tensor:
+        a = raw[:-1] if signed else torch.nn.functional.softplus(raw[:-1])
+        scale = torch.nn.functional.softplus(raw[-1]) if method.has_scale else 1.0
+        return scale * merge_coefficients(method, a, gram, [2, 0, 1])
+
+    for raw, gram, c, slope in zip(place.raw, grams, place.c, derivative, strict=True):
+        expected = torch.autograd.functional.jacobian(lambda x, gram=gram: alone(x, gram), raw)
+        assert torch.allclose(c, alone(raw, gram), rtol=1e-12, atol=1e-12)
+        assert torch.allclose(slope, expected, rtol=1e-12, atol=1e-12 * float(expected.abs().max()))
+
+
+def test_a_group_that_is_not_finite_leaves_the_others_alone() -> None:
+    for method in methods().values():
+        grams = groups_of_all_kinds()[:3]
+        expected = method.coefficients(torch.ones(3, 3).double(), grams)
+        grams[1, 0, 0] = math.nan
+        a = torch.ones(3, 3, dtype=torch.float64, requires_grad=True)
+        c = method.coefficients(a, grams)
+        (gradient,) = torch.autograd.grad(c[[0, 2]].square().sum(), a)
+        assert c[1].isnan().all()
+        assert torch.allclose(c[[0, 2]], expected[[0, 2]], rtol=1e-12)
+        assert gradient.isfinite().all()
+
+
+def test_one_group_of_zeros_is_refused() -> None:
+    a = torch.tensor([[1.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    with pytest.raises(UserError, match="are all 0 and name no direction"):
+        Slerp().coefficients(a, torch.stack([gram_of(flat_vectors(2))] * 2))
+
+
+@pytest.mark.parametrize("name", SPAN)
+def test_both_routes_have_the_bits_of_one_in_every_group(name: str) -> None:
+    method, grams, a = SPAN[name][0], groups_of_all_kinds(), [0.5, 1.25, 2.0]
+    position = Position(method, grams, signed=True)
+    position.stand_at(torch.tensor(a, dtype=torch.float64))
+    plan = Plan("base", dict.fromkeys("abc", "folder"), method, a)
+    scale = position.scale[:, None]  # equal raw numbers, which softplus may round otherwise at the end of a vector
+    assert torch.equal(scale * plan.coefficients(grams), position.coefficients())
+
+
+class CountedAverage(Average):
+    """Counts how often its coefficients are worked out."""
+
+    count = 0
+
+    def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
+        self.count += 1
+        return super().positive_coefficients(a, gram)
+
+
+def test_coefficients_are_worked_out_once_per_place() -> None:
+    method = CountedAverage()
+    position = Position(method, gram_of(flat_vectors(2)))
+    for step in range(1, 3):
+        with torch.no_grad():
+            position.raw_a.add_(torch.tensor([[0.1, 0.2]]))
+            position.coefficients()
+        assert method.count == 2 * step - 1  # the coefficients
+        for _ in range(3):
+            position.coefficients()[0, 0].backward()
+        assert method.count == 2 * step  # and their derivative
+
+
+def test_the_derivative_is_that_of_the_place_where_coefficients_are_equal() -> None:
+    position = Position(Average(), gram_of(flat_vectors(2)), signed=True)
+    gradients = []
+    for a in ([1.0, 3.0], [2.0, 6.0]):
+        position.stand_at(torch.tensor(a, dtype=torch.float64))
+        gradients.append(torch.autograd.grad(position.coefficients()[0, 0], position.raw_a)[0])
+    assert torch.allclose(gradients[0], 2 * gradients[1])
+
+
 def test_groups_do_not_see_each_others_gradients() -> None:
     position = Position(Slerp(), torch.stack([gram_of(flat_vectors(3, seed)) for seed in range(2)]))
     position.coefficients()[1].sum().backward()

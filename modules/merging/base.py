@@ -1,6 +1,6 @@
 """What a merge method is.
 
-Shapes: N experts.
+Shapes: N experts; ``...`` any number of groups of tensors, each with coefficients of its own.
 """
 
 from abc import ABC, abstractmethod
@@ -67,40 +67,46 @@ class MergeMethod(ABC):
         """The coefficients of the task vectors, before the scale.
 
         Args:
-            a: ``[N]``, of any sign.
-            gram: ``[N, N]``, ``<V_i, V_j>``.
+            a: ``[..., N]``, of any sign.
+            gram: ``[..., N, N]``, ``<V_i, V_j>``.
 
         Returns:
-            ``[N]``, with the signs of `a`; NaN where an argument is not finite, whatever the method makes of it.
+            ``[..., N]``, with the signs of `a`; NaN in a group where an argument is not finite, whatever the method
+            makes of it.
 
         Raises:
-            UserError: all of `a` are 0 and name no direction.
+            UserError: all of `a` of a group are 0 and name no direction.
         """
         self.refuse_no_direction(a)
-        if not (a.isfinite().all() and gram.isfinite().all()):
-            return a * torch.nan
+        finite = a.isfinite().all(-1, keepdim=True) & gram.isfinite().all(-1).all(-1, keepdim=True)
+        # Harmless numbers stand in for what is not finite: an iteration or a solver might not come back from NaN.
+        a, gram = a.where(finite, 1.0), gram.where(finite[..., None], 1.0)
         sign = torch.where(a.detach() < 0, -1.0, 1.0).to(a)
-        return sign * self.positive_coefficients(sign * a, torch.outer(sign, sign) * gram)
+        c = sign * self.positive_coefficients(sign * a, outer(sign, sign) * gram)
+        return c.masked_fill(~finite, torch.nan)
 
     @abstractmethod
     def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
         """The coefficients of task vectors none of which is subtracted, before the scale.
 
         Args:
-            a: ``[N]``, not negative, and not all 0 for a method that has a scale.
-            gram: ``[N, N]``, ``<V_i, V_j>``.
+            a: ``[..., N]``, not negative, and not all 0 for a method that has a scale.
+            gram: ``[..., N, N]``, ``<V_i, V_j>``.
 
         Returns:
-            ``[N]``, not negative.
+            ``[..., N]``, not negative.
         """
 
     def refuse_no_direction(self, a: Tensor) -> None:
         """Refuse all zeros, unless they are factors of the task vectors.
 
+        Args:
+            a: ``[..., N]``.
+
         Raises:
-            UserError: they name no direction.
+            UserError: those of a group name no direction.
         """
-        if self.has_scale and not a.any():
+        if self.has_scale and not a.any(-1).all():
             raise UserError(
                 f"the coefficients of {type(self).__name__} are all 0 and name no direction; "
                 "give one that is not, or scale 0 for the base"
@@ -133,20 +139,33 @@ class MergeMethod(ABC):
         return lambda name, vectors: Prepared(vectors)
 
 
+def outer(u: Tensor, v: Tensor) -> Tensor:
+    """``u_i v_j``: ``[..., N, N]`` from two ``[..., N]``."""
+    return u[..., :, None] * v[..., None, :]
+
+
+def times(gram: Tensor, c: Tensor) -> Tensor:
+    """The dot products of every task vector with ``sum_j c_j V_j``: ``[..., N]`` from ``[..., N, N]`` and ``[..., N]``.
+
+    Multiplied out: for a handful of numbers that is faster than a batched matrix product.
+    """
+    return (gram * c[..., None, :]).sum(-1)
+
+
 def normalised(a: Tensor) -> Tensor:
-    """``a_i / sum(a)``: ``[N]``."""
-    return a / a.sum()
+    """``a_i / sum(a)``: ``[..., N]``."""
+    return a / a.sum(-1, keepdim=True)
 
 
 def weights_of_directions(a: Tensor, norms: Tensor) -> Tensor:
     """The same for the directions of the task vectors: zero vectors have none, and count only where nothing else does.
 
     Args:
-        a: ``[N]``.
-        norms: ``[N]``, lengths of the task vectors.
+        a: ``[..., N]``.
+        norms: ``[..., N]``, lengths of the task vectors.
     """
     directed = torch.where(norms > 0, a, 0.0)
-    return normalised(directed if directed.any() else a)
+    return normalised(torch.where(directed.any(-1, keepdim=True), directed, a))
 
 
 def check_fraction(value: float, key: str) -> None:

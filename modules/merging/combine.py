@@ -9,12 +9,16 @@ importances the second is the first. Entries of no importance in any expert take
 Shapes: N experts.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from modules.full_precision import float32_or_better, without_autocast
+
+CHUNK = 1 << 20
+"""Entries of each task vector that a backward pass looks at together: half precision is raised so many at a time."""
 
 
 def combine(base: Tensor, vectors: Tensor, coefficients: Tensor, importance: Tensor | None = None) -> Tensor:
@@ -57,21 +61,34 @@ def _weighted_mean(vectors: Tensor, c: Tensor, importance: Tensor) -> tuple[Tens
 
 
 class _AttachCoefficients(torch.autograd.Function):
+    """Its tensors are not saved ones, which the first backward pass would free: all those of a step go through it."""
+
     @staticmethod
     def forward(ctx: Any, coefficients: Tensor, merged: Tensor, vectors: Tensor, importance: Tensor | None) -> Tensor:
-        ctx.save_for_backward(coefficients, vectors, importance)
+        ctx.coefficients, ctx.vectors, ctx.importance = coefficients.detach(), vectors, importance
         return merged.view_as(merged)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        coefficients, vectors, importance = ctx.saved_tensors
-        gradient = gradients[0].to(float32_or_better(vectors[:0]))
-        with without_autocast(gradient):  # a search may take gradients in the autocast of its training step
-            if importance is None:
-                dots = vectors.flatten(1).to(gradient) @ gradient.flatten()
-            else:
-                dots = _weighted_mean_dots(vectors, coefficients.to(gradient), importance, gradient)
-        return dots.to(coefficients), None, None, None
+        exact = float32_or_better(ctx.vectors[:0])
+        c = ctx.coefficients.to(exact)
+        dots = torch.zeros_like(c)
+        with without_autocast(exact):  # a search may take gradients in the autocast of its training step
+            for part, slope, entries in _chunks(ctx.vectors, gradients[0], ctx.importance):
+                if entries is None:
+                    dots += part.to(exact) @ slope.to(exact)
+                else:
+                    dots += _weighted_mean_dots(part, c, entries, slope.to(exact))
+        return dots.to(ctx.coefficients), None, None, None
+
+
+def _chunks(
+    vectors: Tensor, gradient: Tensor, importance: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """The entries of a tensor in parts: ``[N, entries]``, ``[entries]`` and ``[N, entries]`` or None."""
+    parts, slopes = vectors.flatten(1).split(CHUNK, 1), gradient.flatten().split(CHUNK)
+    entries = [None] * len(parts) if importance is None else importance.flatten(1).split(CHUNK, 1)
+    return zip(parts, slopes, entries, strict=True)
 
 
 def _weighted_mean_dots(vectors: Tensor, c: Tensor, importance: Tensor, gradient: Tensor) -> Tensor:
@@ -94,9 +111,9 @@ def attach_coefficients(
 ) -> Tensor:
     """Tie an already merged tensor to its coefficients in the autograd graph.
 
-    Without importances the gradient of coefficient i is the dot product ``<dL/dtheta, V_i>``. The gradient of a tensor
-    is reduced to N numbers as soon as it is there, and let go. Merging once per optimiser step and attaching once per
-    forward pass is what makes a position cheap to train.
+    Without importances the gradient of coefficient i is the dot product ``<dL/dtheta, V_i>``, accumulated in float32 or
+    better. Merging and attaching once per optimiser step is what makes a position cheap to train: what is attached can
+    be used in any number of forward and backward passes, each of which reduces the tensor's gradient to N numbers once.
 
     Args:
         coefficients: ``[N]``, those that `merged` was made with.

@@ -22,7 +22,7 @@ class Fisher(MergeMethod):
         self.rows = rows
 
     def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
-        """``a / sum(a)``: ``[N]``."""
+        """``a / sum(a)``: ``[..., N]``."""
         return normalised(a)
 
     def preparation(self, stream: Stream, statistics: Statistics | None = None) -> Preparation:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from modules.merging.base import MergeMethod, weights_of_directions
+from modules.merging.base import MergeMethod, times, weights_of_directions
 
 
 class MultiSlerp(MergeMethod):
@@ -17,12 +17,12 @@ class MultiSlerp(MergeMethod):
     uses_angles = True
 
     def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
-        """The closed form: ``[N]``."""
-        norms = gram.diagonal().sqrt()
+        """The closed form: ``[..., N]``."""
+        norms = gram.diagonal(dim1=-2, dim2=-1).sqrt()
         some = norms > 0
         weights = weights_of_directions(a, norms)
         direction = weights / norms.where(some, 1.0)
-        square = direction @ gram @ direction
+        square = (direction * times(gram, direction)).sum(-1, keepdim=True)
         cancelled = square < 1e-12
         length = square.where(~cancelled, 1.0).sqrt()
-        return torch.where(cancelled, weights, direction * (weights * norms).sum() / length)
+        return torch.where(cancelled, weights, direction * (weights * norms).sum(-1, keepdim=True) / length)

@@ -6,7 +6,7 @@ The angle is taken between task vectors, not between weights: those of fine-tune
 import torch
 from torch import Tensor
 
-from modules.merging.base import MergeMethod
+from modules.merging.base import MergeMethod, times
 
 SMALLEST_SINE = 1e-6
 """Below it two directions count as (anti)parallel, where SLERP is taken to its linear limit."""
@@ -29,42 +29,45 @@ class Slerp(MergeMethod):
         self.order = order
 
     def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
-        """The chain's coefficients in the span: ``[N]``."""
-        unit = torch.eye(len(a), dtype=gram.dtype, device=gram.device)
-        c = unit[0]
-        for k in range(1, len(a)):
-            total = a[:k].mean() + a[k]
-            s = torch.where(total > 0, a[k] / total.where(total > 0, 1.0), 0.5)  # of two that are dropped, either
-            keep, take = slerp_weights(s, cosine(c, unit[k], gram))
+        """The chain's coefficients in the span: ``[..., N]``."""
+        unit = torch.eye(a.shape[-1], dtype=gram.dtype, device=gram.device)
+        c = unit[0].expand_as(a)
+        for k in range(1, a.shape[-1]):
+            total = a[..., :k].mean(-1, keepdim=True) + a[..., k : k + 1]
+            some = total > 0
+            s = torch.where(some, a[..., k : k + 1] / total.where(some, 1.0), 0.5)  # of two that are dropped, either
+            keep, take = slerp_weights(s, cosine_to(k, c, gram))
             c = keep * c + take * unit[k]
         return c
 
 
-def cosine(u: Tensor, v: Tensor, gram: Tensor) -> Tensor:
-    """Cosine of the angle between two vectors given by their coefficients in the span.
+def cosine_to(k: int, c: Tensor, gram: Tensor) -> Tensor:
+    """Cosine of the angle between ``V_k`` and ``sum_i c_i V_i``.
 
     Args:
-        u: ``[N]``.
-        v: ``[N]``.
-        gram: ``[N, N]``.
+        k: an expert.
+        c: ``[..., N]``.
+        gram: ``[..., N, N]``.
 
     Returns:
-        A scalar in [-1, 1]; 1 where one of the vectors is zero, so that the linear limit is taken.
+        ``[..., 1]`` in [-1, 1]; 1 where one of the vectors is zero, so that the linear limit is taken.
     """
-    squares = (u @ gram @ u) * (v @ gram @ v)
+    dots = times(gram, c)
+    squares = (c * dots).sum(-1, keepdim=True) * gram[..., k, k, None]
     zero = squares <= 0
-    return torch.where(zero, torch.ones_like(squares), (u @ gram @ v) / squares.where(~zero, 1.0).sqrt()).clamp(-1, 1)
+    return torch.where(zero, 1.0, dots[..., k : k + 1] / squares.where(~zero, 1.0).sqrt()).clamp(-1, 1)
 
 
 def slerp_weights(s: Tensor, cos: Tensor) -> tuple[Tensor, Tensor]:
     """The weights of U and V in SLERP at ``s``, and their linear limit ``1 - s, s`` where U and V are (anti)parallel.
 
     Args:
-        s: scalar in [0, 1].
-        cos: cosine of the angle between U and V.
+        s: in [0, 1], of any shape.
+        cos: cosine of the angle between U and V, of the same shape.
     """
     parallel = 1 - cos.detach() ** 2 < SMALLEST_SINE**2
     # A harmless angle stands in where the limit is taken: `where` also multiplies the gradient of the branch not taken.
-    alpha = torch.where(parallel, torch.zeros_like(cos), cos).acos()
-    keep, take = ((1 - s) * alpha).sin() / alpha.sin(), (s * alpha).sin() / alpha.sin()
+    alpha = torch.where(parallel, 0.0, cos).acos()
+    sine = alpha.sin()
+    keep, take = ((1 - s) * alpha).sin() / sine, (s * alpha).sin() / sine
     return torch.where(parallel, 1 - s, keep), torch.where(parallel, s, take)

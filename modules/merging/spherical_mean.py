@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from modules.merging.base import MergeMethod, weights_of_directions
+from modules.merging.base import MergeMethod, outer, times, weights_of_directions
 from modules.merging.slerp import SMALLEST_SINE
 
 CONVERGED = 1e-14
@@ -26,44 +26,63 @@ class SphericalMean(MergeMethod):
     uses_angles = True
 
     def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
-        """The weights ``b`` of the directions: ``[N]``."""
-        norms = gram.diagonal().sqrt()
+        """The weights ``b`` of the directions: ``[..., N]``."""
+        norms = gram.diagonal(dim1=-2, dim2=-1).sqrt()
         some = norms > 0
         weights = weights_of_directions(a, norms)
-        cosines = gram / torch.outer(norms, norms).where(torch.outer(some, some), 1.0)
+        cosines = gram / outer(norms, norms).where(outer(some, some), 1.0)
         with torch.no_grad():
-            cos = _fixed_point(weights, cosines)
-        if cos is None:
-            return weights
-        # At the fixed point k = T(k, w) the implicit function theorem gives dk = (1 - dT/dk)^-1 dT/dw. T - k is zero
-        # here, so one Newton step leaves the value as it is and carries this derivative.
-        jacobian = torch.autograd.functional.jacobian(lambda k: _step(k, weights.detach(), cosines), cos)
-        unit = torch.eye(len(a), dtype=gram.dtype, device=gram.device)
-        cos = cos + torch.linalg.lstsq(unit - jacobian, (_step(cos, weights, cosines) - cos)[:, None]).solution[:, 0]
+            cos, found = _fixed_point(weights, cosines)
+        if weights.requires_grad:
+            cos = _with_derivative(cos, weights, cosines)
         factor = _factor(cos, weights)
-        return factor / (factor * cos).sum()
+        return torch.where(found, factor / (factor * cos).sum(-1, keepdim=True).where(found, 1.0), weights)
 
 
-def _fixed_point(weights: Tensor, cosines: Tensor) -> Tensor | None:
-    """The cosines of the angles between the mean and the directions: ``[N]``; None where there is no mean.
+def _fixed_point(weights: Tensor, cosines: Tensor) -> tuple[Tensor, Tensor]:
+    """The cosines of the angles between the mean and the directions, and whether there is a mean.
 
     The point itself would be ambiguous in the directions where they are linearly dependent; its angles are not.
+
+    Args:
+        weights: ``[..., N]``.
+        cosines: ``[..., N, N]``, between the directions.
+
+    Returns:
+        ``[..., N]``, 1 where there is no mean, and ``[..., 1]``.
     """
-    square = weights @ cosines @ weights
-    if square < SMALLEST_SINE**2:
-        return None
-    cos = cosines @ weights / square.sqrt()
+    cos = times(cosines, weights)
+    square = (weights * cos).sum(-1, keepdim=True)
+    found = square >= SMALLEST_SINE**2
+    cos = torch.where(found, cos / square.where(found, 1.0).sqrt(), 1.0)
     for _ in range(MOST_STEPS):
         before, cos = cos, _step(cos, weights, cosines)
-        if (cos - before).abs().max() < CONVERGED:
+        if not (((cos - before).abs() >= CONVERGED) & found).any():
             break
     opposite = (cos < 0) & (1 - cos**2 < SMALLEST_SINE**2)
-    surrounded = (_factor(cos, weights) * cos).sum() < SMALLEST_SINE
-    return None if surrounded or opposite.any() or not cos.isfinite().all() else cos
+    surrounded = (_factor(cos, weights) * cos).sum(-1, keepdim=True) < SMALLEST_SINE
+    found = found & ~surrounded & ~opposite.any(-1, keepdim=True) & cos.isfinite().all(-1, keepdim=True)
+    return cos.where(found, 1.0), found
+
+
+def _with_derivative(cos: Tensor, weights: Tensor, cosines: Tensor) -> Tensor:
+    """The same cosines as a function of the weights.
+
+    At the fixed point ``k = T(k, w)`` the implicit function theorem gives ``dk = (1 - dT/dk)^-1 dT/dw``. ``T - k`` is
+    zero here, so one Newton step leaves the value as it is and carries this derivative.
+    """
+    with torch.enable_grad():
+        k = cos.requires_grad_()
+        moved = _step(k, weights.detach(), cosines).unbind(-1)
+        # Groups do not see each other: the gradient of a sum over them is the gradient in each.
+        rows = [torch.autograd.grad(each.sum(), k, retain_graph=True)[0] for each in moved]
+    unit = torch.eye(cos.shape[-1], dtype=cos.dtype, device=cos.device)
+    cos = cos.detach()
+    return cos + times(torch.linalg.pinv(unit - torch.stack(rows, -2)), _step(cos, weights, cosines) - cos)
 
 
 def _factor(cos: Tensor, weights: Tensor) -> Tensor:
-    """``w_i angle_i / sin(angle_i)``: ``[N]``; at the mean ``m``, ``sum_i factor_i u_i`` is a multiple of it."""
+    """``w_i angle_i / sin(angle_i)``: ``[..., N]``; at the mean ``m``, ``sum_i factor_i u_i`` is a multiple of it."""
     flat = 1 - cos.detach() ** 2 < SMALLEST_SINE**2
     angle = torch.where(flat, 0.0, cos.clamp(-1, 1)).acos()
     return weights * torch.where(flat, 1.0, angle / angle.sin())  # 1 is the limit of no angle
@@ -73,12 +92,12 @@ def _step(cos: Tensor, weights: Tensor, cosines: Tensor) -> Tensor:
     """One step of the fixed-point iteration: along the geodesic towards the weighted mean of the logarithms.
 
     Args:
-        cos: ``[N]``, between the present point and the directions.
-        weights: ``[N]``.
-        cosines: ``[N, N]``, between the directions.
+        cos: ``[..., N]``, between the present point and the directions.
+        weights: ``[..., N]``.
+        cosines: ``[..., N, N]``, between the directions.
     """
     # log_m(u) = (angle / sin angle) (u - cos angle m); their mean is sum_i factor_i u_i - along m
     factor = _factor(cos, weights)
-    along = (factor * cos).sum()
-    length = (factor @ cosines @ factor - along**2).clamp(min=1e-300).sqrt()
-    return length.cos() * cos + torch.special.sinc(length / torch.pi) * (cosines @ factor - along * cos)
+    along, moved = (factor * cos).sum(-1, keepdim=True), times(cosines, factor)
+    length = ((factor * moved).sum(-1, keepdim=True) - along**2).clamp(min=1e-300).sqrt()
+    return length.cos() * cos + torch.special.sinc(length / torch.pi) * (moved - along * cos)

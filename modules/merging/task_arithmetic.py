@@ -16,7 +16,7 @@ class TaskArithmetic(MergeMethod):
     has_scale = False
 
     def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
-        """``a`` itself: ``[N]``."""
+        """``a`` itself: ``[..., N]``."""
         return a
 
     def initial(self, experts: int) -> Tensor:

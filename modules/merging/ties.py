@@ -25,7 +25,7 @@ class Ties(MergeMethod):
         self.per_tensor = per_tensor
 
     def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
-        """``a / sum(a)``: ``[N]``."""
+        """``a / sum(a)``: ``[..., N]``."""
         return normalised(a)
 
     def preparation(self, stream: Stream, statistics: Statistics | None = None) -> Preparation:

@@ -142,7 +142,8 @@ class _Merge:
         sums = (
             sum_by_group(grams, self.groups, labels) if grams else torch.zeros(len(labels), experts, experts).double()
         )
-        self.coefficients = {label: self.plan.coefficients(gram) for label, gram in zip(labels, sums, strict=True)}
+        # All groups in one call, as a position takes them, which gives the same bits.
+        self.coefficients = dict(zip(labels, self.plan.coefficients(sums), strict=True))
 
     def _refuse_suspicious(self) -> None:
         if self.plan.allow_suspicious:

@@ -46,7 +46,10 @@ class Plan:
     settings_of: str | None = None
 
     def coefficients(self, gram: Tensor) -> Tensor:
-        """The coefficients of the task vectors in one group, scale included: ``[N]`` float64.
+        """The coefficients of the task vectors, scale included: ``[..., N]`` float64.
+
+        Args:
+            gram: ``[..., N, N]``, that of each group.
 
         Raises:
             UserError: the method's order, or `a`, does not fit the experts or names no direction.
@@ -56,7 +59,7 @@ class Plan:
         if self.a is not None and len(self.a) != len(names):
             raise UserError(f"{len(self.a)} coefficients are given for {len(names)} experts; give one each")
         a = self.method.initial(len(names)) if self.a is None else torch.tensor(self.a, dtype=torch.float64)
-        c = self.scale * merge_coefficients(self.method, a, gram, places)
+        c = self.scale * merge_coefficients(self.method, a.expand(gram.shape[:-1]), gram, places)
         if not torch.isfinite(c).all():
             raise UserError(f"the coefficients {a.tolist()} with scale {self.scale} are not finite; give numbers")
         return c

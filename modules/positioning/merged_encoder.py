@@ -5,23 +5,26 @@ from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from modules.encoding.encode import EncodeOptions
 from modules.encoding.features import Features
 from modules.encoding.text_encoder import TextEncoder
 from modules.encoding.text_tokenizer import TextTokenizer
+from modules.full_precision import float32_or_better
 from modules.merging.base import Prepared
 from modules.merging.combine import attach_coefficients, combine
 from modules.positioning.merged_table import MergedTable
 from modules.positioning.position import Position
+from modules.positioning.recompute import checkpointed_in_evaluation, checkpointing_layers
+from modules.positioning.stand_in import StandIn
 
 
 class MergedEncoder(nn.Module):
     """``theta_0 + V(c)``, with frozen ``theta_0`` and task vectors, and a trainable `Position` that gives ``c``.
 
-    Weights are merged when the coefficients have changed since the last forward pass, which is once per optimiser
-    step however many micro-batches it accumulates; embedding tables at each lookup, only the rows looked up.
+    Weights are merged and tied to the position when the coefficients have changed since the last forward pass, which is
+    once per optimiser step however many micro-batches it accumulates; embedding tables at each lookup, only the rows
+    looked up.
 
     Args:
         base: theta_0; its parameters are frozen here.
@@ -45,48 +48,79 @@ class MergedEncoder(nn.Module):
         self.importances = _frozen({n: p.importance for n, p in vectors.items() if p.importance is not None})
         self.position = position
         self.groups = [0 if groups is None else groups[name] for name in self.names]
-        places = {f"{name}.weight" for name, module in base.named_modules() if isinstance(module, nn.Embedding)}
-        self.tables = {name for name in self.names if base.qualified(name) in places}
-        self._merged: tuple[Tensor, dict[str, Tensor]] | None = None
+        self._own = {name: weight for name, weight in base.weights().items() if name in vectors}
+        tables = {id(module.weight) for module in base.modules() if isinstance(module, nn.Embedding)}
+        self.tables = {name for name in self.names if id(self._own[name]) in tables}
+        self._stand_in = StandIn(self.base, self._own)
+        self._layers = checkpointing_layers(self.base)
+        self._merged: tuple[Tensor, torch.device, torch.dtype, dict[str, Tensor]] | None = None
+        self._tied: tuple[Tensor, dict[str, Tensor]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes along: all but what it works out itself, which hangs on this position."""
+        return self.__dict__ | {"_merged": None, "_tied": None}
 
     def forward(self, features: Features) -> Tensor:
         """Embed tokenised texts at the current position: ``[batch, dim]``; differentiable in the position."""
-        c = self.position.coefficients()
-        merged = self._merge(c.detach())
-        weights = {self.base.qualified(n): self._attached(n, c[group], merged) for n, group in self._with_groups()}
-        embeddings: Tensor = functional_call(self.base, weights, (features,))
+        weights = self._weights()
+        with self._stand_in.in_forward(weights), checkpointed_in_evaluation(self._layers):
+            embeddings: Tensor = self.base(features)
+        if embeddings.requires_grad:
+            embeddings.register_hook(lambda _: self._stand_in.in_backward(weights))
         return embeddings
 
-    def _attached(self, name: str, c: Tensor, merged: Mapping[str, Tensor]) -> Tensor:
-        """The weight that a forward pass uses, tied to its coefficients ``[N]``."""
+    def _weights(self) -> dict[str, Tensor]:
+        """The weights at the current position; where gradients are enabled, tied to it once per position."""
+        c = self._coefficients()
+        merged = self._merge(c)
+        if not torch.is_grad_enabled():
+            return self._tie(merged)
+        # The same tensor, not an equal one: equal coefficients of other numbers have other derivatives.
+        if self._tied is None or self._tied[0] is not c:
+            self._tied = c, self._tie(merged)
+        return self._tied[1]
+
+    def _tie(self, merged: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        c = self.position.coefficients(like=float32_or_better(self._first[:0])).unbind()
+        return {name: self._weight(name, c[group], merged) for name, group in self._with_groups()}
+
+    def _weight(self, name: str, c: Tensor, merged: Mapping[str, Tensor]) -> Tensor:
+        """The weight that forward passes use, tied to its coefficients ``[N]``."""
         prepared = self._prepared(name)
         if name in self.tables:
-            return MergedTable.of(self.base.weights()[name], prepared, c)
+            return MergedTable.of(self._own[name], prepared, c)
         return attach_coefficients(c, merged[name], *prepared)
+
+    @torch.no_grad()
+    def _coefficients(self) -> Tensor:
+        """``[G, N]`` float64, on the CPU; the same tensor until the position's numbers change."""
+        return self.position.coefficients()
 
     def _merge(self, c: Tensor) -> dict[str, Tensor]:
         """The merged tensors at `c`, tables aside, kept until another `c` (or device, or dtype) is asked for."""
-        first = self.vectors[_key(self.names[0])]
-        if self._merged is not None:
-            at, kept = self._merged
-            like = next(iter(kept.values()), first)
-            if torch.equal(at, c) and like.device == first.device and like.dtype == first.dtype:
-                return kept
-        self._merged = None  # before the new ones are made: two merged models need not be in memory
+        device, dtype = self._first.device, self._first.dtype
+        if self._merged is not None and torch.equal(self._merged[0], c) and self._merged[1:3] == (device, dtype):
+            return self._merged[3]
+        self._merged = self._tied = None  # before the new ones are made: two merged models need not be in memory
+        there = c.to(float32_or_better(self._first[:0]), non_blocking=True)  # all at once, not tensor by tensor
         merged = {
-            name: self._combined(name, c[group]) for name, group in self._with_groups() if name not in self.tables
+            name: self._combined(name, there[group]) for name, group in self._with_groups() if name not in self.tables
         }
-        self._merged = c, merged
+        self._merged = c, device, dtype, merged
         return merged
 
     def _combined(self, name: str, c: Tensor) -> Tensor:
         with torch.inference_mode(False):  # what is made in inference mode could not be trained through afterwards
             vectors, importance = self._prepared(name)
-            return combine(self.base.weights()[name], vectors, c, importance)
+            return combine(self._own[name], vectors, c, importance)
 
     def _prepared(self, name: str) -> Prepared:
         key = _key(name)
         return Prepared(self.vectors[key], self.importances.get(key))
+
+    @property
+    def _first(self) -> Tensor:
+        return self.vectors[_key(self.names[0])]
 
     def _with_groups(self) -> Iterator[tuple[str, int]]:
         return zip(self.names, self.groups, strict=True)
@@ -141,8 +175,9 @@ class MergedEncoder(nn.Module):
 
     def save(self, folder: str) -> None:
         """Write the model at the current position as a folder that ``SentenceTransformer(folder)`` loads."""
-        c = self.position.coefficients().detach()
-        self.base.save(folder, {name: self._combined(name, c[group]) for name, group in self._with_groups()})
+        c = self._coefficients()
+        tables = {name: self._combined(name, c[group]) for name, group in self._with_groups() if name in self.tables}
+        self.base.save(folder, self._merge(c) | tables)
 
 
 def _frozen(tensors: Mapping[str, Tensor]) -> nn.ParameterDict:

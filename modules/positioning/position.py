@@ -4,10 +4,12 @@ Shapes: N experts, G groups of tensors with coefficients of their own (1 in the 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.autograd.functional import jacobian
 from torch.nn import functional as F
 
@@ -31,19 +33,20 @@ def merge_coefficients(method: MergeMethod, a: Tensor, gram: Tensor, order: Sequ
 
     Args:
         method: maps ``a`` to coefficients; says what zeros and signs mean, see `MergeMethod`.
-        a: ``[N]``, in the experts' order.
-        gram: ``[N, N]``.
+        a: ``[..., N]``, in the experts' order.
+        gram: ``[..., N, N]``.
         order: the experts in the order in which the method takes them.
 
     Returns:
-        ``[N]``.
+        ``[..., N]``.
 
     Raises:
         UserError: `a` names no direction.
     """
     taken = torch.tensor(order)
-    c = method.coefficients(a[taken], gram[taken][:, taken])
-    return torch.zeros_like(c).index_copy(0, taken, c)
+    # Contiguous, because the order in which a sum is taken, and with it the last bit, follows the strides.
+    c = method.coefficients(a[..., taken].contiguous(), gram[..., taken[:, None], taken].contiguous())
+    return c[..., taken.argsort()]
 
 
 def place_of(method: MergeMethod, c: Tensor, gram: Tensor, order: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -95,12 +98,46 @@ def _shown(numbers: Tensor) -> str:
     return ", ".join(f"{number:.4g}" for number in numbers.tolist())
 
 
+@dataclass
+class _Place:
+    """What is worked out once at a place: all float64, on the CPU.
+
+    Args:
+        raw: ``[G, N + 1]``, the numbers there: those of ``a``, then that of the scale.
+        c: ``[G, N]``, the coefficients.
+        derivative: ``[G, N, N + 1]``, of `c` in `raw`; None until a gradient may be asked for.
+    """
+
+    raw: Tensor
+    c: Tensor
+    derivative: Tensor | None = None
+
+
+class _Tie(torch.autograd.Function):
+    """Ties coefficients to the raw numbers by a derivative that is known.
+
+    The derivative is not a saved tensor, which the first backward pass would free: all those of a step go through it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, raw_a: Tensor, raw_scale: Tensor, c: Tensor, derivative: Tensor) -> Tensor:
+        ctx.derivative, ctx.raw = derivative, (raw_a.detach(), raw_scale.detach())
+        return c.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        raw_a, raw_scale = ctx.raw
+        per_number = (gradient[:, :, None] * ctx.derivative).sum(1)
+        return per_number[:, :-1].to(raw_a), per_number[:, -1].to(raw_scale), None, None
+
+
 class Position(nn.Module):
     """Coefficients ``a`` and scale ``lambda`` of a merge, the only trainable numbers of Self Positioning.
 
     The parameters are the inverse softplus of what they stand for (with `signed`, ``a`` itself), float32 at every
     precision of the model. What is computed from them is computed in float64 on the CPU: it is a handful of numbers,
-    and angles need the digits.
+    and angles need the digits. It is computed once per place, however many forward and backward passes go through it.
 
     Args:
         method: maps ``a`` to the coefficients of the task vectors.
@@ -128,22 +165,66 @@ class Position(nn.Module):
         start = method.initial(experts).expand(groups, experts)
         self.raw_a = nn.Parameter((start if signed else inverse_softplus(start)).float().clone())
         self.raw_scale = nn.Parameter(inverse_softplus(torch.ones(groups)), requires_grad=method.has_scale)
+        self._place: _Place | None = None
 
     @property
     def a(self) -> Tensor:
         """``[G, N]``: the free numbers as they are."""
-        raw = self.raw_a.cpu().double()
-        return raw if self.signed else F.softplus(raw)
+        return self._free(self.raw_a.cpu().double())
 
     @property
     def scale(self) -> Tensor:
         """``lambda``, positive: ``[G]``; 1 for a method whose coefficients include it."""
-        return F.softplus(self.raw_scale.cpu().double()) if self.method.has_scale else torch.ones(len(self.raw_scale))
+        return self._positive(self.raw_scale.cpu().double())
 
-    def coefficients(self) -> Tensor:
-        """``[G, N]`` float64: what each task vector is multiplied with, scale included; differentiable."""
-        c = [merge_coefficients(self.method, a, gram, self.order) for a, gram in zip(self.a, self.grams, strict=True)]
-        return self.scale[:, None] * torch.stack(c)
+    def coefficients(self, like: Tensor | None = None) -> Tensor:
+        """``[G, N]``: what each task vector is multiplied with, scale included; differentiable.
+
+        Without gradients it is the same tensor until the numbers change.
+
+        Args:
+            like: whose dtype and device they are wanted in, and their gradient is taken in; None: float64 on the CPU.
+
+        Raises:
+            UserError: the numbers of a group name no direction.
+        """
+        place = self._here()
+        like = place.c if like is None else like
+        c = place.c.to(like, non_blocking=True)
+        if not torch.is_grad_enabled():
+            return c
+        if place.derivative is None:
+            place.derivative = self._derivative(place.raw)
+        return _Tie.apply(self.raw_a, self.raw_scale, c, place.derivative.to(like, non_blocking=True))
+
+    def _here(self) -> _Place:
+        """The present place, worked out anew where the raw numbers have changed."""
+        with torch.inference_mode(False), torch.no_grad():  # a place found in inference mode is trained at, too
+            raw = torch.cat([self.raw_a, self.raw_scale[:, None]], 1).cpu().double()
+            if self._place is None or not torch.equal(self._place.raw, raw):
+                self._place = _Place(raw, self._coefficients_at(raw, self.grams))
+        return self._place
+
+    def _derivative(self, raw: Tensor) -> Tensor:
+        """``[G, N, N + 1]``: one backward pass, through as many copies of each group as it has coefficients."""
+        groups, experts, _ = self.grams.shape
+        with torch.inference_mode(False), torch.enable_grad():
+            copies = raw.repeat_interleave(experts, 0).requires_grad_()
+            c = self._coefficients_at(copies, self.grams.repeat_interleave(experts, 0))
+            each_of_its_copy = c.view(groups, experts, experts).diagonal(dim1=1, dim2=2)
+            (derivative,) = torch.autograd.grad(each_of_its_copy.sum(), copies)
+        return derivative.view(groups, experts, experts + 1)
+
+    def _coefficients_at(self, raw: Tensor, grams: Tensor) -> Tensor:
+        """``[G, N]`` from ``[G, N + 1]`` and ``[G, N, N]``."""
+        a, scale = self._free(raw[:, :-1].contiguous()), self._positive(raw[:, -1].contiguous())
+        return scale[:, None] * merge_coefficients(self.method, a, grams, self.order)
+
+    def _free(self, raw: Tensor) -> Tensor:
+        return raw if self.signed else F.softplus(raw)
+
+    def _positive(self, raw: Tensor) -> Tensor:
+        return F.softplus(raw) if self.method.has_scale else torch.ones_like(raw)
 
     @torch.no_grad()
     def stand_at(self, a: Tensor | None = None, scale: float | None = None) -> None:
