@@ -80,7 +80,8 @@ def test_a_position_is_learned_with_it(experts: Project) -> None:
 @pytest.mark.usefixtures("own_loss")
 def test_fisher_information_follows_its_rows(project: Project) -> None:
     encoder = tiny_encoder().double().eval()
-    batch = Collator([graded(project).probe], encoder.tokenize)([(0, 0), (0, 1)])
+    rows = graded(project).probe.with_prompts(prompts_by_side({}, None))
+    batch = Collator([rows], encoder.tokenize)([(0, 0), (0, 1)])
     squares: list[Tensor] = []
     for row in range(2):
         first, second = (encoder(column)[row] for column in batch.features)
