@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric
 from datamodules import Collator, DataSource, ProbeDataModule, SplitTask, TaskDataModule, load_tasks
 from modules import ContrastiveModule, LossConfig, MergeModule, UserError
 from modules.distributed import Gather
+from modules.encoding.prompts import prompts_by_side
 from modules.losses import LOSSES, Loss, losses_for, register
 from modules.losses.base import Metrics
 from modules.losses.cosines import paired_cosines
