@@ -1,15 +1,19 @@
 """What sentence-transformers computes with models of many families is what we compute, and what our folders give."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
-from modules import TextEncoder
+from modules import MergeModule, TaskArithmetic, TextEncoder
 from modules.checkpoints.checkpoint_layout import read_layout
+from modules.on_disk.merge import merge_files
+from modules.on_disk.plan import Plan
 from tests.tiny_families import BACKBONES, FAMILIES, TEXTS, save_family, save_plain
 
 LONG = "the sky is blue because of scattered light " * 20
@@ -80,3 +84,36 @@ def test_every_weight_but_a_pooler_s_is_trained(family: str, tmp_path: Path) -> 
     (embeddings * torch.randn(embeddings.shape, generator=torch.Generator().manual_seed(0))).sum().backward()
     without = [name for name, weight in encoder.weights().items() if weight.requires_grad and weight.grad is None]
     assert without == []
+
+
+def nudged(folder: Path, out: Path, seed: int) -> str:
+    """A copy of a model, all weights of all its modules a small random step away."""
+    shutil.copytree(folder, out)
+    generator = torch.Generator().manual_seed(seed)
+    for file in out.rglob("*.safetensors"):
+        state = {
+            key: weight + 0.01 * torch.randn(weight.shape, generator=generator)
+            for key, weight in load_file(file).items()
+        }
+        save_file(state, file, metadata={"format": "pt"})
+    return str(out)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_both_routes_merge_every_weight_to_the_same_bits(family: str, tmp_path: Path) -> None:
+    base = save_family(family, tmp_path / "base")
+    experts = {f"e{seed}": nudged(base, tmp_path / f"e{seed}", seed) for seed in (1, 2)}
+    merge_files(Plan(str(base), experts, TaskArithmetic(), dtype=None), tmp_path / "on_disk", lambda _: None)
+    module = MergeModule(str(base), experts, TaskArithmetic(), signed=True)
+    module.save(tmp_path / "in_memory")
+    for file in base.rglob("*.safetensors"):
+        place = file.relative_to(base)
+        before = load_file(file)
+        ours, other = load_file(tmp_path / "in_memory" / place), load_file(tmp_path / "on_disk" / place)
+        assert ours.keys() == other.keys() == before.keys()
+        assert all(torch.equal(ours[key], other[key]) and not torch.equal(ours[key], before[key]) for key in before)
+    texts = module.encoder.encode(TEXTS)
+    for route in ("on_disk", "in_memory"):
+        assert equal(
+            SentenceTransformer(str(tmp_path / route), device="cpu").encode(TEXTS, convert_to_tensor=True), texts
+        )

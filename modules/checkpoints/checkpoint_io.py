@@ -149,7 +149,10 @@ def weight_files(folder: Path) -> list[Path]:
         UserError: there are none, a shard lies outside the folder, or an adapter lies beside them, which some loaders
             would read in their place.
     """
-    if (folder / "adapter_config.json").is_file():
+    adapter, whole = (folder / "adapter_config.json").is_file(), any((folder / n).is_file() for n in (SINGLE, INDEX))
+    if adapter and not whole:
+        raise UserError(f"{folder} holds an adapter only; give the model that it adapts, and the adapter as an expert")
+    if adapter:
         raise UserError(f"{folder} holds both a model and an adapter; remove the files of the one that is not meant")
     found = stored_weights(folder)
     if not found:

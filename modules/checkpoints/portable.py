@@ -1,4 +1,4 @@
-"""Settings of a saved model in the form that old and new libraries read alike.
+"""Settings of a saved model in the form that old and new libraries read alike, in any batch.
 
 sentence-transformers 5.3 on transformers 4.57 and 6.2 on transformers 5 embed alike what is written so (`tests/older`).
 Newer versions write keys that older ones refuse (a modality of texts, names of a Dense module's input) or pass over in
@@ -28,6 +28,9 @@ SAID_BY_DEFAULT: dict[str, dict[str, Any]] = {
 }
 """Kind of module to keys of its config, with the values for which nothing need be said."""
 
+COUNTED_FROM_THE_LEFT = ("gpt2", "gpt_neo", "gpt_bigcode", "openai-gpt", "opt", "xglm", "biogpt")
+"""Types of decoders with absolute positions, which sentence-transformers counts through padding on the left."""
+
 PER_KIND_OF_LAYER = {
     "modernbert": ("global_rope_theta", "local_rope_theta"),
     "gemma3_text": ("rope_theta", "rope_local_base_freq"),
@@ -43,7 +46,8 @@ def make_portable(folder: Path) -> None:
     """
     first = backbone_folder(folder)
     _change(first / "config.json", _with_older_rope)
-    _change(first / "tokenizer_config.json", _with_older_class)
+    kind = read_json(first / "config.json", {}).get("model_type")
+    _change(first / "tokenizer_config.json", lambda config: _padded_alike(_with_older_class(config), kind))
     _change(
         folder / "modules.json", lambda modules: [module | {"type": _older_name(module["type"])} for module in modules]
     )
@@ -89,6 +93,16 @@ def _with_older_class(config: dict[str, Any]) -> dict[str, Any]:
     return (
         {"model_input_names": ["input_ids", "attention_mask"]} | config | {"tokenizer_class": "PreTrainedTokenizerFast"}
     )
+
+
+def _padded_alike(config: dict[str, Any], model_type: str | None) -> dict[str, Any]:
+    """Name a padding token, without which the library embeds no batch, and pad where it changes no embedding."""
+    changes = {}
+    if config.get("pad_token") is None and config.get("eos_token") is not None:
+        changes["pad_token"] = config["eos_token"]
+    if model_type in COUNTED_FROM_THE_LEFT and config.get("padding_side") == "left":
+        changes["padding_side"] = "right"
+    return config | changes
 
 
 def _with_older_rope(config: dict[str, Any]) -> dict[str, Any]:

@@ -7,13 +7,13 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-from torch import Tensor, nn
+from sentence_transformers.sentence_transformer.modules import Pooling
+from torch import Tensor
 
 from modules.checkpoints.checkpoint_io import CheckpointWriter
 from modules.checkpoints.checkpoint_layout import Layout, read_layout
-from modules.checkpoints.model_settings import change_json, copy_settings, write_text_settings
-from modules.checkpoints.st_folder import backbone_folder, is_st_folder, write_pipeline
+from modules.checkpoints.model_settings import copy_settings, write_text_settings
+from modules.checkpoints.st_folder import is_st_folder, write_pipeline
 from modules.checkpoints.text_settings import Pipeline
 from modules.errors import UserError
 
@@ -28,8 +28,7 @@ def save_encoder(encoder: TextEncoder, out: Path, weights: Mapping[str, Tensor])
 
     Config, tokenizer, modules and code are those of the folder that it was loaded from, in a form that old and new
     versions read alike (`modules.checkpoints.portable`); tensors that are no part of the encoder, as a language
-    model's head, are carried along. Where the library would raise or let the rest of a batch change an embedding, the
-    settings are mended: the longest text, a padding token, the side of the padding.
+    model's head, are carried along.
 
     Args:
         encoder: gives settings and the place of everything else.
@@ -46,7 +45,6 @@ def save_encoder(encoder: TextEncoder, out: Path, weights: Mapping[str, Tensor])
     copy_settings(encoder.folder, Pipeline(encoder.layout, encoder.settings()), out, dtype)
     if not is_st_folder(out):
         _write_pipeline(encoder, out)
-    _mend_padding(encoder, backbone_folder(out))
     with closing(read_layout(encoder.folder)) as layout:
         _write_weights(layout, weights, out)
 
@@ -57,25 +55,6 @@ def _write_pipeline(encoder: TextEncoder, out: Path) -> None:
     modes = [pooling.pooling_mode] if isinstance(pooling.pooling_mode, str) else list(pooling.pooling_mode)
     write_pipeline(out, modes, pooling.embedding_dimension)
     write_text_settings(out, encoder.settings())
-
-
-def _mend_padding(encoder: TextEncoder, out: Path) -> None:
-    """Name a padding token where there is none, and pad on the right where positions are counted from the left."""
-    first = encoder.pipeline[0]
-    tokenizer = first.tokenizer if isinstance(first, Transformer) else None
-    if tokenizer is None:
-        return
-    changes: dict[str, Any] = {}
-    if tokenizer.pad_token is None and tokenizer.eos_token is not None:
-        changes["pad_token"] = tokenizer.eos_token
-    if tokenizer.padding_side == "left" and _has_absolute_positions(encoder.backbone):
-        changes["padding_side"] = "right"
-    change_json(out / "tokenizer_config.json", changes)
-
-
-def _has_absolute_positions(backbone: nn.Module) -> bool:
-    names = (name for name, module in backbone.named_modules() if isinstance(module, nn.Embedding))
-    return any(name.rsplit(".", 1)[-1] in ("wpe", "position_embeddings", "embed_positions") for name in names)
 
 
 def _write_weights(layout: Layout, weights: Mapping[str, Tensor], out: Path) -> None:
