@@ -129,7 +129,7 @@ class AppCLI(LightningCLI):
     def loading(self) -> Loading:
         """How the models of the run are loaded."""
         model = self.section.model
-        return Loading(model.pooling, model.trust_remote_code, model.base)
+        return Loading(model.pooling, model.trust_remote_code, model.base, model.attn_implementation)
 
     def before_instantiate_classes(self) -> None:
         """Make what every run has: its folder, its configuration, its stages."""

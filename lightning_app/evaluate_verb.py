@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> None:
     tokenized = TokenizedTexts()
     # Of two models one may say its own pooling, the other none; a pooling that no model waits for is a mistake.
     base = None if any(map(is_plain, models)) else models[0]
-    loading = Loading(options.pooling, options.trust_remote_code, base)
+    loading = Loading(options.pooling, options.trust_remote_code, base, options.attn_implementation)
     found = [evaluate_model(model, tasks, device, prompts, tokenized, loading, options) for model in models]
     print("\n" + (comparison_table(tasks, *found) if options.compare else result_table(tasks, found[0])))
     if options.compare:
@@ -101,6 +101,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     add("--pooling", choices=list(POOLING_FLAGS), help="of a plain transformers folder")
     add("--trust_remote_code", action="store_true", help="let transformers run code that comes with a model")
+    add("--attn_implementation", metavar="NAME", help="of transformers: sdpa, eager, flash_attention_2")
     add("--prompts", metavar="YAML", help="a file or text: a prompt by task, type or side; wins over the model's own")
     add("--data_root", metavar="DIR", help="folder with copies of hub data sets, DIR/org/name (MTEB_DATA_ROOT)")
     add("--training_data", nargs="+", default=[], metavar="FILE", help="count what the tasks share with these rows")

@@ -18,11 +18,13 @@ class Loading:
         pooling: of plain transformers folders; sentence-transformers folders say their own.
         trust_remote_code: let transformers run code that comes with a model.
         base: the model that may not pool otherwise than `pooling` says, even if it says so itself.
+        attn_implementation: of transformers: ``sdpa``, ``eager``, ``flash_attention_2``; None: what transformers takes.
     """
 
     pooling: str | None = None
     trust_remote_code: bool = False
     base: str | None = None
+    attn_implementation: str | None = None
 
     def load(self, model: str) -> TextEncoder:
         """Load a folder or a hub name.
@@ -33,9 +35,12 @@ class Loading:
         return TextEncoder.load(model, **self.options(model))
 
     def options(self, model: str) -> dict[str, Any]:
-        """The arguments ``pooling`` and ``trust_remote_code`` of whatever loads this model."""
-        pooling = self.pooling if model == self.base or is_plain(model) else None
-        return {"pooling": pooling, "trust_remote_code": self.trust_remote_code}
+        """Return the arguments of whatever loads this model."""
+        return {
+            "pooling": self.pooling if model == self.base or is_plain(model) else None,
+            "trust_remote_code": self.trust_remote_code,
+            "attn_implementation": self.attn_implementation,
+        }
 
     def identity(self, model: str) -> dict[str, Any]:
         """Return what a stage's key must hold of a model that is given: its whole identity, and how it is read."""
@@ -44,6 +49,8 @@ class Loading:
             found["pooling"] = self.pooling
         if self.trust_remote_code and any(find_base_model(model).rglob("*.py")):
             found["trust_remote_code"] = True
+        if self.attn_implementation is not None:
+            found["attn_implementation"] = self.attn_implementation
         return found
 
 

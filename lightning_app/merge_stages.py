@@ -193,7 +193,9 @@ class MergeStages:
         """All that determines a learned position, inputs aside."""
         method, search = self.method(merge), self.search(merge.recipe)
         # How models are loaded is in their identities, and what may be merged changes nothing of what is.
-        aside = {"pooling", "trust_remote_code", "allow_suspicious"} | (set() if method.has_scale else {"mu"})
+        aside = {"pooling", "trust_remote_code", "attn_implementation", "allow_suspicious"} | (
+            set() if method.has_scale else {"mu"}
+        )
         options = {key: value for key, value in self._arguments(merge).items() if key not in aside}
         content = {
             **self.identity(merge),

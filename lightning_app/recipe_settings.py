@@ -40,7 +40,8 @@ class RecipeSettings:
     @property
     def loading(self) -> Loading:
         """How the models of the run are loaded."""
-        return Loading(self.options["pooling"], self.options["trust_remote_code"], self.base)
+        told = {key: self.options[key] for key in ("pooling", "trust_remote_code", "attn_implementation")}
+        return Loading(**told, base=self.base)
 
 
 def read_settings(section: Namespace) -> RecipeSettings:

@@ -26,11 +26,12 @@ class ContrastiveModule(EmbeddingModule):
 
     Args:
         base: the model to start from: a folder or a hub name.
-        pooling: ``mean``, ``cls`` or ``lasttoken``, for a base that does not say (a plain transformers checkpoint).
+        pooling: for a base that does not say how it pools (a plain transformers checkpoint); see `load_pipeline`.
         lr: peak learning rate of AdamW.
         warmup: fraction of the steps over which the rate rises linearly to its peak; then it falls linearly to zero.
         weight_decay: of weight matrices and embeddings; biases and norms have none.
         trust_remote_code: let transformers run code that comes with the model.
+        attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; None: what transformers takes.
     """
 
     def __init__(
@@ -41,8 +42,12 @@ class ContrastiveModule(EmbeddingModule):
         warmup: float = 0.1,
         weight_decay: float = 0.0,
         trust_remote_code: bool = False,
+        attn_implementation: str | None = None,
     ) -> None:
-        super().__init__(TextEncoder.load(base, pooling=pooling, trust_remote_code=trust_remote_code))
+        encoder = TextEncoder.load(
+            base, pooling=pooling, trust_remote_code=trust_remote_code, attn_implementation=attn_implementation
+        )
+        super().__init__(encoder)
         self.ancestors = lineage_through(find_base_model(base), weights_identity(base), rank_zero_info)
         self.lr = lr
         self.warmup = warmup

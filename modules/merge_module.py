@@ -56,6 +56,7 @@ class MergeModule(EmbeddingModule):
         allow_suspicious: merge experts that equal the base or each other, or come from another base.
         settings_of: ``base`` or the name of the expert whose longest text and prompts are taken, where models differ in
             them; null: they must agree.
+        attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; None: what transformers takes.
 
     Raises:
         UserError: an expert is missing or does not fit the base.
@@ -81,10 +82,11 @@ class MergeModule(EmbeddingModule):
         trust_remote_code: bool = False,
         allow_suspicious: bool = False,
         settings_of: str | None = None,
+        attn_implementation: str | None = None,
     ) -> None:
         method = method or Slerp()
         folders = expert_folders(experts)
-        load = partial(TextEncoder.load, trust_remote_code=trust_remote_code)
+        load = partial(TextEncoder.load, trust_remote_code=trust_remote_code, attn_implementation=attn_implementation)
         encoder = load(base, pooling=pooling)
         base_weights = weights_identity(base)
         vectors = load_task_vectors(encoder, folders, settings_of, pooling, trust_remote_code)

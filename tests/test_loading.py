@@ -46,6 +46,9 @@ def test_an_identity_holds_what_changes_the_result(tmp_path: Path) -> None:
     plain, whole = str(tmp_path / "plain"), str(tmp_path / "mean")
     assert Loading().identity(plain) != Loading("cls").identity(plain)
     assert Loading().identity(whole) == Loading("mean", trust_remote_code=True).identity(whole)
+    eager = Loading(attn_implementation="eager")
+    assert Loading().identity(whole) != eager.identity(whole)
+    assert eager.load(whole).backbone.config._attn_implementation == "eager"
     (tmp_path / "mean" / "modeling_own.py").write_text("x = 1\n")
     assert Loading().identity(whole) != Loading(trust_remote_code=True).identity(whole)
 

@@ -112,7 +112,8 @@ def geometry_stage(name: str, start: Model, models: Sequence[Model], graph: Stag
             folders = {str(i): model.folder(graph) for i, model in enumerate(models)}
             # Whose prompts a merge would have changes no task vector.
             settings_of = next(iter(folders)) if is_plain(base) else "base"
-            vectors = load_task_vectors(loading.load(base), folders, settings_of, **loading.options(base))
+            pooling = loading.options(base)["pooling"]
+            vectors = load_task_vectors(loading.load(base), folders, settings_of, pooling, loading.trust_remote_code)
             gram = gram_matrices(vectors, dict.fromkeys(vectors, "model"))[0]
             write_json(folder / GRAM, gram.tolist())
 
