@@ -17,8 +17,8 @@ import pytest
 import torch
 import yaml
 
+import modules.encoding.encode
 from lightning_app.__main__ import main
-from modules.encoding.text_tokenizer import TextTokenizer
 from tests.tiny_encoder import WORDS, tiny_encoder
 
 LONGEST = ("test_study.py", "test_fit.py", "test_distributed.py", "test_real_rows.py", "test_gpu_script.py")
@@ -129,13 +129,13 @@ def experts(project: Project) -> Project:
 def tokenised(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every text that is tokenised to be embedded, as often as it is."""
     seen: list[str] = []
-    tokenise = TextTokenizer.__call__
+    look_up = modules.encoding.encode.look_up
 
-    def noted(tokenizer: Any, texts: Any, max_length: int) -> Any:
-        seen.extend(texts)
-        return tokenise(tokenizer, texts, max_length)
+    def noted(tokenizer: Any, max_length: int, known: Any, texts: Any) -> Any:
+        seen.extend(text for text in texts if known is None or text not in known)
+        return look_up(tokenizer, max_length, known, texts)
 
-    monkeypatch.setattr(TextTokenizer, "__call__", noted)
+    monkeypatch.setattr(modules.encoding.encode, "look_up", noted)
     return seen
 
 

@@ -30,9 +30,9 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     seen: list[tuple[str, str]] = []
     encode = TextEncoder.encode
 
-    def noted(self: TextEncoder, texts: Any, **options: Any) -> Any:
+    def noted(self: TextEncoder, texts: Any, prompt: str = "", **options: Any) -> Any:
         seen.extend((text, options["precision"]) for text in texts)
-        return encode(self, texts, **options)
+        return encode(self, texts, prompt, **options)
 
     monkeypatch.setattr(TextEncoder, "encode", noted)
     return seen

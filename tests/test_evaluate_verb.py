@@ -62,7 +62,9 @@ def test_scores_a_model_and_takes_what_is_done_from_the_results(
     other.unlink()
     texts: list[str] = []
     encode = TextEncoder.encode
-    monkeypatch.setattr(TextEncoder, "encode", lambda self, new, **o: texts.extend(new) or encode(self, new, **o))
+    monkeypatch.setattr(
+        TextEncoder, "encode", lambda self, new, *a, **o: texts.extend(new) or encode(self, new, *a, **o)
+    )
     assert evaluate("--model", tmp_path / "a") == 0
     assert lines_of(capsys.readouterr().out)["average"] == rows["average"]
     assert {query["text"] for query in QUERIES} <= set(texts) and not set(texts) & set(SENTENCES[:2])

@@ -37,7 +37,7 @@ class PushApart(LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = tiny_encoder()
+        self.encoder = tiny_encoder().train()
         self.dropout = nn.Dropout(0.3)
         self.modes: list[bool] = []
 

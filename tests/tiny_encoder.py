@@ -83,6 +83,7 @@ def loaded(backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, config
     """The encoder of a folder with this model, which is kept until the process ends."""
     folder = _new_folder()
     # Not by `save_pretrained`, which writes nothing in any but the first of several processes.
+    backbone.config.dtype = torch.float32
     backbone.config.save_pretrained(folder)
     save_file(backbone.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save_pretrained(folder)

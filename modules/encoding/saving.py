@@ -1,12 +1,11 @@
-"""Writing an encoder: the files of the model that it was loaded from, with its weights and settings."""
-
-from __future__ import annotations
+"""Writing a pipeline: the files of the model that it was loaded from, with its weights and settings."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor
 
@@ -17,44 +16,40 @@ from modules.checkpoints.st_folder import is_st_folder, write_pipeline
 from modules.checkpoints.text_settings import Pipeline
 from modules.errors import UserError
 
-if TYPE_CHECKING:
-    from modules.encoding.text_encoder import TextEncoder
-
 MAX_SHARD_BYTES = 5 * 10**9
 
 
-def save_encoder(encoder: TextEncoder, out: Path, weights: Mapping[str, Tensor]) -> None:
-    """Write a folder that ``SentenceTransformer(out)`` loads and that embeds as the encoder does.
+def save_pipeline(
+    pipeline: SentenceTransformer, base: Path, chosen: Pipeline, weights: Mapping[str, Tensor], out: Path
+) -> None:
+    """Write a folder that ``SentenceTransformer(out)`` loads and that embeds as the pipeline does.
 
     Config, tokenizer, modules and code are those of the folder that it was loaded from, in a form that old and new
-    versions read alike (`modules.checkpoints.portable`); tensors that are no part of the encoder, as a language
+    versions read alike (`modules.checkpoints.portable`); tensors that are no part of the pipeline, as a language
     model's head, are carried along.
 
     Args:
-        encoder: gives settings and the place of everything else.
-        out: made if absent.
+        pipeline: of sentence-transformers; says how a plain transformers checkpoint pools.
+        base: the folder that it was loaded from.
+        chosen: whose modules, and which settings of texts, it has.
         weights: all parameters, by canonical name.
+        out: made if absent.
 
     Raises:
-        UserError: `out` is the folder that the encoder was loaded from.
+        UserError: `out` is the folder that the pipeline was loaded from.
     """
-    if out.resolve() == encoder.folder.resolve():
+    if out.resolve() == base.resolve():
         raise UserError(f"{out} is the folder that the model was loaded from; save it elsewhere")
     out.mkdir(parents=True, exist_ok=True)
     dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
-    copy_settings(encoder.folder, Pipeline(encoder.layout, encoder.settings()), out, dtype)
+    copy_settings(base, chosen, out, dtype)
     if not is_st_folder(out):
-        _write_pipeline(encoder, out)
-    with closing(read_layout(encoder.folder)) as layout:
+        pooling = next(module for module in pipeline if isinstance(module, Pooling))
+        modes = [pooling.pooling_mode] if isinstance(pooling.pooling_mode, str) else list(pooling.pooling_mode)
+        write_pipeline(out, modes, pooling.embedding_dimension)
+        write_text_settings(out, chosen.settings)
+    with closing(read_layout(base)) as layout:
         _write_weights(layout, weights, out)
-
-
-def _write_pipeline(encoder: TextEncoder, out: Path) -> None:
-    """Say how a plain transformers checkpoint pools."""
-    pooling = next(module for module in encoder.pipeline if isinstance(module, Pooling))
-    modes = [pooling.pooling_mode] if isinstance(pooling.pooling_mode, str) else list(pooling.pooling_mode)
-    write_pipeline(out, modes, pooling.embedding_dimension)
-    write_text_settings(out, encoder.settings())
 
 
 def _write_weights(layout: Layout, weights: Mapping[str, Tensor], out: Path) -> None:

@@ -18,11 +18,12 @@ from transformers import PreTrainedModel
 
 from modules.checkpoints.base_model import find_base_model
 from modules.checkpoints.lora import is_adapter
+from modules.checkpoints.text_settings import Pipeline
 from modules.encoding.adapter_folder import AdapterFolder
 from modules.encoding.encode import EncodeOptions, encode_texts
 from modules.encoding.features import Features, pad
 from modules.encoding.pipeline import load_pipeline, parameter_places
-from modules.encoding.saving import save_encoder
+from modules.encoding.saving import save_pipeline
 from modules.encoding.text_tokenizer import TextTokenizer
 
 
@@ -132,14 +133,14 @@ class TextEncoder(nn.Module):
         return self.settings() | {"modules": modules, "similarity": self.similarity}
 
     def save(self, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> None:
-        """Write a folder that ``SentenceTransformer(folder)`` loads, in new and old versions; see `save_encoder`.
+        """Write a folder that ``SentenceTransformer(folder)`` loads, in new and old versions; see `save_pipeline`.
 
         Args:
             folder: made if absent.
             state: weights to write in the place of this encoder's, by canonical name.
         """
         weights = {name: weight.detach() for name, weight in self.weights().items()} | dict(state or {})
-        save_encoder(self, Path(folder), weights)
+        save_pipeline(self.pipeline, self.folder, Pipeline(self.layout, self.settings()), weights, Path(folder))
 
     @property
     def backbone(self) -> PreTrainedModel:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from modules.distributed import local
 from modules.evaluation_mode import evaluation_mode
 from modules.full_precision import without_autocast
+from modules.gram import gram_of
 from modules.losses.task_batch import TaskBatch
 from modules.losses.task_loss import task_loss
-from modules.merging.gram import gram_of
 
 
 def gradient_cosines(

@@ -26,11 +26,11 @@ from modules.checkpoints.task_vector_files import open_models, progress
 from modules.compatibility.agree import agree
 from modules.compatibility.safety import refuse_other_ancestors, refuse_suspicious
 from modules.errors import UserError
+from modules.gram import sum_by_group
 from modules.json_files import read_json
 from modules.merging.base import MergeMethod, Preparation, Statistics
 from modules.merging.combine import combine
 from modules.merging.describe import describe
-from modules.merging.gram import sum_by_group
 from modules.merging.granularity import groups_of
 from modules.on_disk.kept_grams import Grams, kept_grams, measure
 from modules.on_disk.plan import Plan

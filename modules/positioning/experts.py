@@ -11,8 +11,8 @@ from modules.checkpoints.lineage import read_lineage
 from modules.compatibility.safety import refuse_other_ancestors, refuse_suspicious
 from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
+from modules.gram import gram_of
 from modules.merging import MergeMethod
-from modules.merging.gram import gram_of
 from modules.merging.granularity import groups_of
 from modules.merging.statistics import read_statistics
 from modules.positioning.merged_encoder import MergedEncoder

@@ -14,8 +14,8 @@ from modules.checkpoints.task_vector_files import open_models, progress
 from modules.checkpoints.text_settings import Pipeline, text_settings
 from modules.compatibility.agree import agree
 from modules.encoding.text_encoder import TextEncoder
+from modules.gram import gram_of, sum_by_group
 from modules.merging.base import MergeMethod, Prepared, Statistics
-from modules.merging.gram import gram_of, sum_by_group
 
 Vectors = dict[str, Tensor]
 """Parameter of the backbone to ``[N, *shape]``: the same parameter's difference in every expert."""

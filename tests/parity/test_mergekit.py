@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from modules.gram import gram_of
 from modules.merging import Average, Dare, MergeMethod, MultiSlerp, Slerp, SphericalMean, TaskArithmetic, Ties
 from modules.merging.combine import combine
-from modules.merging.gram import gram_of
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-mergekit" / "bin" / "python"
