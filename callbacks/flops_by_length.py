@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from modules.encoding.by_length import sizes_of_parts
+from modules.encoding.by_length import parts_by_length
 from modules.losses.task_batch import TaskBatch
 
 Kind = tuple[Any, ...]
@@ -55,5 +55,6 @@ def kind_of(batches: list[TaskBatch]) -> Kind:
 
 def size_of(batches: list[TaskBatch]) -> Size:
     """Size of all batches of a step together, in the parts that they are embedded in."""
-    parts = [part for batch in batches for part in sizes_of_parts(batch.features)]
+    columns = [column for batch in batches for column in batch.features]
+    parts = [(len(rows), length) for column in columns for rows, length in parts_by_length(column)]
     return 1, sum(rows * length for rows, length in parts), sum(rows * length**2 for rows, length in parts)

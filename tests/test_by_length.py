@@ -5,11 +5,10 @@ import random
 import torch
 from torch import Tensor
 
-from modules.encoding.by_length import ROWS, embed_columns, sizes_of_parts
+from modules.encoding.by_length import ROWS, embed_by_length
 from tests.tiny_encoder import WORDS, tiny_encoder
 
 ENCODER = tiny_encoder().eval()
-SHORT = ["a cat", "the", "a red ball"]
 UNEVEN = [" ".join(random.Random(i).choices(WORDS, k=1 + i * 7 % 25)) for i in range(2 * ROWS + 3)]
 
 
@@ -20,12 +19,9 @@ def gradients(embeddings: Tensor) -> list[Tensor]:
 
 def test_same_embeddings_and_gradients_in_the_order_of_the_batch() -> None:
     features = ENCODER.tokenize(UNEVEN)
-    shorter = ENCODER.tokenize(SHORT)
-    whole = [ENCODER(features), ENCODER(shorter)]
-    parts = embed_columns(ENCODER, [features, shorter])
-    for ours, theirs in zip(parts, whole, strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-6)
-    for ours, theirs in zip(gradients(torch.cat(parts)), gradients(torch.cat(whole)), strict=True):
+    whole, parts = ENCODER(features), embed_by_length(ENCODER, features)
+    assert torch.allclose(parts, whole, atol=1e-6)
+    for ours, theirs in zip(gradients(parts), gradients(whole), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5)
 
 
@@ -37,13 +33,14 @@ def test_every_part_is_as_wide_as_its_longest_text() -> None:
         return features["attention_mask"].sum(1, keepdim=True).float()
 
     features = ENCODER.tokenize(UNEVEN)
-    (lengths,) = embed_columns(encoder, [features])
+    lengths = embed_by_length(encoder, features)
     assert torch.equal(lengths[:, 0], features["attention_mask"].sum(1).float())
     assert [len(mask) for mask in seen] == [ROWS, ROWS, 3]
     assert all(mask.shape[1] == mask.sum(1).max() for mask in seen)
 
 
-def test_columns_share_parts() -> None:
-    """Of two columns of eight short and eight long texts each, the short ones are embedded together."""
-    column = ENCODER.tokenize(["a cat"] * (ROWS // 2) + ["the red ball runs"] * (ROWS // 2))
-    assert sizes_of_parts([column, column]) == [(ROWS, 4), (ROWS, 6)]
+def test_a_small_batch_is_left_as_it_is() -> None:
+    seen = []
+    features = ENCODER.tokenize(UNEVEN[:ROWS])
+    embed_by_length(lambda given: seen.append(given) or given["input_ids"], features)
+    assert seen == [features]

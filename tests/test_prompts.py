@@ -14,7 +14,7 @@ from tokenizers import processors
 from datamodules import DataSource, TaskDataModule, load_task
 from lightning_app.__main__ import main
 from modules import ContrastiveModule, UserError
-from modules.encoding.by_length import ROWS, embed_columns
+from modules.encoding.by_length import ROWS, embed_by_length
 from modules.encoding.prompts import Side, describe_prompts, folder_prompts, prompts_by_side
 from modules.encoding.prompts import trained_prompts as trained
 from modules.losses.task_batch import Features, TaskBatch
@@ -119,7 +119,7 @@ def test_a_batch_in_parts_keeps_each_row_with_the_length_of_its_prompt() -> None
     def row_and_tokens(part: Features) -> torch.Tensor:
         return torch.stack([part["prompt_lengths"], part["attention_mask"].sum(1)], 1)
 
-    assert torch.equal(embed_columns(row_and_tokens, [features])[0], row_and_tokens(features))
+    assert torch.equal(embed_by_length(row_and_tokens, features), row_and_tokens(features))
 
 
 def test_a_row_has_a_prompt_of_its_own(tmp_path: Path) -> None:

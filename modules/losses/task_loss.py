@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from modules.distributed import Gather, all_gather
-from modules.encoding.by_length import embed_columns
+from modules.encoding.by_length import embed_by_length
 from modules.encoding.features import Features
 from modules.full_precision import float32_or_better
 from modules.losses.base import make_loss
@@ -38,5 +38,5 @@ def task_loss(encoder: Callable[[Features], Tensor], batch: TaskBatch, gather: G
         gather: whose rows are compared with: all processes' or this one's.
     """
     # Raised before they are gathered, so that gradients, too, are added up over the processes in float32.
-    embeddings = [float32_or_better(column) for column in embed_columns(encoder, batch.features)]
+    embeddings = [float32_or_better(embed_by_length(encoder, features)) for features in batch.features]
     return TaskOutput(make_loss(batch.loss).batch_loss(embeddings, batch, gather), embeddings)
