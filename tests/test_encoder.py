@@ -16,6 +16,7 @@ from torch import nn
 from modules import TextEncoder, UserError
 from modules.checkpoints.text_settings import NO_LIMIT
 from modules.json_files import read_json
+from modules.positioning.task_vectors import load_task_vectors
 from tests.test_lora import factors, write_adapter
 from tests.tiny_encoder import Settings, tiny_decoder, tiny_encoder
 from tests.tiny_families import TEXTS as FAMILY_TEXTS
@@ -355,3 +356,13 @@ def test_dtype_and_attention_can_be_told(tmp_path: Path) -> None:
     assert {weight.dtype for weight in encoder.parameters()} == {torch.bfloat16}
     assert encoder.backbone.config._attn_implementation == "eager"
     assert encoder.backbone.config.use_cache is False
+
+
+def test_a_position_around_an_adapter_is_one_around_the_model_that_it_makes(tmp_path: Path) -> None:
+    tiny_encoder().save(tmp_path / "base")
+    adapter = write_adapter(tmp_path / "lora", factors(1), base_model_name_or_path=str(tmp_path / "base"))
+    TextEncoder.load(adapter).save(tmp_path / "whole")
+    experts = {"e": str(tiny_encoder(1).folder)}
+    around = [load_task_vectors(TextEncoder.load(model), experts) for model in (adapter, tmp_path / "whole")]
+    assert around[0].keys() == around[1].keys()
+    assert all(torch.equal(vectors, around[1][name]) for name, vectors in around[0].items())

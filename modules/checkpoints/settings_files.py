@@ -10,13 +10,11 @@ from typing import Any, NamedTuple
 
 from modules.checkpoints.base_model import file_sha256
 from modules.checkpoints.st_folder import pooling_modes
+from modules.checkpoints.text_settings import NO_LIMIT
 from modules.errors import UserError
 from modules.json_files import json_sha256, read_json
 
 PARTS = ("tokenizer", "pipeline", "prompts", "length")
-
-NO_LIMIT = 10**9
-"""Transformers writes 1e30 where a tokenizer has no longest text."""
 
 
 class Rule(NamedTuple):
@@ -61,7 +59,7 @@ def _module(config: dict[str, Any]) -> dict[str, Any]:
     said = _said(config)
     if not any(key.startswith("pooling_mode") for key in said):
         return said
-    modes = [{"max_tokens": "max"}.get(mode, mode) for mode in pooling_modes(said)]
+    modes = pooling_modes(said)
     others = {key: value for key, value in said.items() if not key.startswith("pooling_mode")}
     dim = others.pop("word_embedding_dimension", others.get("embedding_dimension"))
     return others | {"pooling_mode": modes, "embedding_dimension": dim}

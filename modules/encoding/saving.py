@@ -49,11 +49,17 @@ def save_pipeline(
         write_pipeline(out, modes, pooling.embedding_dimension)
         write_text_settings(out, chosen.settings)
     with closing(read_layout(base)) as layout:
-        _write_weights(layout, weights, out)
+        write_weights(layout, weights, out)
 
 
-def _write_weights(layout: Layout, weights: Mapping[str, Tensor], out: Path) -> None:
-    """Write the tensors of the files that the model came from, under their names."""
+def write_weights(layout: Layout, weights: Mapping[str, Tensor], out: Path) -> None:
+    """Write the tensors of the files that a model came from, under their names.
+
+    Args:
+        layout: of these files.
+        weights: tensors in the place of the files', by canonical name; the others are carried along.
+        out: the folder that is written.
+    """
     entries = layout.weights | layout.kept
     specs: dict[str, dict[str, Any]] = {}
     for name, entry in entries.items():

@@ -89,9 +89,7 @@ class TextEncoder(nn.Module):
             attn_implementation=attn_implementation,
         )
         encoder = cls(pipeline, adapter.folder if adapter else folder)
-        if adapter is not None:
-            adapter.add_to(encoder.weights())
-            encoder._adapter = adapter  # whose folder is there as long as it is
+        encoder._adapter = adapter  # whose folder is there as long as it is
         return encoder
 
     def take_pipeline(self, other: TextEncoder) -> None:
