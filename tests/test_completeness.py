@@ -213,6 +213,7 @@ def model_rows(project: Project) -> dict[str, Row]:
         "settled": ({"model/settled": 0.1}, POSITIONS),
         "pooling": ({"model/pooling": "mean"}, set()),  # the base says so itself
         "trust_remote_code": ({"model/trust_remote_code": True}, set()),  # no model has any
+        "attn_implementation": ({"model/attn_implementation": "eager"}, OF_BASE | {"model:late"}),
         "allow_suspicious": ({"model/allow_suspicious": True}, set()),
         "settings_of": ({"model/settings_of": "base"}, POSITIONS | {"merge:average", "merge:mixture"}),
     }
@@ -453,6 +454,7 @@ ONE_EXPERT: dict[Any, dict[str, tuple[str, bool]]] = {
         "warmup": ("0.5", True),
         "weight_decay": ("0.1", True),
         "trust_remote_code": ("true", False),
+        "attn_implementation": ("eager", True),
     },
     TaskDataModule: {
         "tasks": ("[{{source: {folder}/sts.jsonl}}]", True),
