@@ -1,5 +1,6 @@
 """What sentence-transformers computes with models of many families is what we compute, and what our folders give."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from modules import MergeModule, TaskArithmetic, TextEncoder
 from modules.checkpoints.checkpoint_layout import read_layout
 from modules.on_disk.merge import merge_files
 from modules.on_disk.plan import Plan
+from modules.positioning.task_vectors import load_task_vectors
 from tests.tiny_families import BACKBONES, FAMILIES, TEXTS, save_family, save_plain
 
 LONG = "the sky is blue because of scattered light " * 20
@@ -117,3 +119,19 @@ def test_both_routes_merge_every_weight_to_the_same_bits(family: str, tmp_path: 
         assert equal(
             SentenceTransformer(str(tmp_path / route), device="cpu").encode(TEXTS, convert_to_tensor=True), texts
         )
+
+
+@pytest.mark.parametrize("cased", [False, True])
+def test_a_fine_tune_that_the_library_saved_goes_with_its_lower_casing_base(cased: bool, tmp_path: Path) -> None:
+    """It moves the flag ``do_lower_case`` into the tokenizer, even where that lower-cases anyway."""
+    base = save_family("bert", tmp_path / "base")
+    (base / "sentence_bert_config.json").write_text('{"max_seq_length": 32, "do_lower_case": true}')
+    words = json.loads((base / "tokenizer.json").read_text())
+    words["normalizer"]["lowercase"] = not cased
+    (base / "tokenizer.json").write_text(json.dumps(words))
+    SentenceTransformer(str(base), device="cpu").save_pretrained(str(tmp_path / "saved"))
+    expert = nudged(tmp_path / "saved", tmp_path / "expert", 1)
+    merge_files(Plan(str(base), {"e": expert}, TaskArithmetic()), tmp_path / "merged", lambda _: None)
+    theirs = SentenceTransformer(expert, device="cpu").encode(TEXTS, convert_to_tensor=True)
+    assert equal(TextEncoder.load(tmp_path / "merged").encode(TEXTS), theirs)
+    assert load_task_vectors(TextEncoder.load(base), {"e": expert})

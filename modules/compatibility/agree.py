@@ -12,9 +12,9 @@ from typing import Any
 
 from modules.checkpoints.identity import settings_identity
 from modules.checkpoints.st_folder import is_st_folder, pooling_modes, st_modules
-from modules.checkpoints.text_settings import Pipeline, Settings, module_folder, text_settings, transformer_config
+from modules.checkpoints.text_settings import Pipeline, Settings, module_folder, text_settings
 from modules.compatibility.config_differences import config_difference
-from modules.compatibility.tokenizer_differences import lower_cases, tokenizer_difference
+from modules.compatibility.tokenizer_differences import reads_in_lower_case, tokenizer_difference
 from modules.errors import UserError
 from modules.json_files import read_json, shown
 
@@ -143,13 +143,11 @@ def pipeline_parts(folder: Path) -> dict[str, Any]:
     """What turns hidden states into an embedding, in a form that does not depend on the version that saved it."""
     modules = st_modules(folder)
     pooling = read_json(module_folder(folder, "Pooling", "1_Pooling") / "config.json", {})
-    transformer = transformer_config(folder)
     parts = {
         "modules": " > ".join(kind for kind, _ in modules),
         "pooling": pooling_modes(pooling),
         "include_prompt": pooling.get("include_prompt", True),
-        # Where the tokenizer does it anyway, the flag changes nothing.
-        "do_lower_case": bool(transformer.get("do_lower_case")) and not lower_cases(folder),
+        "do_lower_case": reads_in_lower_case(folder),
     }
     others = [path for kind, path in modules if kind not in ("Transformer", "Pooling", "Normalize")]
     return parts | {f"{path.name}/config.json": read_json(path / "config.json", {}) for path in others}

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modules.checkpoints.text_settings import transformer_config
 from modules.errors import UserError
 from modules.json_files import differences, read_json, shown
 
@@ -52,7 +53,8 @@ def tokenizer_difference(base: Path, other: Path) -> str | None:
     files = _files(base), _files(other)
     if files[0] == files[1] or not all(map(any, files)):
         return None
-    ours, theirs = _as_stored(base), _as_stored(other)
+    both_lower = reads_in_lower_case(base) and reads_in_lower_case(other)
+    ours, theirs = _as_stored(base, both_lower), _as_stored(other, both_lower)
     vocabularies = ours.pop("vocabulary"), theirs.pop("vocabulary")
     if None not in vocabularies and vocabularies[0] != vocabularies[1]:
         return f"has another vocabulary: {_first_token(*vocabularies)}"
@@ -64,11 +66,16 @@ def tokenizer_difference(base: Path, other: Path) -> str | None:
     if found is None and ours.keys() == theirs.keys():
         return None
     # A class adds what a folder does not say, and versions save one tokenizer in several forms: what it becomes counts.
-    made = _as_made(base), _as_made(other)
+    made = _as_made(base, both_lower), _as_made(other, both_lower)
     return _difference(*made) if None not in made else found  # type: ignore[arg-type]
 
 
-def lower_cases(folder: Path) -> bool:
+def reads_in_lower_case(folder: Path) -> bool:
+    """Return whether a model lower-cases every text, by its tokenizer or because its Transformer module says so."""
+    return bool(transformer_config(folder).get("do_lower_case")) or _lower_cases(folder)
+
+
+def _lower_cases(folder: Path) -> bool:
     """Whether a folder's tokenizer lower-cases every text by itself."""
     flag = _flags(folder)["do_lower_case"]
     if flag is not None:
@@ -104,18 +111,32 @@ def _read_fast(folder: Path) -> "Tokenizer":
         raise UserError(f"{path} is no tokenizer ({error}); fetch or save it again") from error
 
 
-def _parts(tokenizer: "Tokenizer") -> dict[str, Any]:
-    """What makes tokens of a text, in the form of the installed version."""
+def _parts(tokenizer: "Tokenizer", lowered: bool = False) -> dict[str, Any]:
+    """What makes tokens of a text, in the form of the installed version.
+
+    Args:
+        tokenizer: of a folder.
+        lowered: leave out the step that lower-cases a text, which sentence-transformers puts before the others where
+            a Transformer module says so, and saves.
+    """
     content = json.loads(tokenizer.to_str())
+    if lowered:
+        content["normalizer"] = _without_lower_casing(content["normalizer"])
     added = {token["content"]: {k: v for k, v in token.items() if k != "special"} for token in content["added_tokens"]}
     return {part: content[part] for part in PARTS} | {"added_tokens": added}
 
 
-def _as_stored(folder: Path) -> dict[str, Any]:
+def _without_lower_casing(normalizer: dict[str, Any] | None) -> dict[str, Any] | None:
+    steps = (normalizer or {}).get("normalizers", [normalizer] if normalizer else [])
+    kept = [step for step in steps if step["type"] != "Lowercase"]
+    return {"type": "Sequence", "normalizers": kept} if len(kept) > 1 else next(iter(kept), None)
+
+
+def _as_stored(folder: Path, lowered: bool) -> dict[str, Any]:
     """As the files have it; the vocabulary, token to id, from ``tokenizer.json`` or ``vocab.txt``, None without."""
     if _is_fast(folder):
         tokenizer = _read_fast(folder)
-        return _flags(folder) | _parts(tokenizer) | {"vocabulary": tokenizer.get_vocab(with_added_tokens=True)}
+        return _flags(folder) | _parts(tokenizer, lowered) | {"vocabulary": tokenizer.get_vocab(with_added_tokens=True)}
     vocabulary = None
     if (folder / "vocab.txt").is_file():
         lines = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
@@ -123,7 +144,7 @@ def _as_stored(folder: Path) -> dict[str, Any]:
     return _flags(folder) | {"vocabulary": vocabulary}
 
 
-def _as_made(folder: Path) -> dict[str, Any] | None:
+def _as_made(folder: Path, lowered: bool) -> dict[str, Any] | None:
     """As transformers makes it of the files; None where it cannot, or where it is no tokenizer of this kind."""
     from transformers import AutoTokenizer  # here, because files that are equal need no class
 
@@ -135,7 +156,7 @@ def _as_made(folder: Path) -> dict[str, Any] | None:
     if backend is None:
         return None
     sides = {key: getattr(tokenizer, key, FLAGS[key]) for key in ("split_special_tokens", "truncation_side")}
-    return _parts(backend) | sides
+    return _parts(backend, lowered) | sides
 
 
 def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
