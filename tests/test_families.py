@@ -121,6 +121,21 @@ def test_both_routes_merge_every_weight_to_the_same_bits(family: str, tmp_path: 
         )
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_trained_from_a_base_goes_with_it(family: str, tmp_path: Path) -> None:
+    base = save_family(family, tmp_path / "base")
+    trained, expert = TextEncoder.load(base), tmp_path / "expert"
+    with torch.no_grad():
+        for weight in trained.parameters():
+            weight += 0.01
+    trained.save(expert)
+    lines: list[str] = []
+    merge_files(Plan(str(base), {"e": str(expert)}, TaskArithmetic()), tmp_path / "merged", lines.append)
+    vectors = load_task_vectors(TextEncoder.load(base), {"e": str(expert)}, say=lines.append)
+    assert vectors.keys() == trained.weights().keys()
+    assert lines == [f"wrote {tmp_path / 'merged'}"], "nothing differs"
+
+
 @pytest.mark.parametrize("cased", [False, True])
 def test_a_fine_tune_that_the_library_saved_goes_with_its_lower_casing_base(cased: bool, tmp_path: Path) -> None:
     """It moves the flag ``do_lower_case`` into the tokenizer, even where that lower-cases anyway."""

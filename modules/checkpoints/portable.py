@@ -56,8 +56,7 @@ def make_portable(folder: Path) -> None:
             _change(path / "config.json", _older_pooling)
         elif kind in SAID_BY_DEFAULT:
             file = transformer_config_file(path) if kind == "Transformer" else path / "config.json"
-            said = SAID_BY_DEFAULT[kind]
-            _change(file, lambda config, said=said: _without(config, said))
+            _change(file, lambda config, kind=kind: without_defaults(config, kind))
 
 
 def _change(file: Path, change: Any) -> None:
@@ -70,8 +69,14 @@ def _older_name(name: str) -> str:
     return LEGACY + name.rsplit(".", 1)[-1] if name.startswith("sentence_transformers.") else name
 
 
-def _without(config: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
-    """Leave out `said`, as a whole, where the config says the same."""
+def without_defaults(config: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Return a module's config without what only newer versions write, where that says nothing.
+
+    Args:
+        config: of the module.
+        kind: of the module, ``Dense`` for one.
+    """
+    said = SAID_BY_DEFAULT.get(kind, {})
     same = all(config.get(key, value) == value for key, value in said.items())
     return {key: value for key, value in config.items() if key not in said} if same else config
 

@@ -1,5 +1,6 @@
 """What is a user's to choose of how a model reads texts, and where a folder says so."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,12 @@ Settings = dict[str, Any]
 
 NO_LIMIT = 10**9
 """A longest text of so many tokens is none; transformers writes 1e30 where a tokenizer has no limit."""
+
+
+POSITIONS_FROM_PADDING = re.compile(
+    r".*roberta.*|camembert|data2vec-text|esm|ibert|lilt|longformer|luke|markuplm|mpnet|xmod"
+)
+"""Types of models that count positions from the id of the padding token; in all others it changes nothing."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ def text_settings(folder: Path, base: Path) -> Settings:
     """
     general = read_json(folder / "config_sentence_transformers.json", {})
     return {
-        "max_length": transformer_config(folder).get("max_seq_length") or _longest(folder, base),
+        "max_length": _longest(folder, base),
         "prompts": {name: text for name, text in (general.get("prompts") or {}).items() if text},
         "default_prompt_name": general.get("default_prompt_name"),
         "truncate_dim": general.get("truncate_dim"),
@@ -57,8 +64,11 @@ def transformer_config(folder: Path) -> dict[str, Any]:
 def _longest(folder: Path, base: Path) -> int | None:
     part = backbone_folder(folder)
     config = read_json(part / "config.json") or read_json(backbone_folder(base) / "config.json", {})
-    limits = (
-        read_json(part / "tokenizer_config.json", {}).get("model_max_length"),
-        config.get("max_position_embeddings"),
-    )
+    told = transformer_config(folder).get("max_seq_length")
+    positions = config.get("max_position_embeddings")
+    if positions and POSITIONS_FROM_PADDING.fullmatch(str(config.get("model_type"))):
+        positions -= (1 if config.get("pad_token_id") is None else config["pad_token_id"]) + 1
+    elif told:
+        positions = None  # sentence-transformers believes what it is told
+    limits = (told or read_json(part / "tokenizer_config.json", {}).get("model_max_length"), positions)
     return min((int(limit) for limit in limits if limit and limit < NO_LIMIT), default=None)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.checkpoints.identity import settings_identity
+from modules.checkpoints.portable import without_defaults
 from modules.checkpoints.st_folder import is_st_folder, pooling_modes, st_modules
 from modules.checkpoints.text_settings import Pipeline, Settings, module_folder, text_settings
 from modules.compatibility.config_differences import config_difference
@@ -149,5 +150,7 @@ def pipeline_parts(folder: Path) -> dict[str, Any]:
         "include_prompt": pooling.get("include_prompt", True),
         "do_lower_case": reads_in_lower_case(folder),
     }
-    others = [path for kind, path in modules if kind not in ("Transformer", "Pooling", "Normalize")]
-    return parts | {f"{path.name}/config.json": read_json(path / "config.json", {}) for path in others}
+    others = [(kind, path) for kind, path in modules if kind not in ("Transformer", "Pooling", "Normalize")]
+    return parts | {
+        f"{path.name}/config.json": without_defaults(read_json(path / "config.json", {}), kind) for kind, path in others
+    }

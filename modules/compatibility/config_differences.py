@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from modules.checkpoints.text_settings import POSITIONS_FROM_PADDING
 from modules.json_files import differences, read_json
 
 HARMLESS = frozenset(
@@ -44,11 +45,6 @@ HARMLESS_NAMES = re.compile(
     r"|(classifier|summary|pooler)_.*"  # heads
     r"|unsloth_.*"
 )
-
-POSITIONS_FROM_PADDING = re.compile(
-    r".*roberta.*|camembert|data2vec-text|esm|ibert|lilt|longformer|luke|markuplm|mpnet|xmod"
-)
-"""Types of models that count positions from the id of the padding token; in all others it changes nothing."""
 
 SAID_BY_LAYER_TYPES = ("sliding_window_pattern", "_sliding_window_pattern", "max_window_layers")
 """Rules by which a class gives every layer its kind, where the kinds are not written out."""
