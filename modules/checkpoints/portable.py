@@ -16,6 +16,7 @@ from modules.checkpoints.st_folder import (
     st_modules,
     transformer_config_file,
 )
+from modules.checkpoints.text_settings import positions_after_padding
 from modules.json_files import read_json, write_json
 
 SAID_BY_DEFAULT: dict[str, dict[str, Any]] = {
@@ -46,8 +47,12 @@ def make_portable(folder: Path) -> None:
     """
     first = backbone_folder(folder)
     _change(first / "config.json", _with_older_rope)
-    kind = read_json(first / "config.json", {}).get("model_type")
+    backbone = read_json(first / "config.json", {})
+    kind, positions = backbone.get("model_type"), positions_after_padding(backbone)
     _change(first / "tokenizer_config.json", lambda config: _padded_alike(_with_older_class(config), kind))
+    if positions is not None:
+        _change(first / "tokenizer_config.json", lambda config: _at_most(config, "model_max_length", positions))
+        _change(transformer_config_file(first), lambda config: _at_most(config, "max_seq_length", positions))
     _change(
         folder / "modules.json", lambda modules: [module | {"type": _older_name(module["type"])} for module in modules]
     )
@@ -108,6 +113,12 @@ def _padded_alike(config: dict[str, Any], model_type: str | None) -> dict[str, A
     if model_type in COUNTED_FROM_THE_LEFT and config.get("padding_side") == "left":
         changes["padding_side"] = "right"
     return config | changes
+
+
+def _at_most(config: dict[str, Any], key: str, limit: int) -> dict[str, Any]:
+    """Keep texts within the model's positions, beyond which the library runs into an error."""
+    told = config.get(key, limit + 1 if key == "model_max_length" else limit)
+    return config if told is None or told <= limit else config | {key: limit}
 
 
 def _with_older_rope(config: dict[str, Any]) -> dict[str, Any]:

@@ -65,10 +65,26 @@ def _longest(folder: Path, base: Path) -> int | None:
     part = backbone_folder(folder)
     config = read_json(part / "config.json") or read_json(backbone_folder(base) / "config.json", {})
     told = transformer_config(folder).get("max_seq_length")
-    positions = config.get("max_position_embeddings")
-    if positions and POSITIONS_FROM_PADDING.fullmatch(str(config.get("model_type"))):
-        positions -= (1 if config.get("pad_token_id") is None else config["pad_token_id"]) + 1
-    elif told:
-        positions = None  # sentence-transformers believes what it is told
+    positions = positions_after_padding(config)
+    if positions is None and not told:  # sentence-transformers believes what it is told
+        positions = config.get("max_position_embeddings")
     limits = (told or read_json(part / "tokenizer_config.json", {}).get("model_max_length"), positions)
     return min((int(limit) for limit in limits if limit and limit < NO_LIMIT), default=None)
+
+
+def positions_after_padding(config: dict[str, Any]) -> int | None:
+    """Return how many tokens have a position where positions are counted from the padding token's id.
+
+    The config counts the places before it (514 for 512 tokens), and sentence-transformers takes them for tokens.
+
+    Args:
+        config: of the backbone.
+
+    Returns:
+        None where positions are counted from 0.
+    """
+    places = config.get("max_position_embeddings")
+    if not places or not POSITIONS_FROM_PADDING.fullmatch(str(config.get("model_type"))):
+        return None
+    padding = config.get("pad_token_id")
+    return int(places) - (1 if padding is None else int(padding)) - 1
