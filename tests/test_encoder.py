@@ -13,9 +13,11 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling
 from torch import nn
 
-from modules import TextEncoder, UserError
+from modules import Average, TextEncoder, UserError
 from modules.checkpoints.text_settings import NO_LIMIT
 from modules.json_files import read_json
+from modules.on_disk.merge import merge_files
+from modules.on_disk.plan import Plan
 from modules.positioning.task_vectors import load_task_vectors
 from tests.test_lora import factors, write_adapter
 from tests.tiny_encoder import Settings, tiny_decoder, tiny_encoder
@@ -128,6 +130,18 @@ def test_an_old_folder_layout(tmp_path: Path) -> None:
     encoder.save(tmp_path / "saved")
     saved = library(tmp_path / "saved").encode(FAMILY_TEXTS, convert_to_tensor=True)
     assert (saved - expected).abs().max() < 1e-5
+
+
+def test_configs_in_a_folder_of_their_own_are_compared(tmp_path: Path) -> None:
+    base = save_family("bert", tmp_path / "base")
+    old_layout(base)
+    shutil.copytree(base, tmp_path / "expert")
+    edit(tmp_path / "expert" / "0_Transformer" / "config.json", hidden_act="relu")
+    message = r"expert 'e' \(.*expert\) has hidden_act 'relu', the base 'gelu', so equal weights would"
+    with pytest.raises(UserError, match=message):
+        load_task_vectors(TextEncoder.load(base), {"e": str(tmp_path / "expert")})
+    with pytest.raises(UserError, match=message):
+        merge_files(Plan(str(base), {"e": str(tmp_path / "expert")}, Average()), tmp_path / "merged", lambda _: None)
 
 
 def test_a_long_text_where_positions_are_counted_from_the_padding_token(tmp_path: Path) -> None:

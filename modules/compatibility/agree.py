@@ -12,7 +12,7 @@ from typing import Any
 
 from modules.checkpoints.identity import settings_identity
 from modules.checkpoints.portable import without_defaults
-from modules.checkpoints.st_folder import is_st_folder, pooling_modes, st_modules
+from modules.checkpoints.st_folder import backbone_folder, is_st_folder, pooling_modes, st_modules
 from modules.checkpoints.text_settings import Pipeline, Settings, module_folder, text_settings
 from modules.compatibility.config_differences import config_difference
 from modules.compatibility.tokenizer_differences import reads_in_lower_case, tokenizer_difference
@@ -38,7 +38,7 @@ def agree(
     if settings_of not in (None, "base", *experts):
         raise UserError(f"settings_of is '{settings_of}'; it is base or one of {', '.join(experts)}")
     for name, folder in experts.items():
-        _refuse_other_computation(base, folder, f"expert '{name}' ({folder})")
+        _refuse_other_computation(backbone_folder(base), backbone_folder(folder), f"expert '{name}' ({folder})")
     speaking = {"base": base, **experts}
     speaking = {name: folder for name, folder in speaking.items() if is_st_folder(folder)}
     if not speaking:
