@@ -7,15 +7,14 @@ mteb is imported inside functions only: importing it takes seconds and reseeds e
 """
 
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import TYPE_CHECKING
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from callbacks.task_cap import full_name
 from modules.encoding.prompts import describe_prompts
 from modules.errors import UserError, nearest
+from modules.say_once import say_once
 
 if TYPE_CHECKING:
     from mteb import AbsTask, TaskMetadata
@@ -64,9 +63,4 @@ def log_prompts(prompt: "Callable[[TaskMetadata, PromptType | None], str]", task
 
     sides = (PromptType.query, PromptType.document) if isinstance(task, AbsTaskRetrieval) else (None,)
     found = {side.value if side else "prompt": prompt(task.metadata, side) for side in sides}
-    _say_once(f"  {task.metadata.name}: {describe_prompts(found)}")
-
-
-@cache
-def _say_once(message: str) -> None:
-    rank_zero_info(message)
+    say_once(f"  {task.metadata.name}: {describe_prompts(found)}")

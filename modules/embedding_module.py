@@ -1,12 +1,10 @@
 """What experts, joint models and positions share: an encoder, and validation data set by data set."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import torch
 from lightning import LightningModule
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
 from modules.distributed import Gather, local, together
@@ -18,6 +16,7 @@ from modules.losses.metrics import TaskMetrics
 from modules.losses.task_batch import TaskBatch
 from modules.losses.task_loss import TaskOutput, task_loss
 from modules.positioning.merged_encoder import MergedEncoder
+from modules.say_once import say_once
 
 SHOWN = 8
 """Rows that a message names at most."""
@@ -69,7 +68,7 @@ class EmbeddingModule(LightningModule):
         """Say which prompts each data set is trained with, and take them over."""
         data: dict[str, dict[Side, str | None]] = self._ask_data("side_prompts")
         for name, prompts in data.items():
-            _say_once(f"  {name}: {describe_prompts(prompts)}")
+            say_once(f"  {name}: {describe_prompts(prompts)}")
         self.take_prompts(data)
 
     def take_prompts(self, data: Mapping[str, Mapping[Side, str | None]]) -> None:
@@ -81,7 +80,7 @@ class EmbeddingModule(LightningModule):
         prompts, default_name, lines = trained_prompts(self.encoder.prompts, self.encoder.default_prompt_name, data)
         self.set_prompts(prompts, default_name)
         for line in lines:
-            _say_once(line)
+            say_once(line)
 
     def set_prompts(self, prompts: Mapping[str, str], default_name: str | None) -> None:
         """Replace the encoder's prompts.
@@ -182,11 +181,6 @@ class EmbeddingModule(LightningModule):
         metrics = self.task_metrics[index]
         assert isinstance(metrics, TaskMetrics)
         return metrics
-
-
-@cache
-def _say_once(message: str) -> None:
-    rank_zero_info(message)
 
 
 def rows_of(batch: TaskBatch, places: Sequence[int] | None = None) -> str:

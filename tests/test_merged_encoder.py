@@ -284,7 +284,7 @@ def test_sentence_transformers_loads_the_merge(tmp_path: Path, make: Callable[..
     assert (encoder.encode(TEXTS) - plain).abs().max() < 1e-5
     assert (encoder.encode(TEXTS, prompt="query : ") - prompted).abs().max() < 1e-5
     assert (theirs.max_seq_length, theirs.default_prompt_name) == (8, "query")
-    assert TextEncoder.load(tmp_path / "merged").settings() == encoder.settings()
+    assert TextEncoder.load(tmp_path / "merged").settings() == encoder.base.settings()
 
 
 def with_pooler() -> TextEncoder:

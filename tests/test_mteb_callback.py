@@ -14,12 +14,12 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-import callbacks.prompts
 from callbacks.mteb_callback import MtebCallback
 from callbacks.mteb_encoder import MtebEncoder
 from callbacks.mteb_tasks import evaluate_tasks, load_tasks
 from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
+from modules.say_once import say_once
 from tests.processes import forkserver
 from tests.tiny_encoder import tiny_encoder
 from tests.tiny_mirror import SENTENCES, write_sts
@@ -152,8 +152,8 @@ def test_scores_are_there_between_validations(mirror: str) -> None:
 
 def test_prompts_change_the_scores_and_are_said_once(mirror: str, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    callbacks.prompts._say_once.cache_clear()
-    monkeypatch.setattr("callbacks.prompts.rank_zero_info", said.append)
+    say_once.cache_clear()
+    monkeypatch.setattr("modules.say_once.rank_zero_info", said.append)
     seen = []
     for prompts in ({}, {"STS": "query : the sky "}):
         callback = Scores(["STSBenchmark"], data_root=mirror, prompts=prompts)

@@ -24,6 +24,9 @@ from modules.json_files import path_within
 CHUNK = 1 << 17
 """Entries that are converted, checked and hashed at a time: what is held beside a tensor, and fits a cache."""
 
+MAX_SHARD_BYTES = 5 * 10**9
+"""Size of a file of weights, unless told."""
+
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 

@@ -1,12 +1,16 @@
 """Which tensor of one checkpoint is which of another, whatever wrapper saved it."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from modules.checkpoints.checkpoint_io import TensorFile, TensorInfo, open_weights
+import torch
+from torch import Tensor
+
+from modules.checkpoints.checkpoint_io import MAX_SHARD_BYTES, CheckpointWriter, TensorFile, TensorInfo, open_weights
 from modules.checkpoints.st_folder import backbone_folder, st_modules
 from modules.errors import UserError
 from modules.json_files import read_json
@@ -169,6 +173,28 @@ def weighted_modules(folder: Path) -> list[str]:
         if (folder / path / "pytorch_model.bin").is_file() and not list((folder / path).glob("*.safetensors")):
             raise UserError(f"{folder}/{path}/pytorch_model.bin is a pickle; save the model again as safetensors")
     return [path for path in paths if list((folder / path).glob("*.safetensors"))]
+
+
+@contextmanager
+def layout_writer(
+    out: Path, entries: Sequence[tuple[Weight, torch.dtype]], max_bytes: int = MAX_SHARD_BYTES
+) -> Iterator[Callable[[Weight, Tensor], None]]:
+    """Write tensors under the names, and in the folders of modules, that a model's files have them in.
+
+    Args:
+        out: the new model's folder.
+        entries: all tensors that will be written, and their dtypes.
+        max_bytes: size of a file.
+
+    Yields:
+        A function that writes one of them, in any order.
+    """
+    specs: dict[str, dict[str, tuple[torch.dtype, tuple[int, ...]]]] = {}
+    for weight, dtype in entries:
+        specs.setdefault(weight.folder, {})[weight.key] = dtype, weight.info.shape
+    with ExitStack() as stack:
+        writers = {part: stack.enter_context(CheckpointWriter(out / part, of, max_bytes)) for part, of in specs.items()}
+        yield lambda weight, tensor: writers[weight.folder].write(weight.key, tensor)
 
 
 def match_layout(base: Layout, expert: Layout, who: str) -> list[str]:

@@ -51,8 +51,7 @@ def make_portable(folder: Path) -> None:
     kind, positions = backbone.get("model_type"), positions_after_padding(backbone)
     _change(first / "tokenizer_config.json", lambda config: _padded_alike(_with_older_class(config), kind))
     if positions is not None:
-        _change(first / "tokenizer_config.json", lambda config: _at_most(config, "model_max_length", positions))
-        _change(transformer_config_file(first), lambda config: _at_most(config, "max_seq_length", positions))
+        _keep_within(positions, first)
     _change(
         folder / "modules.json", lambda modules: [module | {"type": _older_name(module["type"])} for module in modules]
     )
@@ -115,10 +114,18 @@ def _padded_alike(config: dict[str, Any], model_type: str | None) -> dict[str, A
     return config | changes
 
 
-def _at_most(config: dict[str, Any], key: str, limit: int) -> dict[str, Any]:
-    """Keep texts within the model's positions, beyond which the library runs into an error."""
-    told = config.get(key, limit + 1 if key == "model_max_length" else limit)
-    return config if told is None or told <= limit else config | {key: limit}
+def _keep_within(positions: int, first: Path) -> None:
+    """Cut texts to the model's positions, beyond which the library runs into an error."""
+
+    def lowered(config: dict[str, Any]) -> dict[str, Any]:
+        told = config.get("max_seq_length")
+        return config | {"max_seq_length": min(told, positions)} if told else config
+
+    _change(transformer_config_file(first), lowered)
+    _change(
+        first / "tokenizer_config.json",
+        lambda config: config | {"model_max_length": min(config.get("model_max_length") or positions, positions)},
+    )
 
 
 def _with_older_rope(config: dict[str, Any]) -> dict[str, Any]:

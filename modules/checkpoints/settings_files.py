@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from modules.checkpoints.base_model import file_sha256
+from modules.checkpoints.portable import SAID_BY_DEFAULT
 from modules.checkpoints.st_folder import pooling_modes
 from modules.checkpoints.text_settings import NO_LIMIT
 from modules.errors import UserError
@@ -94,12 +95,7 @@ RULES = {
     r"sentence_[\w-]+_config\.json": Rule(
         "pipeline",
         {"max_seq_length": "length"},
-        defaults={
-            "do_lower_case": False,
-            "transformer_task": "feature-extraction",
-            "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
-            "module_output_name": "token_embeddings",
-        },
+        defaults={"do_lower_case": False, **SAID_BY_DEFAULT["Transformer"]},
         modern=_said,
     ),
     r"config\.json": Rule(
@@ -110,11 +106,7 @@ RULES = {
     ),
     r".+/config\.json": Rule(
         "pipeline",
-        defaults={
-            "include_prompt": True,
-            "module_input_name": "sentence_embedding",
-            "module_output_name": "sentence_embedding",
-        },
+        defaults={"include_prompt": True, **SAID_BY_DEFAULT["Dense"]},
         modern=_module,
     ),
     r"(.+/)?tokenizer_config\.json": Rule(

@@ -81,10 +81,10 @@ def positions_after_padding(config: dict[str, Any]) -> int | None:
         config: of the backbone.
 
     Returns:
-        None where positions are counted from 0.
+        None where positions are counted from 0, or are no table of the model's.
     """
-    places = config.get("max_position_embeddings")
-    if not places or not POSITIONS_FROM_PADDING.fullmatch(str(config.get("model_type"))):
+    places, kind = config.get("max_position_embeddings"), config.get("position_embedding_type", "absolute")
+    if not places or kind != "absolute" or not POSITIONS_FROM_PADDING.fullmatch(str(config.get("model_type"))):
         return None
     padding = config.get("pad_token_id")
     return int(places) - (1 if padding is None else int(padding)) - 1

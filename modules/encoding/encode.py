@@ -117,10 +117,12 @@ class _OnTheCpu:
     def __init__(self) -> None:
         self._moved: list[Tensor] = []
         self._waiting: list[Tensor] = []
+        self._numbers = 0
 
     def add(self, part: Tensor) -> None:
         self._waiting.append(part)
-        if sum(part.numel() for part in self._waiting) > MOST_WAITING:
+        self._numbers += part.numel()
+        if self._numbers > MOST_WAITING:
             self._move()
 
     def all(self) -> Tensor:
@@ -130,7 +132,7 @@ class _OnTheCpu:
     def _move(self) -> None:
         if self._waiting:
             self._moved.append(torch.cat(self._waiting).cpu())
-            self._waiting = []
+            self._waiting, self._numbers = [], 0
 
 
 def _room(encoder: nn.Module, device: torch.device, tokens: int) -> int:

@@ -11,8 +11,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from torch import nn
 from transformers import CONFIG_MAPPING, MODEL_MAPPING
 
-from modules.checkpoints.checkpoint_io import weight_files
-from modules.checkpoints.checkpoint_layout import POOLER, canonical_names, read_layout, weighted_modules
+from modules.checkpoints.checkpoint_layout import POOLER, canonical_names, read_layout
 from modules.checkpoints.st_folder import backbone_folder, is_st_folder, st_modules
 from modules.errors import UserError
 from modules.json_files import read_json
@@ -43,15 +42,18 @@ def load_pipeline(
         UserError: the folder has a module or a file that cannot be loaded, lacks weights, says another pooling, or has
             weights that are not finite.
     """
-    _refuse_unreadable(folder, trust_remote_code)
+    _refuse_modules(folder, trust_remote_code)
+    with closing(read_layout(folder)) as layout:  # all in the folder: transformers would follow an index out of it
+        stored = layout.weights.keys()
+    _refuse_without_tokenizer(folder)
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
-    if _adds_a_pooler(folder):
+    if not any(name.startswith(POOLER) for name in stored) and _adds_a_pooler(folder):
         options["add_pooling_layer"] = False  # a random one enters no embedding, but would be trained, merged and saved
     pipeline = _load(folder, options, trust_remote_code)
-    missing = missing_weights(pipeline, folder)
-    if missing:
+    missing = [name for name in parameter_places(pipeline, folder) if name not in stored]
+    if missing:  # transformers has put random numbers in their place
         some = ", ".join(missing[:4])
         raise UserError(f"{folder}: weights are missing ({len(missing)}), or the files call them otherwise: {some}")
     if pooling is not None:
@@ -70,17 +72,17 @@ def refuse_not_finite(module: nn.Module, where: str | Path) -> None:
         raise UserError(f"{where}: NaN or infinite weights in {len(bad)} tensors: {', '.join(bad[:5])}")
 
 
-def _refuse_unreadable(folder: Path, trust_remote_code: bool) -> None:
-    """Refuse what would be read from a pickle, replaced in silence, or cannot be trained or merged as one model."""
+def _refuse_without_tokenizer(folder: Path) -> None:
+    first = backbone_folder(folder)
+    if read_json(first / "config.json") is not None and not any(f for kind in TOKENIZERS for f in first.glob(kind)):
+        raise UserError(f"{first} has no tokenizer, for which transformers would make an empty one; save it beside")
+
+
+def _refuse_modules(folder: Path, trust_remote_code: bool) -> None:
+    """Refuse modules that are replaced in silence, or that cannot be trained or merged as one model."""
     modules = st_modules(folder)
     if any(kind in ("Router", "Asym") for kind, _ in modules):
         raise UserError(f"{folder}/modules.json: a Router has several encoders; give the folder of one of them")
-    first = backbone_folder(folder)
-    if not modules or modules[0][0] == "Transformer":
-        weight_files(first)  # all in the folder: transformers would follow an index out of it
-        if not any(found for pattern in TOKENIZERS for found in first.glob(pattern)):
-            raise UserError(f"{first} has no tokenizer, for which transformers would make an empty one; save it beside")
-    weighted_modules(folder)  # refuses pickles
     for path in (path for kind, path in modules if kind == "Dense" and not trust_remote_code):
         activation = read_json(path / "config.json", {}).get("activation_function", "torch.nn")
         if not activation.startswith("torch."):
@@ -91,13 +93,10 @@ def _refuse_unreadable(folder: Path, trust_remote_code: bool) -> None:
 
 
 def _adds_a_pooler(folder: Path) -> bool:
-    """Return whether transformers would put a pooler of random numbers on a checkpoint that has none."""
+    """Return whether transformers puts a pooler on the model, of random numbers where the checkpoint has none."""
     kind = read_json(backbone_folder(folder) / "config.json", {}).get("model_type")
     if kind not in CONFIG_MAPPING or CONFIG_MAPPING[kind] not in MODEL_MAPPING:
         return False
-    with closing(read_layout(folder)) as layout:
-        if any(name.startswith(POOLER) for name in layout.weights):
-            return False
     made: Any = MODEL_MAPPING[CONFIG_MAPPING[kind]]
     return not isinstance(made, tuple) and "add_pooling_layer" in inspect.signature(made).parameters
 
@@ -139,12 +138,6 @@ def parameter_places(pipeline: SentenceTransformer, folder: Path) -> dict[str, s
     for (name, module), part in zip(later, parts, strict=False):  # a plain checkpoint's pooling has no folder
         places |= {f"{part}/{parameter}": f"{name}.{parameter}" for parameter, _ in module.named_parameters()}
     return places
-
-
-def missing_weights(pipeline: SentenceTransformer, folder: Path) -> list[str]:
-    """Return the parameters that the files do not hold, for which transformers puts in random numbers."""
-    with closing(read_layout(folder)) as layout:
-        return [name for name in parameter_places(pipeline, folder) if name not in layout.weights]
 
 
 def _pool_by(pipeline: SentenceTransformer, pooling: str, folder: Path) -> None:

@@ -1,22 +1,18 @@
 """Writing a pipeline: the files of the model that it was loaded from, with its weights and settings."""
 
 from collections.abc import Mapping
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor
 
-from modules.checkpoints.checkpoint_io import CheckpointWriter
-from modules.checkpoints.checkpoint_layout import Layout, read_layout
+from modules.checkpoints.checkpoint_layout import Layout, layout_writer, read_layout
 from modules.checkpoints.model_settings import copy_settings, write_text_settings
 from modules.checkpoints.st_folder import is_st_folder, write_pipeline
 from modules.checkpoints.text_settings import Pipeline
 from modules.errors import UserError
-
-MAX_SHARD_BYTES = 5 * 10**9
 
 
 def save_pipeline(
@@ -61,14 +57,7 @@ def write_weights(layout: Layout, weights: Mapping[str, Tensor], out: Path) -> N
         out: the folder that is written.
     """
     entries = layout.weights | layout.kept
-    specs: dict[str, dict[str, Any]] = {}
-    for name, entry in entries.items():
-        dtype = weights[name].dtype if name in weights else entry.info.dtype
-        specs.setdefault(entry.folder, {})[entry.key] = dtype, entry.info.shape
-    with ExitStack() as stack:
-        writers = {
-            part: stack.enter_context(CheckpointWriter(out / part, of, MAX_SHARD_BYTES)) for part, of in specs.items()
-        }
+    dtypes = [(entry, weights[n].dtype if n in weights else entry.info.dtype) for n, entry in entries.items()]
+    with layout_writer(out, dtypes) as write:
         for name, entry in entries.items():
-            tensor = weights[name].cpu() if name in weights else entry.file.read(entry.key)
-            writers[entry.folder].write(entry.key, tensor)
+            write(entry, weights[name].cpu() if name in weights else entry.file.read(entry.key))

@@ -2,20 +2,19 @@
 
 import hashlib
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding, Transformer
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from modules.checkpoints.text_settings import NO_LIMIT
+from modules.checkpoints.text_settings import NO_LIMIT, positions_after_padding
 from modules.encoding.features import TokenIds
 from modules.errors import UserError
+from modules.say_once import say_once
 
 OURS = {
     "padding",
@@ -58,8 +57,9 @@ class TextTokenizer:
             and "message" not in first.modality_config
         )
         self._options: dict[str, Any] = _processing(first) if self.direct else {}
-        self.positions = _positions(first)
-        """Tokens for which the model has positions; `NO_LIMIT` where it needs none, or the config says how many."""
+        after_padding = positions_after_padding(first.config.to_dict()) if isinstance(first, Transformer) else None
+        self.positions = NO_LIMIT if after_padding is None else after_padding
+        """Tokens for which the model has positions; `NO_LIMIT` where sentence-transformers knows by itself."""
         limits = [self._options.pop("max_length", None), getattr(first, "max_seq_length", None), self.positions]
         self.max_length = int(min(limit for limit in limits if limit is not None and limit <= NO_LIMIT))
         """Tokens kept of a text, special ones included; `NO_LIMIT` where nothing limits it."""
@@ -80,7 +80,7 @@ class TextTokenizer:
         found: list[TokenIds] = [np.array(ids, dtype=np.int32) for ids in self._ids(list(texts), max_length)]
         if isinstance(self._first, StaticEmbedding) or all(map(len, found)):
             return found
-        _say_without_tokens()
+        say_once("of a text without tokens the padding token is embedded")
         return [ids if len(ids) else np.array([self.pad_id], dtype=np.int32) for ids in found]
 
     def _ids(self, texts: list[str], max_length: int) -> Any:
@@ -134,11 +134,6 @@ class TextTokenizer:
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
-@cache
-def _say_without_tokens() -> None:
-    rank_zero_info("of a text without tokens the padding token is embedded")
-
-
 def _refuse_first_module(first: nn.Module) -> None:
     if isinstance(first, StaticEmbedding):
         return
@@ -158,19 +153,6 @@ def _processing(first: Transformer) -> dict[str, Any]:
     given = first.processing_kwargs
     options: dict[str, Any] = {**given.get("text", {}), **given.get("common", {})}
     return {key: value for key, value in options.items() if key == "max_length" or key not in OURS}
-
-
-def _positions(first: nn.Module) -> int:
-    """Return how many tokens have a position where positions are counted from the padding token's id (RoBERTa, MPNet).
-
-    Their configs count the unused places before it (514 for 512 tokens), which sentence-transformers takes for tokens.
-    """
-    tables = [
-        module.num_embeddings - module.padding_idx - 1
-        for name, module in first.named_modules()
-        if isinstance(module, nn.Embedding) and module.padding_idx is not None and name.endswith("position_embeddings")
-    ]
-    return min(tables, default=NO_LIMIT)
 
 
 def _pad_id(first: nn.Module) -> int:

@@ -8,7 +8,7 @@ Shapes: N experts.
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from modules.checkpoints.base_model import find_base_model
-from modules.checkpoints.checkpoint_io import CheckpointWriter, Specs, TensorInfo
-from modules.checkpoints.checkpoint_layout import Weight, refuse_keys
+from modules.checkpoints.checkpoint_io import TensorInfo
+from modules.checkpoints.checkpoint_layout import Weight, layout_writer, refuse_keys
 from modules.checkpoints.identity import weights_identity
 from modules.checkpoints.lineage import lineage_through, read_lineage
 from modules.checkpoints.lora import AdapterWriter, is_adapter
@@ -170,15 +170,10 @@ class _Merge:
         rounding = self._choose_dtype(prepare)
         # What --dtype loses is measured while it is written.
         insisted = rounding if self.plan.dtype and is_narrow(self.plan.dtype) else None
-        with ExitStack() as stack:
-            writers = {
-                part: stack.enter_context(
-                    CheckpointWriter(folder / part, self._specs(part, entries), self.plan.max_shard_bytes)
-                )
-                for part in dict.fromkeys(weight.folder for _, weight in entries)
-            }
+        dtypes = [(weight, self._output_dtype(weight.info)) for _, weight in entries]
+        with layout_writer(folder, dtypes, self.plan.max_shard_bytes) as write:
             for name, weight in progress(entries, "merging"):
-                writers[weight.folder].write(weight.key, self._merged(name, weight, prepare, insisted))
+                write(weight, self._merged(name, weight, prepare, insisted))
         code = copy_settings(self.base, self.pipeline, folder, _short(self.dtype))
         if code:
             self.say(f"the model's own code is carried along ({', '.join(code)}): read it before you allow it to run")
@@ -216,10 +211,6 @@ class _Merge:
 
     def _output_dtype(self, info: TensorInfo) -> torch.dtype:
         return self.dtype if self.dtype and info.dtype.is_floating_point else info.dtype
-
-    def _specs(self, part: str, entries: list[tuple[str, Weight]]) -> Specs:
-        infos = {weight.key: weight.info for _, weight in entries if weight.folder == part}
-        return {key: (self._output_dtype(info), info.shape) for key, info in infos.items()}
 
     def _write_adapter(self, folder: Path, prepare: Preparation) -> dict[str, Any]:
         assert self.plan.adapter_rank is not None

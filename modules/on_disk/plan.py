@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from modules.checkpoints.checkpoint_io import MAX_SHARD_BYTES
 from modules.errors import UserError
 from modules.merging.base import MergeMethod
 from modules.positioning.position import merge_coefficients
@@ -40,7 +41,7 @@ class Plan:
     scale: float = 1.0
     granularity: str | int = "model"
     dtype: torch.dtype | None = None
-    max_shard_bytes: int = 5 * 10**9
+    max_shard_bytes: int = MAX_SHARD_BYTES
     allow_suspicious: bool = False
     adapter_rank: int | None = None
     settings_of: str | None = None

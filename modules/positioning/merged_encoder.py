@@ -159,10 +159,6 @@ class MergedEncoder(nn.Module):
         """The base's."""
         return self.base.max_length
 
-    def settings(self) -> dict[str, Any]:
-        """Return the base's settings of texts."""
-        return self.base.settings()
-
     def tokenize(
         self, texts: Sequence[str], max_length: int | None = None, prompts: str | Sequence[str] = ""
     ) -> Features:
