@@ -64,7 +64,7 @@ def evaluate(way: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def timed(encode: Any, total: list[float]) -> Any:
-    """The same function, whose seconds are added up."""
+    """Return the same function, whose seconds are added up."""
 
     def call(*args: Any, **options: Any) -> Any:
         start = time.perf_counter()

@@ -81,7 +81,7 @@ def plain_step(texts: Features) -> Callable[[], None]:
 
 
 def seconds(step: Callable[[], None]) -> float:
-    """How long a step takes."""
+    """Return the seconds that a step takes."""
     started = time.perf_counter()
     step()
     return time.perf_counter() - started

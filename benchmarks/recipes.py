@@ -167,7 +167,7 @@ def main() -> None:
 
 
 def print_row(cells: list[str], scores: list[float]) -> None:
-    """One row of the table."""
+    """Print a row of the table."""
     print("| " + " | ".join([*cells, *(f"{value:.1f}" for value in [*scores, fmean(scores)])]) + " |", flush=True)
 
 

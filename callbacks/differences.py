@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def difference_interval(task: "AbsTask", a: Examples, b: Examples) -> Interval | None:
-    """Where the difference of the main scores x 100, ``b`` minus ``a``, lies with 95 %; None: not known."""
+    """Return where the difference of the main scores x 100, ``b`` minus ``a``, lies with 95 %; None: not known."""
     resampled = resampled_differences(task, a, b)
     return None if resampled is None else interval(resampled)
 

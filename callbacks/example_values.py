@@ -57,12 +57,12 @@ def evaluate_watched(
 
 
 def has_examples(task: "AbsTask") -> bool:
-    """Whether the main score of a task is made of values of its examples: STS, retrieval and classification."""
+    """Return whether the main score of a task is made of values of its examples: STS, retrieval and classification."""
     return is_sts(task) or _query_score(task) is not None or _is_classification(task)
 
 
 def is_sts(task: "AbsTask") -> bool:
-    """Whether the main score of a task is the rank correlation of its pairs' similarities with the true ones."""
+    """Return whether the main score of a task is the rank correlation of its pairs' similarities with the true ones."""
     from mteb.abstasks.sts import AbsTaskSTS
 
     return isinstance(task, AbsTaskSTS) and task.metadata.main_score in SIMILARITIES
@@ -82,7 +82,7 @@ def rows_of(task: "AbsTask", part: str) -> Any:
 
 
 def _is_classification(task: "AbsTask") -> bool:
-    """Whether the main score of a task is the mean accuracy of several classifiers on the same texts."""
+    """Return whether the main score of a task is the mean accuracy of several classifiers on the same texts."""
     from mteb.abstasks.classification import AbsTaskClassification
 
     return (
@@ -94,7 +94,7 @@ def _is_classification(task: "AbsTask") -> bool:
 
 
 def _query_score(task: "AbsTask") -> str | None:
-    """What trec_eval calls the main score of a retrieval task."""
+    """Return what trec_eval calls the main score of a retrieval task."""
     from mteb.abstasks.retrieval import AbsTaskRetrieval
 
     metric = re.fullmatch(r"(\w+)_at_(\d+)", task.metadata.main_score)
@@ -134,7 +134,7 @@ def _accuracies(task: Any, folder: Path, result: "TaskResult") -> Examples:
 
 
 def _read_predictions(task: "AbsTask", folder: Path) -> dict[str, Any]:
-    """What mteb wrote of the parts of a task that it has just evaluated."""
+    """Read what mteb wrote of the parts of a task that it has just evaluated."""
     file = folder / task.prediction_file_name
     if not file.is_file():
         return {}

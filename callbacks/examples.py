@@ -83,7 +83,7 @@ def examples_file(folder: Path, model: str, revision: str, task: str) -> Path:
 
 
 def _read_kept(encoder: MtebEncoder, task: "AbsTask", folder: Path, place: Path) -> tuple[dict[str, str], Examples]:
-    """What there is already: mteb's files by name, without a result that lacks its examples, and the examples."""
+    """Return mteb's files by name, without a result that lacks its examples, and the examples that are there."""
     name = f"{task.metadata.name}.json"
     examples = read_examples(folder, encoder.name, encoder.revision, task.metadata.name)
     kept = read_kept_json(place / name, {}, f"{task.metadata.name} is scored again", rank_zero_info)

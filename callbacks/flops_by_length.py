@@ -25,7 +25,7 @@ class FlopsByLength:
         self._counted: dict[Kind, list[tuple[Size, int]]] = {}
 
     def __call__(self, kind: Kind, size: Size) -> int | None:
-        """What a step takes; None if the steps counted so far do not tell."""
+        """Return the operations that a step takes; None if the steps counted so far do not tell."""
         counted = self._counted.get(kind, [])
         if not counted:
             return None

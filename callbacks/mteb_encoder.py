@@ -101,7 +101,7 @@ class MtebEncoder:
         self._said: set[tuple[str, str, str]] = set()
 
     def called(self, name: str, revision: str) -> "MtebEncoder":
-        """The same weights under another name and revision; what is embedded through one need not be through the other.
+        """Return the same weights under another name and revision; the two share the embeddings.
 
         Args:
             name: in result files.

@@ -95,7 +95,7 @@ def evaluate_task(
     results_dir: str | None = None,
     **options: Any,
 ) -> "TaskResult":
-    """What mteb finds on one loaded task; see `evaluate_tasks`.
+    """Return mteb's result of one loaded task; see `evaluate_tasks`.
 
     Args:
         encoder: the model.

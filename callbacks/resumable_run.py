@@ -110,6 +110,6 @@ class ResumableRun(Callback):
 
 
 def was_interrupted(trainer: Trainer) -> bool:
-    """Whether a `ResumableRun` of this trainer was stopped by a signal, so that what is there is not yet the end."""
+    """Return whether a `ResumableRun` of this trainer was stopped by a signal, so that its results are not the last."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return any(isinstance(callback, ResumableRun) and callback.interrupted for callback in callbacks)

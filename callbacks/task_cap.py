@@ -54,7 +54,7 @@ def cap_task(task: "AbsTask", max_examples: int | None, max_corpus: int | None) 
 
 
 def _less(rows: Dataset, size: int | None) -> Dataset:
-    """Some rows; of the older tasks whose rows each hold a list of examples, some of each list."""
+    """Return some of the rows; of the older tasks whose rows each hold a list of examples, some of each list."""
     if size is None:
         return rows
     lists = [column for column, values in rows[0].items() if isinstance(values, list)]
@@ -72,7 +72,7 @@ def _shorter(row: dict[str, Any], lists: list[str], size: int) -> dict[str, Any]
 
 
 def _less_retrieval(data: Any, max_examples: int | None, max_corpus: int | None) -> Any:
-    """Some queries, and the documents that they need with some others."""
+    """Return some of the queries, and the documents that they need with some others."""
     corpus, qrels, top_ranked = (data[key] for key in ("corpus", "relevant_docs", "top_ranked"))
     queries = data["queries"] if max_examples is None else _less(data["queries"], max_examples)
     if max_corpus is not None and len(corpus) > max_corpus:

@@ -56,5 +56,5 @@ def _add_json(found: Any, part: Any) -> None:
 
 
 def _described(value: Any) -> str:
-    """What JSON has no form for, without its place in memory."""
+    """Describe a value that JSON has no form for, without its place in memory."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))

@@ -42,7 +42,7 @@ class TaskSelection:
                 raise UserError(f"{key} is {value}; it must be at least 1")
 
     def __bool__(self) -> bool:
-        """Whether any task is wanted."""
+        """Return whether any task is wanted."""
         return bool(self.tasks or self.types or self.benchmark)
 
 

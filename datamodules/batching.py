@@ -169,7 +169,7 @@ class BatchLoader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[TaskBatch]:
-        """One epoch."""
+        """Yield the batches of one epoch."""
         return iter(self._loader)
 
 
@@ -208,7 +208,7 @@ class WholeEpochLoader:
         self._epoch: list[TaskBatch] = []
 
     def __len__(self) -> int:
-        """One."""
+        """Return 1: the one batch of an epoch."""
         return 1
 
     def __iter__(self) -> Iterator[list[TaskBatch]]:

@@ -37,7 +37,7 @@ class TrainingTexts:
         self._normalised = {text_id(normalised(text)) for text in distinct} - {text_id("")}
 
     def overlap(self, texts: Iterable[Collection[str]]) -> Overlap:
-        """What an evaluation shares with these texts.
+        """Return what an evaluation shares with these texts.
 
         Args:
             texts: the ways in which each text may be written: a document with and without its title, say.

@@ -80,7 +80,7 @@ class HeldOut:
                 self._owners[key].add(name)
 
     def holds(self, name: str, rows: RowGroups, row: int) -> bool:
-        """Whether another data set holds out an example that a row is.
+        """Return whether another data set holds out an example that a row is.
 
         Args:
             name: of the row's data set, whose own groups keep its parts apart.

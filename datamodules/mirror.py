@@ -18,7 +18,7 @@ CONNECT_SECONDS = 5
 
 
 def mirrored_path(name: str, root: str | None = None) -> str:
-    """Where ``datasets.load_dataset`` shall find the hub data set ``name``.
+    """Return where ``datasets.load_dataset`` shall find the hub data set ``name``.
 
     Args:
         name: ``org/name`` on the hub.
@@ -42,7 +42,7 @@ def mirrored_path(name: str, root: str | None = None) -> str:
 
 
 def tried_places(name: str, root: str | None = None) -> str:
-    """Where `mirrored_path` has looked for a data set that could not be read, for an error message."""
+    """Return where `mirrored_path` has looked for a data set that could not be read, for an error message."""
     root = root or os.environ.get(ROOT_VARIABLE)
     if not root:
         return f"{name} on the hub; data_root names a folder with a copy"
@@ -70,7 +70,7 @@ def hub_or_cache() -> Iterator[None]:
 
 @cache
 def _answers(endpoint: str) -> bool:
-    """Whether a connection can be made; a proxy, if there is one, is trusted to make it."""
+    """Return whether a connection can be made; a proxy, if there is one, is trusted to make it."""
     if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
         return True
     url = urlparse(endpoint)

@@ -100,7 +100,7 @@ def test_relatedness(max_pairs: int = 240) -> tuple[list[str], list[str], list[f
 
 
 def nearness(a: Entry, b: Entry) -> float:
-    """How near two objects live.
+    """Return how near two objects live.
 
     1.0 in the same class (or both at the top level of one module), 0.75 in the same module, 0.5 in the same folder of
     modules (``numpy.linalg``), 0.25 in the same distribution, 0.0 otherwise. The modules at the top of the standard

@@ -80,7 +80,7 @@ def unit_score(row: Row, column: str) -> float:
 
 
 def name(row: Row, column: str) -> str:
-    """What names a label or a group: a string or a whole number.
+    """Return the name of a label or a group: a string or a whole number.
 
     Raises:
         UserError: it is anything else, or empty.
@@ -92,7 +92,7 @@ def name(row: Row, column: str) -> str:
 
 
 def like_missing(names: Iterable[str]) -> list[str]:
-    """Those names that may have been meant for a missing value."""
+    """Return the names that may have been meant for a missing value."""
     return sorted(name for name in set(names) if name.strip().lower() in LIKE_MISSING)
 
 

@@ -44,7 +44,7 @@ class SplitTask:
         return len(self.expert) + len(self.probe) + len(self.validation) + sum(self.left_out.values())
 
     def with_loss(self, loss: LossConfig | None) -> "SplitTask":
-        """The same rows, to be trained and validated with this loss, if there is one; see `TaskData.with_loss`."""
+        """Return the same rows, trained and validated with this loss, if there is one; see `TaskData.with_loss`."""
         if loss is None:
             return self
         expert, probe, validation = (part.with_loss(loss) for part in (self.expert, self.probe, self.validation))

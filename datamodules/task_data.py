@@ -105,7 +105,7 @@ class TaskData:
         )
 
     def with_loss(self, loss: LossConfig) -> "TaskData":
-        """The same rows, to be trained with another loss.
+        """Return the same rows, to be trained with another loss.
 
         Raises:
             UserError: the loss needs other columns, or the temperature is not positive.

@@ -68,7 +68,7 @@ class SplitDataModule(LightningDataModule):
         return {split.name: self._prompted(split.expert).side_prompts() for split in self.splits}
 
     def val_dataloader(self) -> list[BatchLoader]:
-        """One loader a data set over its validation rows, in a fixed order; empty for a data set without any."""
+        """Return a loader per data set over its validation rows, in a fixed order; empty for a data set without any."""
         return [self._evaluation_loader(split.validation) for split in self.splits]
 
     def _evaluation_loader(self, data: TaskData) -> BatchLoader:
@@ -166,7 +166,7 @@ def split_tasks(
 
 
 def first_batches(data: Sequence[TaskData], rows: int, batch_size: int, tokenize: Tokenize) -> Iterator[TaskBatch]:
-    """One pass over the first rows of data sets, each batch of one of them.
+    """Yield one pass over the first rows of data sets, each batch of one of them.
 
     Args:
         data: the data sets, with the prompts of the model.

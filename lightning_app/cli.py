@@ -146,7 +146,7 @@ class AppCLI(LightningCLI):
             self.stage = self.prepare()
 
     def own(self) -> dict[str, Any]:
-        """What only the outer Trainer's stage has in its key: the recipe's callbacks, and scores that they follow."""
+        """Return what only the outer Trainer's stage has in its key: callbacks, and scores that they follow."""
         given = as_json(self.section.trainer.callbacks) or []
         callbacks = given if isinstance(given, list) else [given]
         content: dict[str, Any] = {"callbacks": callbacks} if callbacks else {}
@@ -297,7 +297,7 @@ class AppCLI(LightningCLI):
 
 
 def is_merge_recipe(path: str) -> bool:
-    """Whether a recipe merges experts; else it trains a single one."""
+    """Return whether a recipe merges experts; else it trains a single one."""
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

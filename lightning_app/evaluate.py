@@ -159,7 +159,7 @@ class Scorer:
         return len({text for task in self.mteb.load() for text in task_texts(task)})
 
     def score(self, model: Model, graph: StageGraph) -> list[ScoredTask]:
-        """What a model gets on each task, from the graph's score cache where that has it.
+        """Return the score of a model on each task, from the graph's score cache where that has it.
 
         Args:
             model: whose stage has run.
@@ -193,13 +193,13 @@ class Scorer:
 
 
 def read_scores(folder: Path) -> dict[str, float]:
-    """What a scores stage wrote."""
+    """Return the scores that a stage wrote."""
     scores: dict[str, float] = read_json(folder / FILE)
     return scores
 
 
 def read_examples(folder: Path, cache: Path) -> dict[str, Examples]:
-    """What the model of a scores stage made of the examples of each task.
+    """Return what the model of a scores stage made of the examples of each task.
 
     Args:
         folder: the stage's.

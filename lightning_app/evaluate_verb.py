@@ -169,7 +169,7 @@ def evaluate_model(
 
 
 def model_name(model: str) -> str:
-    """How result files call a model: its hub name, or ``local/<folder>``."""
+    """Return the name of a model in result files: its hub name, or ``local/<folder>``."""
     if looks_like_hub_name(model) and not Path(model).is_dir():
         return model
     return f"local/{Path(model).expanduser().resolve().name}"

@@ -51,7 +51,7 @@ class ExpertCLI(AppCLI):
         self.finish([self.base, Model(NAME, stage=self.stage)])
 
     def data_sets(self) -> list[SplitTask]:
-        """Those of the recipe."""
+        """Return the data sets of the recipe."""
         return self.tasks
 
     def _train(self, folder: Path) -> None:

@@ -55,5 +55,5 @@ class Loading:
 
 
 def is_plain(model: str | Path) -> bool:
-    """Whether a model is a transformers checkpoint that does not say how it pools."""
+    """Return whether a model is a transformers checkpoint that does not say how it pools."""
     return not is_st_folder(find_base_model(str(model)))

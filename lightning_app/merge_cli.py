@@ -86,7 +86,7 @@ class MergeCLI(AppCLI):
         self.finish([*self.baselines, main])
 
     def data_sets(self) -> list[SplitTask]:
-        """Those of all recipes and of the probe."""
+        """Return the data sets of all recipes and of the probe."""
         return list(self.pipeline.data.tasks.values())
 
     def _train(self, folder: Path) -> None:

@@ -94,7 +94,7 @@ class MergeStages:
         self.options, self.loading, self.trainers, self.graph, self.data = options, loading, trainers, graph, data
 
     def with_seed(self, seed: int) -> "MergeStages":
-        """The same with other random numbers, the order of the probe's batches among them."""
+        """Return the same merges with other random numbers, the order of the probe's batches among them."""
         trainers, data = self.trainers.with_seed(seed), self.data.with_order(seed)
         return MergeStages(self.options, self.loading, trainers, self.graph, data)
 
@@ -113,7 +113,7 @@ class MergeStages:
         return self._learned(name, merge) if merge.recipe.weighting == "learned" else self._fixed(name, merge)
 
     def method(self, merge: Merge) -> MergeMethod:
-        """How the task vectors are combined."""
+        """Return the method that combines the task vectors."""
         if merge.recipe.weighting not in ("learned", "equal"):
             return TaskArithmetic()
         method: MergeMethod = merge.recipe.method or self.options["method"] or Slerp()
@@ -169,7 +169,7 @@ class MergeStages:
         rank_zero_info(f"  prompts of the merge, by what its experts were trained with: {said}")
 
     def steps(self, recipe: MergeRecipe) -> int:
-        """How many optimiser steps the learning of a position takes at most."""
+        """Return how many optimiser steps the learning of a position takes at most."""
         if recipe.max_steps is not None:
             return recipe.max_steps
         trainer, probe = self.trainers.config, self.data.probe_arguments
@@ -179,12 +179,12 @@ class MergeStages:
         return int((trainer.max_epochs or 1) * (1 if self.search(recipe).full_probe else batches))
 
     def search(self, recipe: MergeRecipe) -> Search:
-        """What finds the numbers of a learned merge."""
+        """Return the search of a learned merge."""
         search: Search = recipe.search or self.options["search"] or Bfgs()
         return search
 
     def identity(self, merge: Merge) -> dict[str, Any]:
-        """Which experts it is between: what a stage's key must hold beside the stages that made them."""
+        """Return the models that a merge is between: what a stage's key must hold beside the stages that made them."""
         given = [model.identity(self.loading) for model in merge.experts.values()]
         found = {"base": merge.start.identity(self.loading), "experts": list(merge.experts), "given": given}
         return found if merge.reference is None else found | {"reference": merge.reference.identity(self.loading)}
@@ -328,7 +328,7 @@ class MergeStages:
     def _weightings(
         self, merge: Merge, module: MergeModule, trainer: Trainer
     ) -> list[tuple[dict[str, float | bool], Tensor | None]]:
-        """What a weighting gives before the scale: one choice, or those that its settings leave."""
+        """Return the coefficients of a weighting before the scale: one choice, or those that its settings leave."""
         recipe, experts = merge.recipe, len(merge.experts)
         if recipe.weighting == "equal":
             return [({}, None if module.position.method.has_scale else torch.ones(experts, dtype=torch.float64))]

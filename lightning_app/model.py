@@ -27,11 +27,11 @@ class Model:
         return () if self.stage is None else (self.stage,)
 
     def identity(self, loading: Loading) -> dict[str, Any] | None:
-        """What tells a given model from others, for the key of a stage that reads it; a stage has a key of its own."""
+        """Return what tells a given model from others, for the key of a stage that reads it; a stage has its own."""
         return None if self.path is None else loading.identity(self.path)
 
     def folder(self, graph: StageGraph) -> str:
-        """Where the model lies, once its stage has run."""
+        """Return where the model lies, once its stage has run."""
         if self.stage is not None:
             return str(graph.folder(self.stage) / "model")
         assert self.path is not None

@@ -52,7 +52,7 @@ class Pipeline:
         self.experts = {name: self.model(name) for name in settings.experts}
 
     def with_seed(self, seed: int) -> "Pipeline":
-        """The same models, trained and learned with other random numbers on the same rows."""
+        """Return the same models, trained and learned with other random numbers on the same rows."""
         return Pipeline(self.settings, self.trainers.with_seed(seed), self.graph, self.data.with_order(seed))
 
     def baseline_models(self) -> list[Model]:
@@ -95,7 +95,7 @@ class Pipeline:
         return Merge(recipe, start, experts, rows, initial, self.base if around else None)
 
     def known(self, name: str) -> bool:
-        """Whether `model` finds one of this name."""
+        """Return whether `model` finds one of this name."""
         return name == "base" or any(name in names for names in (self.settings.experts, self.recipes, self.merges))
 
     def expert_folders(self) -> dict[str, str]:

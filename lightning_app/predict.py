@@ -63,7 +63,7 @@ def predict(
 
 
 def _prompt(prompts: Mapping[str, str], default_name: str | None, prompt: str | None, name: str | None) -> str:
-    """What goes before every text."""
+    """Return the prompt of every text."""
     if prompt is not None and name is not None:
         raise UserError("--prompt and --prompt_name are both given; one of them says what goes before every text")
     if name is None:

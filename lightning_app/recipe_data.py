@@ -47,7 +47,7 @@ class RecipeData:
         return any(task.expert.has_prompts for task in self.tasks.values())
 
     def with_order(self, seed: int) -> "RecipeData":
-        """The same rows, those of the probe in another order."""
+        """Return the same rows, those of the probe in another order."""
         other = copy(self)
         other.probe_arguments = self.probe_arguments | {"seed": seed}
         return other
@@ -67,18 +67,18 @@ class RecipeData:
         return tasks
 
     def groups(self, name: str) -> dict[str, list[str]]:
-        """What a recipe mixes, each with the names of its data sets; a recipe with data of its own is one group."""
+        """Return the groups that a recipe mixes, with the names of their data sets; own data are one group."""
         return {other: [task.name for task in self.of(other)] for other in self.recipes[name].mix or [name]}
 
     def shares(self, name: str) -> dict[str, float]:
-        """What a recipe mixes, each with its part of the batches; the parts add up to 1."""
+        """Return the groups that a recipe mixes, each with its part of the batches; the parts add up to 1."""
         tasks = {task.name: task for task in self.of(name)}
         weights = {n: float(len(task.expert)) if task.share is None else task.share for n, task in tasks.items()}
         total = sum(weights.values())
         return {group: sum(weights[n] for n in names) / total for group, names in self.groups(name).items()}
 
     def rows(self, name: str) -> int:
-        """How many rows a recipe trains on."""
+        """Return how many rows a recipe trains on."""
         return sum(len(task.expert) for task in self.of(name))
 
     def probe(self, size: int | None = None) -> ProbeDataModule:

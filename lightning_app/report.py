@@ -137,5 +137,5 @@ def _read_position(stage: Stage, graph: StageGraph) -> dict[str, float]:
 
 
 def read_ending(stage: Stage, graph: StageGraph) -> Ending:
-    """How the search of a learned position ended."""
+    """Return how the search of a learned position ended."""
     return Ending(**read_json(graph.folder(stage) / POSITION)["ending"])

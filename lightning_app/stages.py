@@ -72,17 +72,17 @@ class StageGraph:
             shutil.rmtree(self.score_cache, ignore_errors=True)
 
     def folder(self, stage: Stage) -> Path:
-        """Where the result of a stage lies, or will lie; a stage of another name may have made it already."""
+        """Return where the result of a stage lies, or will lie; a stage of another name may have made it already."""
         named = self.root / f"{stage.kind}-{safe_name(stage.name)}-{stage.key}"
         return named if named.exists() else next(self.root.glob(f"{stage.kind}-*-{stage.key}"), named)
 
     def is_done(self, stage: Stage) -> bool:
-        """Whether the result is there, and whole; every process has to ask, and goes by what the main one sees."""
+        """Return whether the result is there, and whole; every process has to ask, and follows the main one."""
         folder = self.folder(stage)
         return from_main((folder / DONE).is_file() and not any(damaged_files(folder)))
 
     def seconds(self, stage: Stage) -> float:
-        """How long a stage took, all interrupted attempts included."""
+        """Return how long a stage took, all interrupted attempts included."""
         kept = read_kept_json(self.folder(stage) / SECONDS, {}, "its time is taken as 0", rank_zero_info)
         return float(kept.get("seconds", 0.0))
 

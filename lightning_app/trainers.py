@@ -68,11 +68,11 @@ class TrainerFactory:
         self.own = own or {}
 
     def with_seed(self, seed: int) -> "TrainerFactory":
-        """The same with other random numbers."""
+        """Return the same Trainers with other random numbers."""
         return TrainerFactory(self.config, self.run_dir, seed, self.own)
 
     def settings(self, purpose: Purpose, search: Search | None = None) -> dict[str, Any]:
-        """What a stage's key must hold of the ``trainer`` section.
+        """Return what a stage's key must hold of the ``trainer`` section.
 
         Args:
             purpose: of the stage's Trainer.

@@ -72,7 +72,7 @@ def path_within(folder: Path, name: str, file: Path) -> Path:
 
 
 def differences(ours: Any, theirs: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Where two JSON values differ.
+    """Yield the places where two JSON values differ.
 
     Args:
         ours: one value.

@@ -35,7 +35,7 @@ class Cost:
 
 
 def cost_of(stages: Iterable[Stage], graph: StageGraph, *, inputs: bool) -> Cost:
-    """What these stages took, each counted once; merging at given coefficients counts by its seconds only.
+    """Return what these stages took, each counted once; merging at given coefficients counts by its seconds only.
 
     Args:
         stages: that have run.

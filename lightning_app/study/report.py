@@ -126,7 +126,7 @@ class StudyReport:
         return pictures
 
     def _own_value(self, family: str) -> float:
-        """What the main position was learned with."""
+        """Return the value that the main position was learned with."""
         recipe, pipeline = self.looks.merge.recipe, self.study.pipeline
         if family == "mu":
             return float(pipeline.settings.options["mu"] if recipe.mu is None else recipe.mu)

@@ -191,7 +191,7 @@ class Study:
             yield "order", f"order {', '.join(order)}", i, replace(of, method=Slerp(order=list(order)))
 
     def _other_orders_of_batches(self) -> Iterator[Row]:
-        """The same position on the same experts, learned with other random numbers."""
+        """Return the same position on the same experts, learned with other random numbers."""
         of = self.recipe.sensitivity.of
         merge = self.pipeline.merge(of)
         for seed in self.recipe.sensitivity.seeds:

@@ -84,12 +84,12 @@ def survey_stage(
 
 
 def read_points(folder: Path) -> list[Point]:
-    """What a survey has found so far."""
+    """Read the points that a survey has found so far."""
     return [Point(**point) for point in read_kept_json(folder / FILE, [], "all places are measured", rank_zero_info)]
 
 
 def write_points(folder: Path, points: Sequence[Point]) -> None:
-    """What a survey has found so far, whole points only."""
+    """Write the points that a survey has found so far, whole points only."""
     write_json(folder / FILE, [asdict(point) for point in points])
 
 

@@ -86,7 +86,7 @@ class StudyTables:
         return self.study.headline.get("joint", self.study.base)
 
     def difference(self, scorer: Scorer, a: Row, b: Row) -> Significance:
-        """How much better the second row is than the first, on the tasks of a scorer."""
+        """Return how much better the second row is than the first, on the tasks of a scorer."""
         graph = self.study.graph
         rows = [read_row(graph.folder(scorer.stage(row.model, graph)), graph.score_cache) for row in (a, b)]
         return significance(scorer.mteb.load(), *rows)
@@ -106,7 +106,7 @@ class StudyTables:
         return Table("How sure the differences are, on whole tasks", header, cells, notes=[note])
 
     def rows(self) -> Table:
-        """What becomes of the rows of each data set."""
+        """Return the table of what becomes of the rows of each data set."""
         data = list(self.study.pipeline.data.tasks.values())
         notes = rows_notes(data, prompts_of(self.study.pipeline.settings.base))
         return Table("Rows of each data set", HEADER, list(map(rows_cells, data)), notes=notes)
@@ -130,7 +130,7 @@ class StudyTables:
         return {name: found[full_name(name)] for name in self.types}
 
     def choices(self) -> Table:
-        """What the probe-validation rows choose of each kind, and what the test tasks would have chosen."""
+        """Return the table of what probe-validation rows choose, and what test tasks would have chosen."""
         rows = []
         for kind, chosen in self.study.headline.items():
             oracle = max(self.study.candidates(kind), key=self.average)
@@ -202,7 +202,7 @@ class StudyTables:
         return {key.removeprefix("c/"): value for key, value in found.items() if key.startswith("c/")}
 
     def positions(self) -> Table:
-        """Where every merge stands, and how every search ended, those of the sweeps, too."""
+        """Return the table of where every merge stands, and how every search ended, those of the sweeps, too."""
         found, graph = {}, self.study.graph
         for row in self.study.main_rows:
             if row.model.stage is not None and row.model.stage.kind == "position":
@@ -216,7 +216,7 @@ class StudyTables:
         return Table(caption, ["model", *columns], rows, notes=notes)
 
     def costs(self) -> Table:
-        """What each route costs, and what part of the resampling search that is."""
+        """Return the table of what each route costs, and what part of the resampling search that is."""
         graph = self.study.graph
         routes = {row.name: list(row.model.inputs) for row in self.study.main_rows if row.model.inputs}
         searched = [stage for row in self.study.family("resampling") for stage in row.model.inputs]

@@ -52,7 +52,7 @@ def find_base_model(name: str, code: bool = False) -> Path:
 
 
 def looks_like_hub_name(name: str) -> bool:
-    """Whether a string has the form ``org/name`` and is no explicit path."""
+    """Return whether a string has the form ``org/name`` and is no explicit path."""
     parts = name.split("/")
     return len(parts) == 2 and all(parts) and not name.startswith((".", "~", "/"))
 
@@ -87,7 +87,7 @@ def _complete(folder: Path, code: bool) -> Path | None:
 
 
 def _has_its_code(folder: Path) -> bool:
-    """Whether the code that the config names lies in the folder, as far as it is not in another repository."""
+    """Return whether the code that the config names lies in the folder, as far as it is not in another repository."""
     named = (read_json(folder / "config.json", {}).get("auto_map") or {}).values()
     files = [f"{name.split('.')[0]}.py" for name in named if isinstance(name, str) and "--" not in name]
     return all((folder / file).is_file() for file in files)

@@ -142,7 +142,7 @@ class Adapter:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter and not a whole model."""
+    """Return whether a folder holds an adapter and not a whole model."""
     return (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
 
 

@@ -62,7 +62,7 @@ def module_places(folder: Path) -> dict[Path, str]:
 
 
 def _matters(path: Path) -> bool:
-    """Whether a file, by its path in the folder, can change what the model computes."""
+    """Return whether a file, by its path in the folder, can change what the model computes."""
     if any(part.startswith(".") for part in path.parts) or path.name.endswith("~"):
         return False
     if any(part.lower() in HARMLESS_FOLDERS or part.startswith("checkpoint-") for part in path.parts[:-1]):

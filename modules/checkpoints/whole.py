@@ -21,7 +21,7 @@ def damaged_files(folder: Path) -> Iterator[Path]:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a file can be read; weights are not, only what says where they are in a file of that size."""
+    """Return whether a file can be read; weights are not, only what says where they are in a file of that size."""
     try:
         if path.suffix == ".json":
             read_json(path)

@@ -111,7 +111,7 @@ def _refuse_other_pipeline(base: Path, standard: str, folder: Path, who: str) ->
 
 
 def _chosen_settings(base: Path, folders: Mapping[str, Path], name: str | None, say: Callable[[str], None]) -> Settings:
-    """Those that all agree on, or those of the model that is named.
+    """Return the settings that all models agree on, or those of the model that is named.
 
     Args:
         base: folder of theta_0.
@@ -141,7 +141,7 @@ def _chosen_settings(base: Path, folders: Mapping[str, Path], name: str | None, 
 
 
 def pipeline_parts(folder: Path) -> dict[str, Any]:
-    """What turns hidden states into an embedding, in a form that does not depend on the version that saved it."""
+    """Return what turns hidden states into an embedding, in a form that no version that saved it changes."""
     modules = st_modules(folder)
     pooling = read_json(module_folder(folder, "Pooling", "1_Pooling") / "config.json", {})
     parts = {

@@ -95,14 +95,14 @@ def _relevant(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _stretches_positions(config: Mapping[str, Any]) -> bool:
-    """Whether rotary positions are scaled, for which the number of positions may count."""
+    """Return whether rotary positions are scaled, for which the number of positions may count."""
     rope: dict[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
     by_kind = [value for value in rope.values() if isinstance(value, dict)]  # of the kinds of layers, where they differ
     return any(part.get("rope_type", part.get("type", "default")) != "default" for part in by_kind or [rope])
 
 
 def _says_nothing(*values: Any) -> bool:
-    """Whether all are absent, null, false or empty, which are one."""
+    """Return whether all are absent, null, false or empty, which are one."""
     return all(value is None or value is False or value in ("", [], {}) for value in values)
 
 

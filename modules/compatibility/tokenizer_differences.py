@@ -41,7 +41,7 @@ NOWHERE = 10**9
 
 
 def tokenizer_difference(base: Path, other: Path) -> str | None:
-    """What the tokenizers of two folders differ in.
+    """Return what the tokenizers of two folders differ in.
 
     Args:
         base: folder of the one.
@@ -76,7 +76,7 @@ def reads_in_lower_case(folder: Path) -> bool:
 
 
 def _lower_cases(folder: Path) -> bool:
-    """Whether a folder's tokenizer lower-cases every text by itself."""
+    """Return whether a folder's tokenizer lower-cases every text by itself."""
     flag = _flags(folder)["do_lower_case"]
     if flag is not None:
         return bool(flag)
@@ -86,7 +86,7 @@ def _lower_cases(folder: Path) -> bool:
 
 
 def _files(folder: Path) -> list[Any]:
-    """What is stored of a tokenizer, unread; nothing of it is false."""
+    """Return the files that are stored of a tokenizer, unread; nothing of it is false."""
     files = [folder / name for name in ("tokenizer.json", "vocab.txt", *VOCABULARY_FILES)]
     contents = [file.read_bytes() if file.is_file() else None for file in files]
     return [*contents, _flags(folder)] if any(contents) else [None]
@@ -112,7 +112,7 @@ def _read_fast(folder: Path) -> "Tokenizer":
 
 
 def _parts(tokenizer: "Tokenizer", lowered: bool = False) -> dict[str, Any]:
-    """What makes tokens of a text, in the form of the installed version.
+    """Return what makes tokens of a text, in the form of the installed version.
 
     Args:
         tokenizer: of a folder.

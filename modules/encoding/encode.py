@@ -136,7 +136,7 @@ class _OnTheCpu:
 
 
 def _room(encoder: nn.Module, device: torch.device, tokens: int) -> int:
-    """How many tokens a batch has room for: `tokens` on a CPU, whose caches are small; more on an accelerator."""
+    """Return how many tokens a batch has room for: `tokens` on a CPU with its small caches; more on an accelerator."""
     if device.type != "cuda":
         return tokens
     free, _ = torch.cuda.mem_get_info(device)

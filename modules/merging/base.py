@@ -130,7 +130,7 @@ class MergeMethod(ABC):
         return [names.index(name) for name in order]
 
     def preparation(self, stream: Stream, statistics: Statistics | None = None) -> Preparation:
-        """How task vectors are changed before they are combined; as they are unless a method says otherwise.
+        """Return how task vectors are changed before they are combined; as they are unless a method says otherwise.
 
         Args:
             stream: the task vectors of all tensors, for what has to be known of all before the first is merged.
@@ -158,7 +158,7 @@ def normalised(a: Tensor) -> Tensor:
 
 
 def weights_of_directions(a: Tensor, norms: Tensor) -> Tensor:
-    """The same for the directions of the task vectors: zero vectors have none, and count only where nothing else does.
+    """Return the normalised weights of the directions: zero vectors have none, and count only where nothing else does.
 
     Args:
         a: ``[..., N]``.

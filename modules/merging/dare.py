@@ -34,11 +34,11 @@ class Dare(MergeMethod):
         self.order = self.method.order
 
     def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
-        """Those of the method on top of which it is."""
+        """Return the coefficients of the method on top of which it is."""
         return self.method.positive_coefficients(a, gram)
 
     def initial(self, experts: int) -> Tensor:
-        """That of the method on top of which it is."""
+        """Return the start of the method on top of which it is."""
         return self.method.initial(experts)
 
     def preparation(self, stream: Stream, statistics: Statistics | None = None) -> Preparation:

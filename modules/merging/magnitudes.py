@@ -25,7 +25,7 @@ def tensor_thresholds(vectors: Tensor, density: float) -> Tensor:
 
 
 def global_thresholds(stream: Stream, density: float) -> Tensor:
-    """The same over all entries of all tensors: exact, in two passes, with 65,536 counters an expert.
+    """Return the thresholds over all entries of all tensors: exact, in two passes, with 65,536 counters an expert.
 
     The bits of a float that is not negative, read as an integer, are in the order of the floats. The first pass counts
     their upper half and finds in which value of it the threshold lies, the second counts the lower half within it.
@@ -50,7 +50,7 @@ def _kept(size: int, density: float) -> int:
 
 
 def _histogram(stream: Stream, upper: list[int] | None) -> Tensor:
-    """How often each value of the upper half of the bits occurs, or of the lower where the upper is given."""
+    """Return how often each value of the upper half of the bits occurs, or of the lower where the upper is given."""
     counts: Tensor | None = None
     for _, vectors in stream():
         if counts is None:

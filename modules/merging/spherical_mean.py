@@ -66,7 +66,7 @@ def _fixed_point(weights: Tensor, cosines: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _with_derivative(cos: Tensor, weights: Tensor, cosines: Tensor) -> Tensor:
-    """The same cosines as a function of the weights.
+    """Return the same cosines as a function of the weights.
 
     At the fixed point ``k = T(k, w)`` the implicit function theorem gives ``dk = (1 - dT/dk)^-1 dT/dw``. ``T - k`` is
     zero here, so one Newton step leaves the value as it is and carries this derivative.
@@ -89,7 +89,7 @@ def _factor(cos: Tensor, weights: Tensor) -> Tensor:
 
 
 def _step(cos: Tensor, weights: Tensor, cosines: Tensor) -> Tensor:
-    """One step of the fixed-point iteration: along the geodesic towards the weighted mean of the logarithms.
+    """Take one step of the fixed-point iteration: along the geodesic towards the weighted mean of the logarithms.
 
     Args:
         cos: ``[..., N]``, between the present point and the directions.

@@ -46,7 +46,7 @@ class Grams:
 
 
 def measure(files: TaskVectorFiles, prepare: Preparation | None) -> Grams:
-    """One pass over all task vectors.
+    """Measure all task vectors in one pass.
 
     Args:
         files: gives them.

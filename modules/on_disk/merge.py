@@ -190,7 +190,7 @@ class _Merge:
         return rounding
 
     def _say_rounding(self, rounding: Rounding) -> dict[str, Any]:
-        """How much of the merged task vector is lost, or would have been, for ``merge.json``."""
+        """Return how much of the merged task vector is lost, or would have been, for ``merge.json``."""
         if not rounding.dtypes:
             return {}
         names = " and ".join(rounding.dtypes)
@@ -236,7 +236,7 @@ class _Merge:
         return {"adapter": summary}
 
     def _record(self, weights: str) -> dict[str, Any]:
-        """What was merged, and how."""
+        """Return what was merged, and how."""
         plan, names = self.plan, list(self.folders)
         a = plan.method.initial(len(names)).tolist() if plan.a is None else list(plan.a)
         experts = {

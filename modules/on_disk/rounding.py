@@ -12,7 +12,7 @@ NEGLIGIBLE = 0.01
 
 
 def is_narrow(dtype: torch.dtype) -> bool:
-    """Whether weights computed in float32 are rounded to be written in a dtype."""
+    """Return whether weights computed in float32 are rounded to be written in a dtype."""
     return dtype.is_floating_point and dtype.itemsize < torch.float32.itemsize
 
 

@@ -57,7 +57,7 @@ class MergedEncoder(nn.Module):
         self._tied: tuple[Tensor, dict[str, Tensor]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy takes along: all but what it works out itself, which hangs on this position."""
+        """Return what a copy takes along: all but what it works out itself, which hangs on this position."""
         return self.__dict__ | {"_merged": None, "_tied": None}
 
     def forward(self, features: Features) -> Tensor:

@@ -61,7 +61,7 @@ class MergedTable(Tensor):
         return F.embedding(places, table._rows(rows))
 
     def _rows(self, rows: Tensor | slice) -> Tensor:
-        """Some rows, merged and tied to their coefficients."""
+        """Return some rows, merged and tied to their coefficients."""
         with torch._C.DisableTorchFunctionSubclass():
             base, vectors = self.as_subclass(Tensor)[rows], self.vectors.vectors[:, rows]
             importance = None if self.vectors.importance is None else self.vectors.importance[:, rows]

@@ -65,7 +65,7 @@ def _take_pipeline(base: TextEncoder, chosen: Pipeline, pooling: str | None, tru
 
 
 def prepare_vectors(method: MergeMethod, vectors: Vectors, statistics: Statistics | None = None) -> dict[str, Prepared]:
-    """What a method combines, tensor by tensor; `vectors` may be changed in place."""
+    """Return what a method combines, tensor by tensor; `vectors` may be changed in place."""
     prepare = method.preparation(lambda: iter(vectors.items()), statistics)
     return {name: prepare(name, stacked) for name, stacked in vectors.items()}
 
