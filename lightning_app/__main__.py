@@ -48,12 +48,12 @@ def main(arguments: list[str]) -> int:
 
 def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["merge"]:  # the one verb that waits neither for transformers nor for Lightning
-        from lightning_app.merge import main as merge
+        from lightning_app.verbs.merge import main as merge
 
         merge(arguments[1:])
         return 0
 
-    from lightning_app.parser import packaged_recipes, recipe_of, with_recipe
+    from lightning_app.recipe.recipe_parser import packaged_recipes, recipe_of, with_recipe
     from modules.errors import UserError, nearest
 
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -63,19 +63,19 @@ def _run(arguments: list[str]) -> int:
     if verb not in VERBS:
         raise UserError(f"unknown verb '{verb}'; " + nearest(verb, VERBS, f"use {', '.join(VERBS)}"))
     if verb == "evaluate":
-        from lightning_app.evaluate_verb import main as evaluate
+        from lightning_app.verbs.evaluate import main as evaluate
 
         evaluate(rest)
         return 0
     rest = with_recipe(rest, default="quick" if verb == "study" else "quickstart")
 
-    from lightning_app.cli import is_merge_recipe, quiet_libraries
-    from lightning_app.expert_cli import ExpertCLI
-    from lightning_app.merge_cli import MergeCLI
+    from lightning_app.verbs.app_cli import is_merge_recipe, quiet_libraries
+    from lightning_app.verbs.expert_cli import ExpertCLI
+    from lightning_app.verbs.merge_cli import MergeCLI
 
     quiet_libraries()
     if verb == "study":
-        from lightning_app.study.cli import StudyCLI
+        from lightning_app.verbs.study import StudyCLI
 
         if not is_merge_recipe(recipe_of(rest)):
             raise UserError(f"{recipe_of(rest)}: a study compares merges; its model needs experts")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lightning_app.study.conflict_pictures import (
+from lightning_app.report.conflict_pictures import (
     JointDirection,
     SizedExpert,
     TaskScores,
@@ -13,9 +13,9 @@ from lightning_app.study.conflict_pictures import (
     norm_against_examples,
     task_conflict,
 )
-from lightning_app.study.landscape_picture import Plane, loss_landscape
-from lightning_app.study.pictures import Picture, styles_of
-from lightning_app.study.position_pictures import (
+from lightning_app.report.landscape_picture import Plane, loss_landscape
+from lightning_app.report.pictures import Picture, styles_of
+from lightning_app.report.position_pictures import (
     Sweep,
     position_along_training,
     score_against_scale,

@@ -24,17 +24,16 @@ from safetensors.torch import save
 from callbacks import MtebCallback
 from callbacks.task_fingerprint import task_fingerprint
 from datamodules import DataSource, ProbeDataModule, TaskDataModule
-from lightning_app.evaluate import Scorer, scoring_content
-from lightning_app.expert_cli import ExpertCLI
-from lightning_app.parser import instantiate
-from lightning_app.recipe import ExpertRecipe, MergeRecipe
-from lightning_app.recipe_settings import read_settings
-from lightning_app.stages import Stage, StageGraph
-from lightning_app.study.cli import StudyCLI
-from lightning_app.study.dry_run import with_inputs
-from lightning_app.study.recipe import StudyRecipe
+from lightning_app.recipe.model_recipes import ExpertRecipe, MergeRecipe
+from lightning_app.recipe.recipe_parser import instantiate
+from lightning_app.recipe.run_settings import read_settings
+from lightning_app.recipe.study_recipe import StudyRecipe
+from lightning_app.stages.scorer import Scorer, scoring_content
+from lightning_app.stages.stage_graph import Stage, StageGraph, with_inputs
+from lightning_app.stages.trainers import TrainerFactory
 from lightning_app.study.study import Study
-from lightning_app.trainers import TrainerFactory
+from lightning_app.verbs.expert_cli import ExpertCLI
+from lightning_app.verbs.study import StudyCLI
 from modules import ContrastiveModule, Expert, LossConfig, MergeModule
 from tests.conftest import Project, write_rows
 from tests.tiny_encoder import tiny_encoder

@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from callbacks import MtebCallback, ResumableRun
 from callbacks.csv_trace import CsvTrace
 from lightning_app.__main__ import main
-from lightning_app.evaluate import Scorer, read_examples, read_scores
-from lightning_app.loading import Loading
-from lightning_app.model import Model
-from lightning_app.stages import Stage, StageGraph
-from lightning_app.study.survey import Point, read_points, write_points
+from lightning_app.stages.loading import Loading
+from lightning_app.stages.model import Model
+from lightning_app.stages.scorer import Scorer, read_examples, read_scores
+from lightning_app.stages.stage_graph import Stage, StageGraph
+from lightning_app.stages.survey import Point, read_points, write_points
 from modules.checkpoints.whole import is_whole
 from modules.on_disk.kept_grams import Grams, kept_grams
 from tests.conftest import Project
@@ -46,10 +46,10 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The lines that a user sees."""
     lines: list[str] = []
     for module in (
-        "lightning_app.stages",
+        "lightning_app.stages.stage_graph",
         "callbacks.resumable_run",
         "callbacks.examples",
-        "lightning_app.study.survey",
+        "lightning_app.stages.survey",
     ):
         monkeypatch.setattr(f"{module}.rank_zero_info", lines.append)
     return lines

@@ -13,10 +13,10 @@ from callbacks import MtebCallback, TaskSelection
 from callbacks.mteb_encoder import MtebEncoder
 from callbacks.mteb_tasks import evaluate_tasks, load_tasks
 from callbacks.task_fingerprint import task_fingerprint
-from lightning_app.evaluate import Scorer, read_examples, read_scores, revision
-from lightning_app.loading import Loading
-from lightning_app.model import Model
-from lightning_app.stages import Stage, StageGraph
+from lightning_app.stages.loading import Loading
+from lightning_app.stages.model import Model
+from lightning_app.stages.scorer import Scorer, read_examples, read_scores, revision
+from lightning_app.stages.stage_graph import Stage, StageGraph
 from modules import TextEncoder
 from tests.tiny_encoder import Settings, tiny_encoder
 from tests.tiny_mirror import PAIRS, QUERIES, SENTENCES, write_clustering, write_sts, write_xquad

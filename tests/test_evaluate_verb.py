@@ -10,7 +10,7 @@ import torch
 from scipy.stats import spearmanr
 
 from lightning_app.__main__ import main
-from lightning_app.evaluate_verb import read_prompts
+from lightning_app.verbs.evaluate import read_prompts
 from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
 from tests.conftest import write_rows

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from datamodules import load_tasks
 from lightning_app.__main__ import main
-from lightning_app.baselines import MERGES
+from lightning_app.recipe.named_merges import MERGES
 from modules import TextEncoder
 from tests.conftest import Project
 from tests.tiny_mirror import write_sts

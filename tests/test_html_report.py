@@ -6,9 +6,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from lightning_app.study.html_report import Section, html_report
-from lightning_app.study.pictures import Picture
-from lightning_app.study.table import Table
+from lightning_app.report.html_report import Section, html_report
+from lightning_app.report.pictures import Picture
+from lightning_app.report.table import Table
 from tests import study_examples as examples
 
 VOID = {"meta", "img", "wbr"}

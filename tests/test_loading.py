@@ -11,10 +11,10 @@ from callbacks import MtebCallback
 from callbacks.mteb_encoder import MtebEncoder
 from callbacks.mteb_tasks import evaluate_tasks, load_tasks
 from lightning_app.__main__ import main
-from lightning_app.evaluate import Scorer, read_scores
-from lightning_app.loading import Loading
-from lightning_app.model import Model
-from lightning_app.stages import StageGraph
+from lightning_app.stages.loading import Loading
+from lightning_app.stages.model import Model
+from lightning_app.stages.scorer import Scorer, read_scores
+from lightning_app.stages.stage_graph import StageGraph
 from modules import TextEncoder, UserError
 from tests.conftest import Project
 from tests.tiny_encoder import Settings, pooling_of, save_plain, tiny_encoder

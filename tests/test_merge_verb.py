@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from lightning_app.__main__ import main
-from lightning_app.merge import METHODS, make_method, parse, unique_names
+from lightning_app.verbs.merge import METHODS, make_method, parse, unique_names
 from modules.errors import UserError
 from modules.merging import Dare, MergeMethod, RegMean, Slerp, Ties
 from tests.tiny_checkpoints import read_weights, save_models

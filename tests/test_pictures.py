@@ -10,10 +10,10 @@ from matplotlib.text import Annotation, Text
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_app.study.conflict_pictures import linear_fit
-from lightning_app.study.landscape_picture import Plane, loss_landscape
-from lightning_app.study.pictures import PALETTE, TEXT_SIZE, styles_of, write_to_tensorboard
-from lightning_app.study.position_pictures import score_against_scale
+from lightning_app.report.conflict_pictures import linear_fit
+from lightning_app.report.landscape_picture import Plane, loss_landscape
+from lightning_app.report.pictures import PALETTE, TEXT_SIZE, styles_of, write_to_tensorboard
+from lightning_app.report.position_pictures import score_against_scale
 from tests import study_examples as examples
 
 BUILDERS = [

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from lightning_app.merge_stages import describe
-from lightning_app.pipeline import Pipeline
-from lightning_app.study.dry_run import with_inputs
+from lightning_app.stages.merge_stages import describe
+from lightning_app.stages.pipeline import Pipeline
+from lightning_app.stages.stage_graph import with_inputs
 from modules import Bfgs, Dare, Slerp, UserError
 from tests.conftest import Project
 from tests.test_survey import pipeline_of

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
-from lightning_app.finished import finished_model, publish
-from lightning_app.predict import predict, read_texts
+from lightning_app.stages.published_model import finished_model, publish
+from lightning_app.verbs.predict import predict, read_texts
 from modules import TextEncoder, UserError
 from tests.tiny_encoder import Settings, tiny_encoder
 

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 from datamodules import DataSource, load_tasks
-from lightning_app.report import rows_table
+from lightning_app.report.run_report import rows_table
 from modules.encoding.prompts import SidePrompts
 
 

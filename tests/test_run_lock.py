@@ -6,7 +6,7 @@ import pytest
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from lightning_app.__main__ import main
-from lightning_app.run_lock import locked
+from lightning_app.stages.run_lock import locked
 from modules import UserError
 from tests.conftest import Project
 

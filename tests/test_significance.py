@@ -15,10 +15,10 @@ from callbacks.differences import difference_interval
 from callbacks.examples import evaluate_examples
 from callbacks.mteb_encoder import MtebEncoder
 from callbacks.mteb_tasks import evaluate_task, load_tasks, main_score
-from lightning_app.evaluate import Scorer
-from lightning_app.loading import Loading
-from lightning_app.model import Model
-from lightning_app.stages import StageGraph
+from lightning_app.stages.loading import Loading
+from lightning_app.stages.model import Model
+from lightning_app.stages.scorer import Scorer
+from lightning_app.stages.stage_graph import StageGraph
 from lightning_app.study.significance import Row, read_row, significance, task_seed
 from modules.bootstrap import RESAMPLES, interval, spearman_differences
 from tests.tiny_encoder import tiny_encoder

@@ -7,14 +7,14 @@ import torch
 from lightning import Trainer
 
 from lightning_app.__main__ import main
-from lightning_app.loading import Loading
-from lightning_app.model import Model
-from lightning_app.pipeline import Pipeline
-from lightning_app.recipe_settings import read_settings
-from lightning_app.stages import StageGraph
-from lightning_app.study.cli import StudyCLI
-from lightning_app.study.survey import geometry_stage, read_gram, read_points, survey_stage, write_points
-from lightning_app.trainers import TrainerFactory
+from lightning_app.recipe.run_settings import read_settings
+from lightning_app.stages.loading import Loading
+from lightning_app.stages.model import Model
+from lightning_app.stages.pipeline import Pipeline
+from lightning_app.stages.stage_graph import StageGraph
+from lightning_app.stages.survey import geometry_stage, read_gram, read_points, survey_stage, write_points
+from lightning_app.stages.trainers import TrainerFactory
+from lightning_app.verbs.study import StudyCLI
 from modules import TextEncoder
 from tests.conftest import Project
 from tests.tiny_encoder import tiny_encoder

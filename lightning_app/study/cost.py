@@ -4,8 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from callbacks import CostMeter
-from lightning_app.stages import Stage, StageGraph
-from lightning_app.study.dry_run import with_inputs
+from lightning_app.stages.stage_graph import Stage, StageGraph, with_inputs
 from modules.json_files import read_json
 
 

@@ -7,11 +7,11 @@ from functools import cached_property
 import numpy as np
 
 from callbacks import CoefficientTrace
-from lightning_app.evaluate import Scorer
-from lightning_app.merge_stages import POSITION, Merge
-from lightning_app.stages import Stage
+from lightning_app.stages.merge_stages import POSITION, Merge
+from lightning_app.stages.scorer import Scorer
+from lightning_app.stages.stage_graph import Stage
+from lightning_app.stages.survey import Point, read_points, survey_stage
 from lightning_app.study.study import Study
-from lightning_app.study.survey import Point, read_points, survey_stage
 from modules.json_files import read_json
 
 FURTHEST = 2.0

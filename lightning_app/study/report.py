@@ -10,8 +10,7 @@ from torch import Tensor
 
 from callbacks import GradientConflict
 from callbacks.task_cap import full_name
-from lightning_app.model import Model
-from lightning_app.study.conflict_pictures import (
+from lightning_app.report.conflict_pictures import (
     JointDirection,
     SizedExpert,
     TaskScores,
@@ -20,11 +19,10 @@ from lightning_app.study.conflict_pictures import (
     norm_against_examples,
     task_conflict,
 )
-from lightning_app.study.html_report import Section, html_report
-from lightning_app.study.landscape_picture import Plane, loss_landscape
-from lightning_app.study.looks import Looks, read_path
-from lightning_app.study.pictures import Picture, styles_of, write_to_tensorboard
-from lightning_app.study.position_pictures import (
+from lightning_app.report.html_report import Section, html_report
+from lightning_app.report.landscape_picture import Plane, loss_landscape
+from lightning_app.report.pictures import Picture, styles_of, write_to_tensorboard
+from lightning_app.report.position_pictures import (
     Sweep,
     position_along_training,
     score_against_scale,
@@ -33,8 +31,10 @@ from lightning_app.study.position_pictures import (
     sensitivity_to_probe_size,
     sensitivity_to_seed,
 )
+from lightning_app.stages.model import Model
+from lightning_app.stages.survey import Point, geometry_stage, read_gram
+from lightning_app.study.looks import Looks, read_path
 from lightning_app.study.study import Row, Study
-from lightning_app.study.survey import Point, geometry_stage, read_gram
 from lightning_app.study.tables import StudyTables
 
 SWEEPS = {"mu": sensitivity_to_mu, "probe size": sensitivity_to_probe_size, "seed": sensitivity_to_seed}

@@ -5,16 +5,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from lightning_app.baselines import MAIN
-from lightning_app.evaluate import Scorer
-from lightning_app.model import Model
-from lightning_app.pipeline import Pipeline
-from lightning_app.recipe import MergeRecipe
-from lightning_app.recipe_settings import RecipeSettings
-from lightning_app.stages import Stage, StageGraph
-from lightning_app.study.probe import Prober
-from lightning_app.study.recipe import StudyRecipe, resampled_recipes, shortened_recipes
-from lightning_app.trainers import TrainerFactory
+from lightning_app.recipe.model_recipes import MergeRecipe
+from lightning_app.recipe.named_merges import MAIN
+from lightning_app.recipe.run_settings import RecipeSettings
+from lightning_app.recipe.study_recipe import StudyRecipe, resampled_recipes, shortened_recipes
+from lightning_app.stages.model import Model
+from lightning_app.stages.pipeline import Pipeline
+from lightning_app.stages.prober import Prober
+from lightning_app.stages.scorer import Scorer
+from lightning_app.stages.stage_graph import Stage, StageGraph
+from lightning_app.stages.trainers import TrainerFactory
 from modules import Slerp, UserError
 
 KINDS = {"joint": "joint model", "fixed": "fixed merge", "learned": "learned merge"}

@@ -6,15 +6,15 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from callbacks.task_cap import full_name
-from lightning_app.evaluate import Scorer, read_scores
-from lightning_app.merge_stages import POSITION
-from lightning_app.report import read_ending
-from lightning_app.rows_table import HEADER, prompts_of, rows_cells, rows_notes
+from lightning_app.report.rows_table import HEADER, prompts_of, rows_cells, rows_notes
+from lightning_app.report.run_report import read_ending
+from lightning_app.report.table import Table
+from lightning_app.stages.merge_stages import POSITION
+from lightning_app.stages.scorer import Scorer, read_scores
 from lightning_app.study.cost import Cost, cost_of
 from lightning_app.study.looks import read_path
 from lightning_app.study.significance import Difference, Significance, read_row, significance
 from lightning_app.study.study import KINDS, Row, Study
-from lightning_app.study.table import Table
 from modules.json_files import read_json
 
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_app.loading import Loading
-from lightning_app.stages import Stage, StageGraph
+from lightning_app.stages.loading import Loading
+from lightning_app.stages.stage_graph import Stage, StageGraph
 
 
 @dataclass(frozen=True)

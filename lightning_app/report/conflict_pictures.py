@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
-from lightning_app.study.pictures import TEXT_SIZE, Picture, Style, draw_line, legend_below, new_figure, styles_of
+from lightning_app.report.pictures import TEXT_SIZE, Picture, Style, draw_line, legend_below, new_figure, styles_of
 
 JOINT = "#000000"
 

@@ -6,28 +6,13 @@ from collections.abc import Sequence
 
 import torch
 
-from lightning_app.loading import Loading
-from lightning_app.recipe_data import RecipeData
-from lightning_app.report import markdown_table
-from lightning_app.stages import Stage, StageGraph
+from lightning_app.recipe.recipe_data import RecipeData
+from lightning_app.report.markdown import markdown_table
+from lightning_app.stages.loading import Loading
+from lightning_app.stages.stage_graph import Stage, StageGraph
 
 TIMED = 64
 """Texts that are embedded to estimate the time of a first run."""
-
-
-def with_inputs(stages: Sequence[Stage]) -> list[Stage]:
-    """All stages that these need, each once, inputs first."""
-    found: dict[str, Stage] = {}
-
-    def visit(stage: Stage) -> None:
-        if stage.key not in found:
-            for needed in stage.inputs:
-                visit(needed)
-            found[stage.key] = stage
-
-    for stage in stages:
-        visit(stage)
-    return list(found.values())
 
 
 def plan_table(stages: Sequence[Stage], graph: StageGraph, seconds_per_text: float) -> str:

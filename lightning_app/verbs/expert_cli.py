@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from datamodules import DataSource, SplitTask, TaskDataModule, load_tasks
-from lightning_app.cli import AppCLI
-from lightning_app.model import Model
-from lightning_app.parser import instantiate
-from lightning_app.stages import Stage
+from lightning_app.recipe.recipe_parser import instantiate
+from lightning_app.stages.model import Model
+from lightning_app.stages.stage_graph import Stage
+from lightning_app.verbs.app_cli import AppCLI
 from modules import ContrastiveModule
 
 NAME = "expert"

@@ -18,17 +18,17 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from callbacks import CostMeter, MtebCallback, ResumableRun, StageProgressBar
 from callbacks.task_texts import overlaps
 from datamodules import SplitTask
-from lightning_app.evaluate import Scorer, scoring_content
-from lightning_app.finished import finished_model, publish
-from lightning_app.loading import Loading
-from lightning_app.model import Model
-from lightning_app.parser import OneLineParser
-from lightning_app.predict import predict, read_texts
-from lightning_app.report import report, rows_table, score_table
-from lightning_app.rows_table import prompts_of
-from lightning_app.run_lock import locked
-from lightning_app.stages import Stage, StageGraph, is_main_process
-from lightning_app.trainers import TrainerFactory, as_json
+from lightning_app.recipe.recipe_parser import OneLineParser
+from lightning_app.report.rows_table import prompts_of
+from lightning_app.report.run_report import report, rows_table, score_table
+from lightning_app.stages.loading import Loading
+from lightning_app.stages.model import Model
+from lightning_app.stages.published_model import finished_model, publish
+from lightning_app.stages.run_lock import locked
+from lightning_app.stages.scorer import Scorer, scoring_content
+from lightning_app.stages.stage_graph import Stage, StageGraph, is_main_process
+from lightning_app.stages.trainers import TrainerFactory, as_json
+from lightning_app.verbs.predict import predict, read_texts
 from modules import UserError
 from modules.checkpoints.whole import is_whole
 from modules.embedding_module import EmbeddingModule

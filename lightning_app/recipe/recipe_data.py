@@ -8,7 +8,7 @@ from typing import Any
 from datamodules import DataSource, ProbeDataModule, SplitTask, TaskData, load_tasks
 from datamodules.batching import apportion
 from datamodules.resampling import resample, resampled_sizes
-from lightning_app.recipe import ExpertRecipe
+from lightning_app.recipe.model_recipes import ExpertRecipe
 from modules import Expert, LossConfig, UserError
 
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from lightning_app.study.pictures import TEXT_SIZE, Picture, Style, draw_line, legend_below, new_figure
+from lightning_app.report.pictures import TEXT_SIZE, Picture, Style, draw_line, legend_below, new_figure
 
 SCALE = Style("#000000", "x", (0, (4, 2)))
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from lightning_app.study.pictures import Picture
-from lightning_app.study.table import Table
+from lightning_app.report.pictures import Picture
+from lightning_app.report.table import Table
 
 PIXELS_PER_INCH = 96
 """Of CSS: at this size text is as many points high as it was drawn."""

@@ -16,11 +16,12 @@ from callbacks.mteb_tasks import averages
 from callbacks.prompts import check_prompts
 from callbacks.task_texts import overlaps
 from datamodules import DataSource, load_task
-from lightning_app.cli import quiet_libraries
-from lightning_app.evaluate import score_tasks
-from lightning_app.loading import Loading, is_plain
-from lightning_app.report import OVERLAP_LEGEND, markdown_table, overlap_table
-from lightning_app.verb_parser import Parser
+from lightning_app.report.markdown import markdown_table
+from lightning_app.report.run_report import OVERLAP_LEGEND, overlap_table
+from lightning_app.stages.loading import Loading, is_plain
+from lightning_app.stages.scorer import score_tasks
+from lightning_app.verbs.app_cli import quiet_libraries
+from lightning_app.verbs.verb_parser import Parser
 from modules import UserError
 from modules.checkpoints.base_model import find_base_model, looks_like_hub_name
 from modules.checkpoints.st_folder import POOLING_FLAGS

@@ -9,22 +9,22 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks import MtebCallback
 from callbacks.task_cap import full_name
-from lightning_app.baselines import MAIN
-from lightning_app.evaluate import Scorer
-from lightning_app.merge_cli import MergeCLI
-from lightning_app.parser import instantiate
-from lightning_app.recipe_settings import read_settings
-from lightning_app.report import rows_table
-from lightning_app.rows_table import prompts_of
-from lightning_app.run_lock import locked
-from lightning_app.stages import StageGraph, is_main_process
-from lightning_app.study.dry_run import plan_table, time_per_text, with_inputs
+from lightning_app.recipe.named_merges import MAIN
+from lightning_app.recipe.recipe_parser import instantiate
+from lightning_app.recipe.run_settings import read_settings
+from lightning_app.recipe.study_recipe import StudyRecipe, check_tasks
+from lightning_app.report.dry_run import plan_table, time_per_text
+from lightning_app.report.rows_table import prompts_of
+from lightning_app.report.run_report import rows_table
+from lightning_app.stages.run_lock import locked
+from lightning_app.stages.scorer import Scorer
+from lightning_app.stages.stage_graph import StageGraph, is_main_process, with_inputs
+from lightning_app.stages.trainers import TrainerFactory
 from lightning_app.study.looks import Looks
-from lightning_app.study.recipe import StudyRecipe, check_tasks
 from lightning_app.study.report import StudyReport
 from lightning_app.study.study import Study
 from lightning_app.study.tables import StudyTables
-from lightning_app.trainers import TrainerFactory
+from lightning_app.verbs.merge_cli import MergeCLI
 from modules import UserError
 
 AFTERWARDS = (

@@ -3,11 +3,11 @@
 from functools import cached_property
 from pathlib import Path
 
-from lightning_app.loading import Loading
-from lightning_app.model import Model
-from lightning_app.recipe_data import RecipeData
-from lightning_app.stages import Stage, StageGraph, is_main_process
-from lightning_app.trainers import TrainerFactory
+from lightning_app.recipe.recipe_data import RecipeData
+from lightning_app.stages.loading import Loading
+from lightning_app.stages.model import Model
+from lightning_app.stages.stage_graph import Stage, StageGraph, is_main_process
+from lightning_app.stages.trainers import TrainerFactory
 from modules.embedding_module import EmbeddingModule
 from modules.json_files import read_json, write_json
 from modules.positioning.relative_loss import refuse_undefined

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from callbacks import CoefficientTrace, CostMeter, ResumableRun
 from datamodules.task_datamodule import first_batches
-from lightning_app.baselines import MAIN
-from lightning_app.loading import Loading, is_plain
-from lightning_app.model import Model
-from lightning_app.recipe import MergeRecipe
-from lightning_app.recipe_data import RecipeData
-from lightning_app.stages import Stage, StageGraph, is_main_process
-from lightning_app.trainers import TrainerFactory
+from lightning_app.recipe.model_recipes import MergeRecipe
+from lightning_app.recipe.named_merges import MAIN
+from lightning_app.recipe.recipe_data import RecipeData
+from lightning_app.stages.loading import Loading, is_plain
+from lightning_app.stages.model import Model
+from lightning_app.stages.stage_graph import Stage, StageGraph, is_main_process
+from lightning_app.stages.trainers import TrainerFactory
 from modules import Bfgs, MergeMethod, MergeModule, Search, Slerp, TaskArithmetic, UserError
 from modules.distributed import barrier
 from modules.encoding.prompts import Side, describe_prompts, folder_prompts, prompts_by_side

@@ -5,11 +5,12 @@ from statistics import fmean
 
 from datamodules import SplitTask
 from datamodules.decontamination import Overlap
-from lightning_app.evaluate import read_scores
-from lightning_app.merge_stages import POSITION
-from lightning_app.model import Model
-from lightning_app.rows_table import HEADER, rows_cells, rows_notes
-from lightning_app.stages import Stage, StageGraph
+from lightning_app.report.markdown import markdown_table
+from lightning_app.report.rows_table import HEADER, rows_cells, rows_notes
+from lightning_app.stages.merge_stages import POSITION
+from lightning_app.stages.model import Model
+from lightning_app.stages.scorer import read_scores
+from lightning_app.stages.stage_graph import Stage, StageGraph
 from modules.encoding.prompts import SidePrompts
 from modules.json_files import read_json
 from modules.positioning.ending import Ending
@@ -117,18 +118,6 @@ def time_table(models: Sequence[Model], scores: Mapping[str, Stage], graph: Stag
     rows["together"] = {column: sum(row[column] for row in rows.values()) for column in ("training", "scoring")}
     cells = [[name, *(f"{value:.1f}" for value in row.values())] for name, row in rows.items()]
     return markdown_table(["model", "training", "scoring"], cells)
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns line up; all but the first are right-aligned."""
-    widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = [cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))]
-        return f"| {' | '.join(padded)} |"
-
-    rule = f"|{'|'.join('-' * (w + 1) + ('-' if i == 0 else ':') for i, w in enumerate(widths))}|"
-    return "\n".join([line(header), rule, *map(line, rows)])
 
 
 def _read_position(stage: Stage, graph: StageGraph) -> dict[str, float]:

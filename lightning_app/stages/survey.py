@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from lightning_app.evaluate import Scorer
-from lightning_app.loading import Loading, is_plain
-from lightning_app.merge_stages import Merge, MergeStages
-from lightning_app.model import Model
-from lightning_app.stages import Stage, StageGraph, is_main_process
+from lightning_app.stages.loading import Loading, is_plain
+from lightning_app.stages.merge_stages import Merge, MergeStages
+from lightning_app.stages.model import Model
+from lightning_app.stages.scorer import Scorer
+from lightning_app.stages.stage_graph import Stage, StageGraph, is_main_process
 from modules.distributed import barrier
 from modules.json_files import read_json, read_kept_json, write_json
 from modules.merging import TaskArithmetic

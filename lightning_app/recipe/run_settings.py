@@ -6,9 +6,9 @@ from typing import Any
 from jsonargparse import Namespace
 
 from datamodules import DataSource
-from lightning_app.loading import Loading
-from lightning_app.parser import instantiate
-from lightning_app.recipe import ExpertRecipe, MergeRecipe
+from lightning_app.recipe.model_recipes import ExpertRecipe, MergeRecipe
+from lightning_app.recipe.recipe_parser import instantiate
+from lightning_app.stages.loading import Loading
 from modules import Expert, LossConfig, MergeMethod, Search
 from modules.positioning.experts import as_expert
 

@@ -11,14 +11,14 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks import CoefficientTrace
 from datamodules import ProbeDataModule, SplitTask
-from lightning_app.baselines import MAIN
-from lightning_app.cli import AppCLI
-from lightning_app.model import Model
-from lightning_app.pipeline import Pipeline
-from lightning_app.recipe import ExpertRecipe, MergeRecipe
-from lightning_app.recipe_settings import read_settings
-from lightning_app.stages import Stage
-from lightning_app.study.recipe import StudyRecipe
+from lightning_app.recipe.model_recipes import ExpertRecipe, MergeRecipe
+from lightning_app.recipe.named_merges import MAIN
+from lightning_app.recipe.run_settings import read_settings
+from lightning_app.recipe.study_recipe import StudyRecipe
+from lightning_app.stages.model import Model
+from lightning_app.stages.pipeline import Pipeline
+from lightning_app.stages.stage_graph import Stage
+from lightning_app.verbs.app_cli import AppCLI
 from modules import MergeModule, UserError
 
 

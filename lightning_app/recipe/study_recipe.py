@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from datamodules.resampling import Length, resampled_sizes
-from lightning_app.recipe import ExpertRecipe
+from lightning_app.recipe.model_recipes import ExpertRecipe
 from modules import UserError
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -112,6 +112,21 @@ class StageGraph:
             write_json(folder / DONE, {"kind": stage.kind, "inputs": inputs, "content": stage.content})
         barrier()  # all processes see it done
         return folder
+
+
+def with_inputs(stages: Sequence[Stage]) -> list[Stage]:
+    """All stages that these need, each once, inputs first."""
+    found: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        if stage.key not in found:
+            for needed in stage.inputs:
+                visit(needed)
+            found[stage.key] = stage
+
+    for stage in stages:
+        visit(stage)
+    return list(found.values())
 
 
 def safe_name(name: str) -> str:

@@ -1,6 +1,6 @@
 """The rows that a recipe can ask for by name: the baselines that Self Positioning is measured against."""
 
-from lightning_app.recipe import MergeRecipe
+from lightning_app.recipe.model_recipes import MergeRecipe
 from modules.merging import (
     Average,
     Fisher,

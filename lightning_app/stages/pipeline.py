@@ -11,13 +11,13 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from callbacks import CostMeter, GradientConflict, ResumableRun
 from datamodules import TaskDataModule
 from lightning_app import baselines
-from lightning_app.merge_stages import BACKWARD, Merge, MergeStages
-from lightning_app.model import Model
-from lightning_app.recipe import ExpertRecipe, check_merge, joint_recipe
-from lightning_app.recipe_data import RecipeData
-from lightning_app.recipe_settings import RecipeSettings
-from lightning_app.stages import Stage, StageGraph
-from lightning_app.trainers import TrainerFactory
+from lightning_app.recipe.model_recipes import ExpertRecipe, check_merge, joint_recipe
+from lightning_app.recipe.recipe_data import RecipeData
+from lightning_app.recipe.run_settings import RecipeSettings
+from lightning_app.stages.merge_stages import BACKWARD, Merge, MergeStages
+from lightning_app.stages.model import Model
+from lightning_app.stages.stage_graph import Stage, StageGraph
+from lightning_app.stages.trainers import TrainerFactory
 from modules import ContrastiveModule, Expert, UserError
 
 

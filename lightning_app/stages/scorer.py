@@ -20,9 +20,9 @@ from callbacks.mteb_encoder import Encoder
 from callbacks.mteb_tasks import main_score
 from callbacks.task_fingerprint import task_fingerprint
 from callbacks.task_texts import task_texts
-from lightning_app.loading import Loading
-from lightning_app.model import Model
-from lightning_app.stages import Stage, StageGraph, is_main_process, safe_name
+from lightning_app.stages.loading import Loading
+from lightning_app.stages.model import Model
+from lightning_app.stages.stage_graph import Stage, StageGraph, is_main_process, safe_name
 from modules import TextEncoder
 from modules.checkpoints.identity import identity
 from modules.distributed import from_main, together

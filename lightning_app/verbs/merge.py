@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from lightning_app.verb_parser import Parser
+from lightning_app.verbs.verb_parser import Parser
 from modules.errors import Interrupted, UserError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 
-from lightning_app.study.pictures import DPI, TEXT_SIZE, Picture, legend_below, new_figure
+from lightning_app.report.pictures import DPI, TEXT_SIZE, Picture, legend_below, new_figure
 
 PATH = "#D55E00"
 

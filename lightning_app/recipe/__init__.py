@@ -1,0 +1,1 @@
+"""The recipe: how it is read, composed and checked."""
