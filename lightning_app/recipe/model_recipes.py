@@ -1,6 +1,6 @@
 """What a recipe says of the models to make; every field is a key of the YAML."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from datamodules import DataSource
@@ -11,18 +11,10 @@ Weighting = Literal["learned", "equal", "size", "inverse_norm", "lm_cocktail", "
 
 
 @dataclass(frozen=True)
-class ExpertRecipe:
-    """How one model is trained: an expert, or a joint model.
+class Training:
+    """How a model is trained, whatever its rows are.
 
     Args:
-        data: the data sets, each a batch of its own; with several, ``share`` says how often each is drawn.
-        mix: train on the data of these other recipes instead, recipe to share; null: in proportion to the rows.
-        resample: with ``mix``, make the rows of the recipes have its proportions, instead of drawing from them by it:
-            ``total`` keeps how many there are in all, ``max`` those of the largest; see `resampled_sizes`.
-        rows: ``expert``, or ``probe``: train on the rows that positions are learned on (a control).
-        start: ``base``, the name of another model (``joint``, say), or a model folder.
-        loss: of every data set that has none of its own; null: ``LossConfig()``. With ``mix``: of all that is mixed, in
-            place of the recipes' own; null: these.
         max_steps: optimiser steps.
         batch_size: rows a process and step.
         lr: peak learning rate.
@@ -34,12 +26,6 @@ class ExpertRecipe:
             null: none.
     """
 
-    data: list[DataSource] = field(default_factory=list)
-    mix: dict[str, float | None] = field(default_factory=dict)
-    resample: Length | None = None
-    rows: Literal["expert", "probe"] = "expert"
-    start: str = "base"
-    loss: LossConfig | None = None
     max_steps: int = 500
     batch_size: int = 32
     lr: float = 2e-5
@@ -48,6 +34,42 @@ class ExpertRecipe:
     max_length: int | None = None
     validate_every: int | None = None
     conflict_every: int | None = None
+
+
+@dataclass(frozen=True)
+class ExpertRecipe(Training):
+    """How one model is trained, and on what: an expert, or a joint model.
+
+    Args:
+        max_steps: optimiser steps.
+        batch_size: rows a process and step.
+        lr: peak learning rate.
+        warmup: fraction of the steps over which the learning rate rises.
+        weight_decay: of weight matrices.
+        max_length: tokens kept of a text while training; null: the model's own limit.
+        validate_every: optimiser steps between validations; null: once, at the end.
+        conflict_every: optimiser steps between measurements of the angle between the gradients of what is mixed;
+            null: none.
+        data: the data sets, each a batch of its own; with several, ``share`` says how often each is drawn.
+        mix: train on the data of these other recipes instead, recipe to share; null: in proportion to the rows.
+        resample: with ``mix``, make the rows of the recipes have its proportions, instead of drawing from them by it:
+            ``total`` keeps how many there are in all, ``max`` those of the largest; see `resampled_sizes`.
+        rows: ``expert``, or ``probe``: train on the rows that positions are learned on (a control).
+        start: ``base``, the name of another model (``joint``, say), or a model folder.
+        loss: of every data set that has none of its own; null: ``LossConfig()``. With ``mix``: of all that is mixed, in
+            place of the recipes' own; null: these.
+    """
+
+    data: list[DataSource] = field(default_factory=list)
+    mix: dict[str, float | None] = field(default_factory=dict)
+    resample: Length | None = None
+    rows: Literal["expert", "probe"] = "expert"
+    start: str = "base"
+    loss: LossConfig | None = None
+
+    def training(self) -> Training:
+        """Return how the model is trained, without its rows."""
+        return Training(**{entry.name: getattr(self, entry.name) for entry in fields(Training)})
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Scoring models on MTEB tasks: saved ones task by task, with a memory, and as stages."""
+"""Scoring models on MTEB tasks: saved ones task by task, with a memory, and loaded ones."""
 
 import hashlib
 import json
@@ -9,33 +9,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from tqdm.auto import tqdm
 
 from callbacks import MtebCallback, MtebEncoder, evaluate_tasks
 from callbacks.example_values import Examples
 from callbacks.examples import evaluate_examples
-from callbacks.examples import read_examples as read_task_examples
 from callbacks.mteb_encoder import Encoder
 from callbacks.mteb_tasks import main_score
 from callbacks.task_fingerprint import task_fingerprint
 from callbacks.task_texts import task_texts
-from lightning_app.stages.loading import Loading
 from lightning_app.stages.model import Model
-from lightning_app.stages.stage_graph import Stage, StageGraph, is_main_process, safe_name
+from lightning_app.stages.stage_graph import StageGraph, safe_name
 from modules import TextEncoder
 from modules.checkpoints.identity import identity
-from modules.distributed import from_main, together
+from modules.distributed import from_main, is_main_process, together
 from modules.encoding.tokenized_texts import TokenizedTexts
-from modules.json_files import read_json, write_json
 
 if TYPE_CHECKING:
     from mteb import AbsTask
-
-FILE = "scores.json"
-
-SCORED = "scored.json"
-"""Beside the scores: task to the name and revision under which the score cache has the model."""
 
 
 @dataclass(frozen=True)
@@ -121,36 +112,19 @@ class Scorer:
     Args:
         mteb: the recipe's settings.
         device: where models are put; the same on every call of a process.
-        loading: how models are loaded.
     """
 
-    def __init__(self, mteb: MtebCallback, device: torch.device, loading: Loading) -> None:
+    def __init__(self, mteb: MtebCallback, device: torch.device) -> None:
         self.mteb = mteb
         self.device = device
-        self.loading = loading
         self.tokenized = TokenizedTexts()
 
-    def stage(self, model: Model, graph: StageGraph) -> Stage:
-        """The stage that scores a model; a task on which equal weights were scored before is not scored again.
-
-        Args:
-            model: whose weights.
-            graph: knows where they lie.
-        """
-
-        def run(where: Path) -> None:
-            scored = self.score(model, graph)
-            if is_main_process():
-                write_json(where / FILE, {found.task: found.score for found in scored})
-                write_json(where / SCORED, {found.task: [found.model, found.revision] for found in scored})
-            rank_zero_info("  " + ", ".join(f"{found.task} {found.score:.2f}" for found in scored))
-
-        content = self.content | {"given": model.identity(self.loading)}
-        return Stage("scores", model.name, content, run, model.inputs, self.texts)
+    def key_content(self) -> dict[str, Any]:
+        """Return all that scores depend on beside the model."""
+        return self._content
 
     @cached_property
-    def content(self) -> dict[str, Any]:
-        """All that scores depend on beside the model."""
+    def _content(self) -> dict[str, Any]:
         return scoring_content(self.mteb)
 
     @cached_property
@@ -167,7 +141,7 @@ class Scorer:
         """
         folder, tasks = model.folder(graph), self.mteb.load()
         scored = score_tasks(
-            self.loading.load(folder).to(self.device),
+            model.loading.load(folder).to(self.device),
             folder,
             tasks,
             graph.score_cache,
@@ -190,27 +164,6 @@ class Scorer:
             encoder, name=name, prompts=self.mteb.prompts, precision=self.mteb.precision, tokenized=self.tokenized
         )
         return evaluate_tasks(wrapped, self.mteb.load(), batch_size=self.mteb.batch_size, progress=True)
-
-
-def read_scores(folder: Path) -> dict[str, float]:
-    """Return the scores that a stage wrote."""
-    scores: dict[str, float] = read_json(folder / FILE)
-    return scores
-
-
-def read_examples(folder: Path, cache: Path) -> dict[str, Examples]:
-    """Return what the model of a scores stage made of the examples of each task.
-
-    Args:
-        folder: the stage's.
-        cache: the score cache of its graph.
-
-    Returns:
-        Task to examples; a task without any is not among them, and none is that was scored by a version that kept none.
-    """
-    scored: dict[str, list[str]] = read_json(folder / SCORED, default={})
-    found = {task: read_task_examples(cache, model, revision, task) for task, (model, revision) in scored.items()}
-    return {task: examples for task, examples in found.items() if examples}
 
 
 def _name_in(cache: Path, revision: str, otherwise: str) -> str:

@@ -31,10 +31,11 @@ from lightning_app.report.position_pictures import (
     sensitivity_to_probe_size,
     sensitivity_to_seed,
 )
+from lightning_app.stages.geometry import Geometry, read_gram
 from lightning_app.stages.model import Model
-from lightning_app.stages.survey import Point, geometry_stage, read_gram
-from lightning_app.study.looks import Looks, read_path
+from lightning_app.stages.survey import Point
 from lightning_app.study.study import Row, Study
+from lightning_app.study.surroundings import Surroundings, read_path
 from lightning_app.study.tables import StudyTables
 
 SWEEPS = {"mu": sensitivity_to_mu, "probe size": sensitivity_to_probe_size, "seed": sensitivity_to_seed}
@@ -46,12 +47,12 @@ class StudyReport:
     Args:
         study: whose stages have run.
         tables: its tables.
-        looks: measures around its position.
+        surroundings: measures around its position.
     """
 
-    def __init__(self, study: Study, tables: StudyTables, looks: Looks) -> None:
-        self.study, self.tables, self.looks = study, tables, looks
-        self.styles = styles_of([*looks.path.chosen, *study.pipeline.experts, *study.pipeline.recipes])
+    def __init__(self, study: Study, tables: StudyTables, surroundings: Surroundings) -> None:
+        self.study, self.tables, self.surroundings = study, tables, surroundings
+        self.styles = styles_of([*surroundings.path.chosen, *study.models.experts, *study.models.recipes])
         self.task_styles = styles_of(map(full_name, tables.types))
 
     def write(self, folder: Path, title: str) -> Path:
@@ -100,14 +101,16 @@ class StudyReport:
 
     def position(self) -> list[Picture]:
         """The way of the position, and what is around it."""
-        path = self.looks.path
+        path = self.surroundings.path
         pictures = [position_along_training(path.steps, path.coefficients, path.scale, self.styles)]
         if self.study.recipe.points:
-            weights, points = self.looks.weights()
+            weights, points = self.surroundings.weights()
             pictures.append(
-                score_against_weight(weights, _columns(points), self.looks.weight, self.looks.plane, self.task_styles)
+                score_against_weight(
+                    weights, _columns(points), self.surroundings.weight, self.surroundings.plane, self.task_styles
+                )
             )
-            scales, points = self.looks.scales()
+            scales, points = self.surroundings.scales()
             pictures.append(score_against_scale(scales, _columns(points), path.chosen_scale, self.task_styles))
         if self.study.recipe.grid:
             pictures.append(self._landscape())
@@ -120,19 +123,17 @@ class StudyReport:
         for family, picture in SWEEPS.items():
             rows = self.study.family(family)
             if rows:
-                own = Row(of, self.study.pipeline.model(of), value=self._own_value(family))
+                own = Row(of, self.study.models.model(of), value=self._own_value(family))
                 rows = sorted([*rows, own], key=lambda row: row.value)
                 pictures.append(picture(self._sweep(rows), self.styles))
         return pictures
 
     def _own_value(self, family: str) -> float:
         """Return the value that the main position was learned with."""
-        recipe, pipeline = self.looks.merge.recipe, self.study.pipeline
+        stage = self.surroundings.stage
         if family == "mu":
-            return float(pipeline.settings.options["mu"] if recipe.mu is None else recipe.mu)
-        if family == "probe size":
-            return float(recipe.probe_size or pipeline.settings.probe["size"])
-        return float(pipeline.settings.probe["seed"])
+            return float(stage.mu)
+        return float(stage.probe.arguments["size" if family == "probe size" else "seed"])
 
     def _sweep(self, rows: Sequence[Row]) -> Sweep:
         paths = [read_path(self.study, row.model.stage) for row in rows if row.model.stage is not None]
@@ -155,10 +156,10 @@ class StudyReport:
 
     def _gradients(self) -> Picture | None:
         joint = self.study.recipe.resampling.of
-        recipe = self.study.pipeline.recipes.get(joint)
+        recipe = self.study.models.recipes.get(joint)
         if recipe is None or recipe.conflict_every is None:
             return None
-        stage = self.study.pipeline.model(joint).stage
+        stage = self.study.models.model(joint).stage
         assert stage is not None
         cosines: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
         with (self.study.graph.folder(stage) / GradientConflict.FILE).open(encoding="utf-8", newline="") as file:
@@ -171,10 +172,10 @@ class StudyReport:
         shortened = self.study.shortened
         if not shortened:
             return None
-        recipes, pipeline = self.study.pipeline.recipes, self.study.pipeline
+        recipes = self.study.models.recipes
         whole = dict.fromkeys(expert for expert, *_ in shortened)
         named = [(expert, name) for expert, _, name, _ in shortened] + [(expert, expert) for expert in whole]
-        models = [pipeline.model(name) for _, name in named]
+        models = [self.study.models.model(name) for _, name in named]
         gram = self._gram("norms", models)
         return norm_against_examples(
             [
@@ -190,36 +191,35 @@ class StudyReport:
         rows = self.study.family("resampling")
         if not rows:
             return None
-        data, pipeline = self.study.pipeline.data, self.study.pipeline
-        experts = list(pipeline.recipes[joint].mix)
-        models = [pipeline.model(name) for name in [*experts, joint, *(row.name for row in rows)]]
+        known = self.study.models
+        experts = list(known.recipes[joint].mix)
+        models = [known.model(name) for name in [*experts, joint, *(row.name for row in rows)]]
         gram = self._gram("directions", models)
         norms = gram.diagonal().sqrt()
         points = []
         for i, name in enumerate([joint, *(row.name for row in rows)], start=len(experts)):
             points += [
                 JointDirection(expert, share, float(gram[i, e] / (norms[i] * norms[e])))
-                for e, (expert, share) in enumerate(data.shares(name).items())
+                for e, (expert, share) in enumerate(known.data.shares(name).items())
             ]
         return direction_against_share(points, self.styles)
 
     def _gram(self, name: str, models: Sequence[Model]) -> Tensor:
-        pipeline = self.study.pipeline
-        stage = geometry_stage(name, pipeline.base, models, self.study.graph, pipeline.settings.loading)
+        stage = Geometry(name, self.study.models.base, tuple(models))
         return read_gram(self.study.graph.run(stage))
 
     def _landscape(self) -> Picture:
-        first, second, points = self.looks.landscape()
+        first, second, points = self.surroundings.landscape()
         shape = len(first), len(second)
         loss = np.reshape([point.objective for point in points], shape)
         score = np.reshape([np.mean(list(point.scores.values())) for point in points], shape)
-        a, b = self.looks.plane
-        path = np.stack([self.looks.path.coefficients[a], self.looks.path.coefficients[b]], axis=1)
+        a, b = self.surroundings.plane
+        path = np.stack([self.surroundings.path.coefficients[a], self.surroundings.path.coefficients[b]], axis=1)
         return loss_landscape(
-            Plane((a, b), first, second, loss, score), path, self._rivals(a, b, first[-1], second[-1])
+            Plane((a, b), first, second, loss, score), path, self._others(a, b, first[-1], second[-1])
         )
 
-    def _rivals(self, a: str, b: str, furthest_a: float, furthest_b: float) -> dict[str, tuple[float, float]]:
+    def _others(self, a: str, b: str, furthest_a: float, furthest_b: float) -> dict[str, tuple[float, float]]:
         """The base, the two experts and the merges of the main table that lie on the plane's window."""
         found = {"base": (0.0, 0.0), a: (1.0, 0.0), b: (0.0, 1.0)}
         for row in self.study.main_rows:

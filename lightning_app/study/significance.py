@@ -10,7 +10,7 @@ import numpy as np
 
 from callbacks.differences import resampled_differences
 from callbacks.example_values import Examples
-from lightning_app.stages.scorer import read_examples, read_scores
+from lightning_app.stages.score import read_examples, read_scores
 from modules.bootstrap import Interval, interval
 
 if TYPE_CHECKING:

@@ -7,14 +7,13 @@ from functools import cached_property
 
 from lightning_app.recipe.model_recipes import MergeRecipe
 from lightning_app.recipe.named_merges import MAIN
-from lightning_app.recipe.run_settings import RecipeSettings
 from lightning_app.recipe.study_recipe import StudyRecipe, resampled_recipes, shortened_recipes
 from lightning_app.stages.model import Model
-from lightning_app.stages.pipeline import Pipeline
-from lightning_app.stages.prober import Prober
+from lightning_app.stages.recipe_models import RecipeModels
+from lightning_app.stages.score import Score
 from lightning_app.stages.scorer import Scorer
 from lightning_app.stages.stage_graph import Stage, StageGraph
-from lightning_app.stages.trainers import TrainerFactory
+from lightning_app.study.objectives import Objectives
 from modules import Slerp, UserError
 
 KINDS = {"joint": "joint model", "fixed": "fixed merge", "learned": "learned merge"}
@@ -46,9 +45,8 @@ class Study:
     """Knows the rows of a study and runs their stages.
 
     Args:
-        settings: the recipe's other sections.
+        models: the recipe's.
         recipe: its section ``study``.
-        trainers: makes the Trainer of each stage.
         graph: runs the stages.
         scorer: scores models on the recipe's tasks.
         full: scores the few that count on the same tasks without caps.
@@ -58,28 +56,23 @@ class Study:
     """
 
     def __init__(
-        self,
-        settings: RecipeSettings,
-        recipe: StudyRecipe,
-        trainers: TrainerFactory,
-        graph: StageGraph,
-        scorer: Scorer,
-        full: Scorer,
+        self, models: RecipeModels, recipe: StudyRecipe, graph: StageGraph, scorer: Scorer, full: Scorer
     ) -> None:
         self.recipe, self.graph, self.scorer, self.full = recipe, graph, scorer, full
-        plain = Pipeline(settings, trainers, graph)
-        with_data = [name for name, recipe in plain.recipes.items() if recipe.data]
-        counts = {name: plain.data.rows(name) for name in with_data}
-        resampled = resampled_recipes(recipe.resampling, plain.recipes, counts)
-        experts = {e.recipe: plain.recipes[e.recipe] for e in settings.experts.values() if e.recipe}
+        settings = models.settings
+        with_data = [name for name, recipe in models.recipes.items() if recipe.data]
+        counts = {name: models.data.rows(name) for name in with_data}
+        resampled = resampled_recipes(recipe.resampling, models.recipes, counts)
+        experts = {e.recipe: models.recipes[e.recipe] for e in settings.experts.values() if e.recipe}
         self.shortened = list(shortened_recipes(recipe.sizes, experts))
-        recipes = plain.recipes | resampled | {name: recipe for _, _, name, recipe in self.shortened}
-        sweeps = list(self._sweeps(plain))
+        recipes = models.recipes | resampled | {name: recipe for _, _, name, recipe in self.shortened}
+        sweeps = list(self._sweeps(models))
         merges = settings.merges | {name: merge for _, name, _, merge in sweeps}
-        self.pipeline = Pipeline(replace(settings, recipes=recipes, merges=merges), trainers, graph)
-        self.base = Row("base", self.pipeline.base)
-        self.prober = Prober(trainers, graph, self.pipeline.data, self.base.model, settings.loading)
-        self.rows = [Row(m.name, m, self._kind(m.name)) for m in self.pipeline.baseline_models()]
+        self.models = RecipeModels(replace(settings, recipes=recipes, merges=merges))
+        self.base = Row("base", self.models.base)
+        validation = self.models.trainer.of_validation()
+        self.objectives = Objectives(self.models.data.probe(), self.models.base, validation, graph)
+        self.rows = [Row(m.name, m, self._kind(m.name)) for m in self.models.baseline_models()]
         if all(row.name != MAIN for row in self.rows):
             self.rows.append(self._row(MAIN))
         self.rows += [self._row(name, "resampling") for name in resampled]
@@ -110,7 +103,7 @@ class Study:
 
     def objective(self, row: Row) -> float:
         """The mean loss on the probe-validation rows relative to the base's, without a regulariser."""
-        return self.prober.objective(row.model)
+        return self.objectives.objective(row.model)
 
     @cached_property
     def headline(self) -> dict[str, Row]:
@@ -124,22 +117,31 @@ class Study:
     @cached_property
     def seeded(self) -> dict[str, list[Row]]:
         """Of each headline row, the same model from the other seeds: its experts, too, are trained anew."""
-        pipelines = {seed: self.pipeline.with_seed(seed) for seed in self.recipe.seeds}
+        others = {seed: self.models.with_seed(seed) for seed in self.recipe.seeds}
         return {
             kind: [
-                Row(f"{row.name}, seed {seed}", pipeline.model(row.model.name), value=seed)
-                for seed, pipeline in pipelines.items()
+                Row(f"{row.name}, seed {seed}", models.model(row.model.name), value=seed)
+                for seed, models in others.items()
             ]
             for kind, row in self.headline.items()
         }
+
+    def score(self, row: Row, *, full: bool = False) -> Score:
+        """Return the stage that scores a row.
+
+        Args:
+            row: of the study.
+            full: on whole tasks.
+        """
+        return Score(row.model.name, row.model, self.full if full else self.scorer)
 
     def known_stages(self) -> list[Stage]:
         """All stages that do not depend on what others find, in the order in which they are run."""
         found = []
         for row in [self.base, *self.rows]:
-            found += [*row.model.inputs, self.prober.stage(row.model)]
-        found += [stage for _, _, name, _ in self.shortened for stage in self.pipeline.model(name).inputs]
-        return found + [self.scorer.stage(row.model, self.graph) for row in self.scored_rows()]
+            found += [*row.model.inputs, self.objectives.stage(row.model)]
+        found += [stage for _, _, name, _ in self.shortened for stage in self.models.model(name).inputs]
+        return found + [self.score(row) for row in self.scored_rows()]
 
     def scored_rows(self) -> list[Row]:
         """The rows that are scored on MTEB tasks."""
@@ -148,54 +150,46 @@ class Study:
 
     def run(self) -> None:
         """Run all stages up to the scores of the best rows: on whole tasks, and from the other seeds."""
-        for stage in self.known_stages():
-            self.graph.run(stage)
-        for row in self.final_rows():
-            self.graph.run(self.full.stage(row.model, self.graph))
-        for rows in self.seeded.values():
-            for row in rows:
-                for stage in [
-                    *row.model.inputs,
-                    self.prober.stage(row.model),
-                    self.scorer.stage(row.model, self.graph),
-                ]:
-                    self.graph.run(stage)
+        self.graph.run_all(self.known_stages())
+        final = [self.score(row, full=True) for row in self.final_rows()]
+        seeded = [row for rows in self.seeded.values() for row in rows]
+        others = [[*row.model.inputs, self.objectives.stage(row.model), self.score(row)] for row in seeded]
+        self.graph.run_all([*final, *itertools.chain(*others)])
 
     def _row(self, name: str, family: str = "", value: float = 0.0) -> Row:
-        return Row(name, self.pipeline.model(name), self._kind(name), family, value)
+        return Row(name, self.models.model(name), self._kind(name), family, value)
 
     def _kind(self, name: str) -> str:
-        if name in self.pipeline.recipes:
-            recipe = self.pipeline.recipes[name]
+        if name in self.models.recipes:
+            recipe = self.models.recipes[name]
             return "joint" if recipe.mix and recipe.rows == "expert" else ""
-        if name not in self.pipeline.merges:
+        if name not in self.models.merges:
             return ""
-        merge = self.pipeline.merges[name]
+        merge = self.models.merges[name]
         if merge.weighting == "learned":
             return "learned"
         return "joint" if len(merge.experts) == 1 else "fixed"
 
-    def _sweeps(self, plain: Pipeline) -> Iterator[tuple[str, str, float, MergeRecipe]]:
+    def _sweeps(self, models: RecipeModels) -> Iterator[tuple[str, str, float, MergeRecipe]]:
         """Positions learned with another mu, on another probe, in another order: family, name, value, recipe."""
         sensitivity = self.recipe.sensitivity
-        of = plain.merges.get(sensitivity.of)
+        of = models.merges.get(sensitivity.of)
         if of is None or of.weighting != "learned":
             raise UserError(f"study.sensitivity.of: '{sensitivity.of}' is not a learned merge")
         for mu in sensitivity.mu:
             yield "mu", f"mu {mu:g}", mu, replace(of, mu=mu)
-        steps = plain.merge_stages.steps(of)
+        steps = models.learned(sensitivity.of).steps if sensitivity.probe_size else 0
         for size in sensitivity.probe_size:
             yield "probe size", f"probe {size}", size, replace(of, probe_size=size, max_steps=steps)
-        names = of.experts or list(plain.experts)
+        names = of.experts or list(models.experts)
         for i, order in enumerate(itertools.islice(itertools.permutations(names), self.recipe.orders)):
             yield "order", f"order {', '.join(order)}", i, replace(of, method=Slerp(order=list(order)))
 
     def _other_orders_of_batches(self) -> Iterator[Row]:
-        """Return the same position on the same experts, learned with other random numbers."""
-        of = self.recipe.sensitivity.of
-        merge = self.pipeline.merge(of)
+        """The same position on the same experts, learned with other random numbers."""
+        stage = self.models.learned(self.recipe.sensitivity.of)
         for seed in self.recipe.sensitivity.seeds:
             name = f"batches {seed}"
-            yield Row(
-                name, Model(name, stage=self.pipeline.merge_stages.with_seed(seed).stage(name, merge)), "", "seed", seed
-            )
+            probe = replace(stage.probe, arguments=stage.probe.arguments | {"seed": seed})
+            other = replace(stage, name=name, probe=probe, trainer=replace(stage.trainer, seed=seed))
+            yield Row(name, Model(name, stage=other, loading=self.models.loading), "", "seed", seed)

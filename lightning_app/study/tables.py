@@ -9,12 +9,12 @@ from callbacks.task_cap import full_name
 from lightning_app.report.rows_table import HEADER, prompts_of, rows_cells, rows_notes
 from lightning_app.report.run_report import read_ending
 from lightning_app.report.table import Table
-from lightning_app.stages.merge_stages import POSITION
-from lightning_app.stages.scorer import Scorer, read_scores
+from lightning_app.stages.learn import POSITION
+from lightning_app.stages.score import read_scores
 from lightning_app.study.cost import Cost, cost_of
-from lightning_app.study.looks import read_path
 from lightning_app.study.significance import Difference, Significance, read_row, significance
 from lightning_app.study.study import KINDS, Row, Study
+from lightning_app.study.surroundings import read_path
 from modules.json_files import read_json
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class StudyTables:
 
     def scores(self, row: Row) -> dict[str, float]:
         """Task to main score x 100."""
-        return read_scores(self.study.graph.folder(self.study.scorer.stage(row.model, self.study.graph)))
+        return read_scores(self.study.graph.folder(self.study.score(row)))
 
     def average(self, row: Row) -> float:
         """The mean over all tasks."""
@@ -62,18 +62,18 @@ class StudyTables:
         rows = self.study.main_rows
         values = [self._numbers(self.scores(row)) for row in rows]
         best = _best(values)
-        rival = self.rival
-        differences = [self.difference(self.study.scorer, rival, row) for row in rows]
+        other = self.compared_with
+        differences = [self.difference(other, row) for row in rows]
         cells = []
         for row, line, difference in zip(rows, values, differences, strict=True):
             shown = [*(f"{value:.2f}" for value in line), _shown(difference.average)]
             cells.append([row.name, *shown, f"{self.study.objective(row):.4f}", *self._own_cost(row)])
         unseen = [f"{name} (unseen)" if self.seen else name for name in self.unseen]
         header = ["model", *self._averages(), *self.seen, *unseen]
-        header += [f"minus {rival.name}", "probe", "seconds", "with inputs"]
+        header += [f"minus {other.name}", "probe", "seconds", "with inputs"]
         notes = [
             "Main scores x 100, the best of each column in bold.",
-            f"minus {rival.name}: difference of the means over all tasks, with its 95 % interval by the paired "
+            f"minus {other.name}: difference of the means over all tasks, with its 95 % interval by the paired "
             f"bootstrap over the tasks' examples.{_constant_tasks(differences[0])}",
             "probe: mean loss on the probe-validation rows relative to the base's, on which every choice is made.",
             "seconds: measured, of the model's own stage; with inputs: and of all that it is made of.",
@@ -81,15 +81,15 @@ class StudyTables:
         return Table("All models", header, cells, best, notes)
 
     @property
-    def rival(self) -> Row:
-        """What the others are compared with: the best joint model, or the base where there is none."""
+    def compared_with(self) -> Row:
+        """The row that the others are compared with: the best joint model, or the base where there is none."""
         return self.study.headline.get("joint", self.study.base)
 
-    def difference(self, scorer: Scorer, a: Row, b: Row) -> Significance:
-        """Return how much better the second row is than the first, on the tasks of a scorer."""
-        graph = self.study.graph
-        rows = [read_row(graph.folder(scorer.stage(row.model, graph)), graph.score_cache) for row in (a, b)]
-        return significance(scorer.mteb.load(), *rows)
+    def difference(self, a: Row, b: Row, *, full: bool = False) -> Significance:
+        """Return how much better the second row is than the first, on the recipe's tasks, or on whole ones."""
+        study, graph = self.study, self.study.graph
+        rows = [read_row(graph.folder(study.score(row, full=full)), graph.score_cache) for row in (a, b)]
+        return significance((study.full if full else study.scorer).mteb.load(), *rows)
 
     def differences(self) -> Table | None:
         """The best learned merge against the base and the best of the other kinds, on whole tasks."""
@@ -97,18 +97,18 @@ class StudyTables:
         if "learned" not in headline:
             return None
         learned, cells = headline["learned"], []
-        for rival in (*(row for kind, row in headline.items() if kind != "learned"), self.study.base):
-            found = self.difference(self.study.full, rival, learned)
+        for other in (*(row for kind, row in headline.items() if kind != "learned"), self.study.base):
+            found = self.difference(other, learned, full=True)
             by_task = [_shown(found.tasks[full_name(name)]) for name in self.tasks]
-            cells.append([rival.name, _shown(found.average), *by_task])
+            cells.append([other.name, _shown(found.average), *by_task])
         header = [f"{learned.name} minus", "mean", *map(full_name, self.tasks)]
         note = "Differences with 95 % intervals: the choice of test examples alone, not what a training's seed adds."
         return Table("How sure the differences are, on whole tasks", header, cells, notes=[note])
 
     def rows(self) -> Table:
         """Return the table of what becomes of the rows of each data set."""
-        data = list(self.study.pipeline.data.tasks.values())
-        notes = rows_notes(data, prompts_of(self.study.pipeline.settings.base))
+        data = list(self.study.models.data.tasks.values())
+        notes = rows_notes(data, prompts_of(self.study.models.settings.base))
         return Table("Rows of each data set", HEADER, list(map(rows_cells, data)), notes=notes)
 
     def final(self) -> Table:
@@ -126,7 +126,7 @@ class StudyTables:
 
     def full_scores(self, row: Row) -> dict[str, float]:
         """Name of each task, which may be capped, to the main score x 100 on the whole of it."""
-        found = read_scores(self.study.graph.folder(self.study.full.stage(row.model, self.study.graph)))
+        found = read_scores(self.study.graph.folder(self.study.score(row, full=True)))
         return {name: found[full_name(name)] for name in self.types}
 
     def choices(self) -> Table:
@@ -168,11 +168,11 @@ class StudyTables:
             return None
         cells = []
         for row in rows:
-            tasks = self.study.pipeline.data.of(row.name)
+            tasks = self.study.models.data.of(row.name)
             counts: dict[str, int] = {}
-            for group, names in self.study.pipeline.data.groups(row.name).items():
+            for group, names in self.study.models.data.groups(row.name).items():
                 counts[group] = sum(len(task.expert) for task in tasks if task.name in names)
-            steps = self.study.pipeline.recipes[row.name].max_steps
+            steps = self.study.models.recipes[row.name].max_steps
             cells.append([row.name, *(f"{n:,}" for n in counts.values()), str(steps), *self._scored(row)])
         header = ["model", *(f"rows of {name}" for name in counts), "steps", *self.types, "mean", "probe"]
         return Table("Joint training, resampled", header, cells)
@@ -194,7 +194,7 @@ class StudyTables:
 
     def coefficients(self, row: Row) -> dict[str, float] | None:
         """The factor of each task vector in a merge against the base; None for any other model."""
-        merge = self.study.pipeline.merges.get(row.model.name)
+        merge = self.study.models.merges.get(row.model.name)
         stage = row.model.stage
         if merge is None or merge.start != "base" or stage is None:
             return None

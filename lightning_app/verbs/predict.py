@@ -7,10 +7,23 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from safetensors.torch import save_file
 
 from datamodules.text_lines import read_lines
+from lightning_app.verbs.recipe_run import RecipeRun
 from modules import TextEncoder, UserError
 from modules.distributed import is_main_process
 from modules.encoding.prompts import named_prompts, prompts_by_side
 from modules.positioning.merged_encoder import MergedEncoder
+
+
+def main(arguments: list[str]) -> None:
+    """Embed the lines of a text file.
+
+    Raises:
+        UserError: a mistake of the user's, or the model is not made yet.
+    """
+    run = RecipeRun("predict", arguments)
+    config = run.config
+    texts = read_texts(config.texts, config.out)
+    predict(run.encoder(), texts, config.out, config.prompt, config.prompt_name)
 
 
 def read_texts(file: str | None, out: str | None) -> list[str]:

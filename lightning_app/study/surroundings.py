@@ -7,10 +7,10 @@ from functools import cached_property
 import numpy as np
 
 from callbacks import CoefficientTrace
-from lightning_app.stages.merge_stages import POSITION, Merge
+from lightning_app.stages.learn import POSITION, Learn
 from lightning_app.stages.scorer import Scorer
 from lightning_app.stages.stage_graph import Stage
-from lightning_app.stages.survey import Point, read_points, survey_stage
+from lightning_app.stages.survey import Point, Survey, read_points
 from lightning_app.study.study import Study
 from modules.json_files import read_json
 
@@ -40,7 +40,7 @@ class Path:
     chosen_scale: float
 
 
-class Looks:
+class Surroundings:
     """Measures around the position of a study's main learned merge, whose stage has run.
 
     Args:
@@ -51,14 +51,12 @@ class Looks:
     def __init__(self, study: Study, scorer: Scorer) -> None:
         self.study, self.scorer = study, scorer
         self.name = study.recipe.sensitivity.of
-        self.merge: Merge = study.pipeline.merge(self.name)
+        self.stage: Learn = study.models.learned(self.name)
 
     @cached_property
     def path(self) -> Path:
         """The way of the position; of one with several groups the means over them."""
-        stage = self.study.pipeline.model(self.name).stage
-        assert stage is not None
-        return read_path(self.study, stage)
+        return read_path(self.study, self.stage)
 
     @property
     def plane(self) -> tuple[str, str]:
@@ -77,8 +75,8 @@ class Looks:
     def weights(self) -> tuple[list[float], list[Point]]:
         """From the first expert of the plane to the second, the sum of their coefficients kept."""
         weights = sorted({*np.linspace(0, 1, self.study.recipe.points).tolist(), self.weight})
-        together = sum(self.path.chosen[name] for name in self.plane)
-        places = [self._moved((1 - w) * together, w * together) for w in weights]
+        total = sum(self.path.chosen[name] for name in self.plane)
+        places = [self._moved((1 - w) * total, w * total) for w in weights]
         return weights, self._survey("weight", places)
 
     def scales(self) -> tuple[list[float], list[Point]]:
@@ -102,7 +100,8 @@ class Looks:
         return list(moved.values())
 
     def _survey(self, name: str, places: list[list[float]]) -> list[Point]:
-        stage = survey_stage(name, self.merge, places, self.study.pipeline.merge_stages, self.scorer)
+        validation = self.study.models.trainer.of_validation()
+        stage = Survey.of(name, self.stage.merge, places, self.study.objectives.probe, validation, self.scorer)
         return read_points(self.study.graph.run(stage))
 
 

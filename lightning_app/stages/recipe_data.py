@@ -9,6 +9,7 @@ from datamodules import DataSource, ProbeDataModule, SplitTask, TaskData, load_t
 from datamodules.batching import apportion
 from datamodules.resampling import resample, resampled_sizes
 from lightning_app.recipe.model_recipes import ExpertRecipe
+from lightning_app.stages.probe_rows import ProbeRows
 from modules import Expert, LossConfig, UserError
 
 
@@ -81,19 +82,16 @@ class RecipeData:
         """Return how many rows a recipe trains on."""
         return sum(len(task.expert) for task in self.of(name))
 
-    def probe(self, size: int | None = None) -> ProbeDataModule:
-        """The probe rows.
+    def probe(self, size: int | None = None) -> ProbeRows:
+        """Return the probe rows.
 
         Args:
             size: how many to learn on; None: as the recipe says.
-        """
-        return ProbeDataModule(tasks=self.probe_tasks(), **self._arguments(size))
 
-    def losses_on_probe(self) -> ProbeDataModule:
-        """A data module whose validation rows are the probe rows, to take losses on them."""
-        tasks = [replace(task, validation=task.probe) for task in self.probe_tasks()]
-        arguments = self._arguments(None)
-        return ProbeDataModule(tasks=tasks, **arguments | {"validation_size": arguments["size"]})
+        Raises:
+            UserError: more rows are wanted than are held out.
+        """
+        return ProbeRows(tuple(self.probe_tasks()), self._arguments(size))
 
     def probe_tasks(self) -> list[SplitTask]:
         """The data sets that the position is learned on, with the losses that it is learned with."""
@@ -111,19 +109,6 @@ class RecipeData:
             for name, share in _normalised({name: source.share for name, source in group.items()}).items()
         }
 
-    def probe_content(self, size: int | None = None) -> dict[str, Any]:
-        """All that a result which was learned, or chosen, on the probe depends on.
-
-        Raises:
-            UserError: more rows are wanted than are held out.
-        """
-        return {
-            "probe": {key: value for key, value in self._arguments(size).items() if key != "num_workers"},
-            "data": {
-                task.name: [task.probe.fingerprint(), task.validation.fingerprint()] for task in self.probe_tasks()
-            },
-        }
-
     def _arguments(self, size: int | None) -> dict[str, Any]:
         """The arguments of the probe's data module, for so many rows."""
         arguments = self.probe_arguments | {"task_weights": self.probe_weights()}
@@ -131,7 +116,7 @@ class RecipeData:
             return arguments
         reserved = arguments["reserve"] or arguments["size"]
         if size > reserved:
-            raise UserError(f"a probe of {size} rows is wanted, and {reserved} are held out: raise data.reserve")
+            raise UserError(f"a probe of {size} rows is wanted, and {reserved} are held out: raise probe.reserve")
         return arguments | {"size": size, "reserve": reserved}
 
     def _load(self) -> dict[str, SplitTask]:
@@ -148,9 +133,11 @@ class RecipeData:
         for name, weight in self.probe_weights().items():
             sizes[name] = round(weight * (probe["reserve"] or probe["size"]))
             validation[name] = round(weight * probe["validation_size"])
+        if not self.experts:  # what is trained is validated on its own rows
+            validation = dict.fromkeys(sources, probe["validation_size"] // len(sources))
         tasks = load_tasks(sources, probe_size=sizes, validation_size=validation, seed=self.seed)
         for name in self.probe_weights():
-            refuse_small(f"the probe of {name}", tasks[name].probe, probe["batch_size"], "data.batch_size")
+            refuse_small(f"the probe of {name}", tasks[name].probe, probe["batch_size"], "probe.batch_size")
         return tasks
 
     def _probe_groups(self) -> list[dict[str, DataSource]]:
@@ -160,7 +147,7 @@ class RecipeData:
         groups = []
         for name, expert in self.experts.items():
             if expert.recipe is None:
-                raise UserError(f"data.tasks is needed: expert '{name}' is a folder, which has no rows to probe with")
+                raise UserError(f"probe.tasks is needed: expert '{name}' is a folder, which has no rows to probe with")
             recipe = self.recipes[expert.recipe]
             named = {_task_name(expert.recipe, source, recipe.data): source for source in recipe.data}
             if named:

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_app.recipe.run_settings import RunSettings
 from modules import TextEncoder
 from modules.checkpoints.base_model import find_base_model
 from modules.checkpoints.identity import identity
@@ -11,7 +12,7 @@ from modules.checkpoints.st_folder import is_st_folder
 
 
 @dataclass(frozen=True)
-class Loading:
+class ModelLoading:
     """What has to be said to load a model, the same for the base, experts, starts, statistics, probes and scores.
 
     Args:
@@ -25,6 +26,12 @@ class Loading:
     trust_remote_code: bool = False
     base: str | None = None
     attn_implementation: str | None = None
+
+    @classmethod
+    def of(cls, settings: RunSettings) -> "ModelLoading":
+        """Return how a recipe's models are loaded."""
+        told = {key: settings.options[key] for key in ("pooling", "trust_remote_code", "attn_implementation")}
+        return cls(**told, base=settings.base)
 
     def load(self, model: str) -> TextEncoder:
         """Load a folder or a hub name.

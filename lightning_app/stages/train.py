@@ -1,0 +1,114 @@
+"""The stage that trains a model: an expert, or a joint model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from callbacks import CostMeter, GradientConflict, ResumableRun
+from datamodules import SplitTask, TaskDataModule
+from lightning_app.recipe.model_recipes import Training
+from lightning_app.stages.model import Model
+from lightning_app.stages.stage import Stage, beside_key
+from lightning_app.stages.stage_graph import StageGraph
+from lightning_app.stages.trainer_settings import TrainerSettings
+from modules import ContrastiveModule
+
+BACKWARD = 3
+"""Passes that a text counts for which is trained on."""
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """A data set of a training.
+
+    Args:
+        split: its parts; the training reads those of experts and of validation.
+    """
+
+    split: SplitTask
+
+    def key_content(self) -> list[Any]:
+        """Return what the training depends on."""
+        return [self.split.name, self.split.expert, self.split.validation, self.split.share]
+
+
+@dataclass(frozen=True)
+class Train(Stage):
+    """A model that is trained with contrastive losses, in the folder ``model`` of the result.
+
+    Args:
+        name: of the model.
+        start: the model that it is trained from.
+        training: how.
+        rows: the data sets.
+        groups: group to the names of its data sets, between which gradients are compared.
+        trainer: of this training.
+        joint: whether it is trained on the rows of several experts.
+    """
+
+    kind = "model"
+
+    start: Model
+    training: Training
+    rows: tuple[TrainingRows, ...]
+    groups: dict[str, list[str]]
+    trainer: TrainerSettings
+    joint: bool = beside_key(default=False)
+
+    @property
+    def title(self) -> str:
+        """The stage as the screen calls it."""
+        return f"{'joint model' if self.joint else 'expert'} {self.name}"
+
+    @property
+    def texts(self) -> int:
+        """About how many texts pass through the model."""
+        return 2 * BACKWARD * self.training.max_steps * self.training.batch_size
+
+    @property
+    def tasks(self) -> list[SplitTask]:
+        """The data sets."""
+        return [rows.split for rows in self.rows]
+
+    def run(self, folder: Path, graph: StageGraph) -> None:
+        """Train the model, from where an interrupted training was, and save it."""
+        steps, tasks = self.training.max_steps, self.tasks
+        rows = sum(len(task.expert) for task in tasks)
+        rank_zero_info(f"  training {steps} steps on {rows:,} rows of {', '.join(task.name for task in tasks)}")
+        self.trainer.seed_all()
+        callbacks: list[Callback] = [ResumableRun(folder), CostMeter(folder)]
+        if self.training.conflict_every:
+            callbacks.append(GradientConflict(folder, self.training.conflict_every, groups=self.groups))
+        accumulated = self.trainer.counted.get("accumulate_grad_batches") or 1
+        trainer = self.trainer.make(
+            self.name,
+            callbacks,
+            max_steps=steps,
+            max_epochs=-1,
+            num_sanity_val_steps=0,
+            val_check_interval=(self.training.validate_every or steps) * accumulated,
+            check_val_every_n_epoch=None,
+        )
+        module = self.module(self.start.folder(graph))
+        self.trainer.fit(trainer, module, self.data())
+        if trainer.is_global_zero:
+            module.save(folder / "model")
+
+    def module(self, model: str) -> ContrastiveModule:
+        """Return the module that trains a model.
+
+        Args:
+            model: the folder or hub name of what it starts from.
+        """
+        options = {key: getattr(self.training, key) for key in ("lr", "warmup", "weight_decay")}
+        return ContrastiveModule(model, **self.start.loading.options(model), **options)
+
+    def data(self) -> TaskDataModule:
+        """Return the batches."""
+        training = self.training
+        return TaskDataModule(
+            self.tasks, batch_size=training.batch_size, max_length=training.max_length, seed=self.trainer.seed
+        )
