@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from lightning_app.recipe.model_recipes import MergeRecipe
 from lightning_app.recipe.recipe_parser import recipe_path
-from lightning_app.recipe.run_settings import read_settings
+from lightning_app.recipe.recipe_settings import read_settings
 from lightning_app.report.run_report import markdown_table, read_ending
 from lightning_app.stages.merge_stages import POSITION
 from lightning_app.stages.pipeline import Pipeline

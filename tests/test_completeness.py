@@ -26,7 +26,7 @@ from callbacks.task_fingerprint import task_fingerprint
 from datamodules import DataSource, ProbeDataModule, TaskDataModule
 from lightning_app.recipe.model_recipes import ExpertRecipe, MergeRecipe
 from lightning_app.recipe.recipe_parser import instantiate
-from lightning_app.recipe.run_settings import read_settings
+from lightning_app.recipe.recipe_settings import read_settings
 from lightning_app.recipe.study_recipe import StudyRecipe
 from lightning_app.stages.scorer import Scorer, scoring_content
 from lightning_app.stages.stage_graph import Stage, StageGraph, with_inputs

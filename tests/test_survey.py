@@ -7,7 +7,7 @@ import torch
 from lightning import Trainer
 
 from lightning_app.__main__ import main
-from lightning_app.recipe.run_settings import read_settings
+from lightning_app.recipe.recipe_settings import read_settings
 from lightning_app.stages.loading import Loading
 from lightning_app.stages.model import Model
 from lightning_app.stages.pipeline import Pipeline

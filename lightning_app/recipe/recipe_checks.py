@@ -5,11 +5,11 @@ from pathlib import Path
 
 from lightning_app.recipe import named_merges
 from lightning_app.recipe.model_recipes import ExpertRecipe, MergeRecipe, check_merge, joint_recipe
-from lightning_app.recipe.run_settings import RunSettings
+from lightning_app.recipe.recipe_settings import RecipeSettings
 from modules import Expert, UserError
 
 
-def checked_recipes(settings: RunSettings) -> dict[str, ExpertRecipe]:
+def checked_recipes(settings: RecipeSettings) -> dict[str, ExpertRecipe]:
     """Return the models to train, with a joint model where one is wanted and none is described.
 
     Raises:
@@ -40,7 +40,7 @@ def checked_recipes(settings: RunSettings) -> dict[str, ExpertRecipe]:
     return recipes
 
 
-def _add_joint(settings: RunSettings, recipes: dict[str, ExpertRecipe], merges: Mapping[str, MergeRecipe]) -> None:
+def _add_joint(settings: RecipeSettings, recipes: dict[str, ExpertRecipe], merges: Mapping[str, MergeRecipe]) -> None:
     """A recipe for the joint model, where one is wanted and none is there."""
     wanted = [name for name in (*settings.baselines, *settings.merges) if name in merges]
     needed = ["baselines"] if "joint" in settings.baselines else []

@@ -1,7 +1,7 @@
 """The stage that learns where in the span of task vectors a merge stands (Self Positioning, arXiv 2410.15035)."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from callbacks import CoefficientTrace, CostMeter, ResumableRun
 from lightning_app.stages.merge_inputs import MergeInputs
 from lightning_app.stages.model import Model
 from lightning_app.stages.probe_rows import ProbeRows
-from lightning_app.stages.stage import Stage, beside_key
+from lightning_app.stages.stage import BESIDE_KEY, Stage
 from lightning_app.stages.stage_graph import StageGraph
 from lightning_app.stages.train import BACKWARD
 from lightning_app.stages.trainer_settings import TrainerSettings, say_unusable
@@ -57,9 +57,9 @@ class Learn(Stage):
     trainer: TrainerSettings
     initial: Model | None = None
     followed: Any = None
-    steps: int = beside_key(default=0)
-    watch: Callable[[], list[Callback]] = beside_key(default=list)
-    unusable: tuple[str, ...] = beside_key(default=())
+    steps: int = field(default=0, metadata=BESIDE_KEY)
+    watch: Callable[[], list[Callback]] = field(default=list, repr=False, metadata=BESIDE_KEY)
+    unusable: tuple[str, ...] = field(default=(), metadata=BESIDE_KEY)
 
     @property
     def texts(self) -> int:
@@ -75,7 +75,7 @@ class Learn(Stage):
         return module
 
     def run(self, folder: Path, graph: StageGraph) -> None:
-        """Learn the position, from where an interrupted search was, and save the model, a checkpoint and the numbers."""
+        """Learn the position, from where an interrupted search was, and save model, checkpoint and numbers."""
         say_unusable(list(self.unusable), self.search)
         module = self.module(graph)
         callbacks = [ResumableRun(folder), CoefficientTrace(folder), CostMeter(folder), *self.watch()]

@@ -1,7 +1,7 @@
 """What a merge is made of, and the module that holds it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from datamodules import SplitTask
 from datamodules.task_datamodule import first_batches
 from lightning_app.stages.model import Model
-from lightning_app.stages.stage import beside_key
+from lightning_app.stages.stage import BESIDE_KEY
 from lightning_app.stages.stage_graph import StageGraph
 from modules import MergeMethod, MergeModule, UserError
 from modules.distributed import barrier, is_main_process
@@ -62,8 +62,8 @@ class MergeInputs:
     settings_of: str | None = None
     prompts_of_rows: bool = False
     reference: Model | None = None
-    trained_on: Mapping[str, TrainedOn] = beside_key(default_factory=dict)
-    allow_suspicious: bool = beside_key(default=False)
+    trained_on: Mapping[str, TrainedOn] = field(default_factory=dict, metadata=BESIDE_KEY)
+    allow_suspicious: bool = field(default=False, metadata=BESIDE_KEY)
 
     @property
     def names(self) -> list[str]:

@@ -1,10 +1,10 @@
 """A model of a run: given as a folder, or made by a stage."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lightning_app.stages.model_loading import ModelLoading
-from lightning_app.stages.stage import Stage, beside_key
+from lightning_app.stages.stage import BESIDE_KEY, Stage
 from lightning_app.stages.stage_graph import StageGraph
 
 
@@ -20,11 +20,11 @@ class Model:
         loading: how a given model is loaded.
     """
 
-    name: str = beside_key()
+    name: str = field(metadata=BESIDE_KEY)
     path: str | None = None
     stage: Stage | None = None
     part: str = "model"
-    loading: ModelLoading = beside_key(default=ModelLoading())
+    loading: ModelLoading = field(default=ModelLoading(), metadata=BESIDE_KEY)
 
     @property
     def inputs(self) -> tuple[Stage, ...]:

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_app.recipe.run_settings import RunSettings
+from lightning_app.recipe.recipe_settings import RecipeSettings
 from modules import TextEncoder
 from modules.checkpoints.base_model import find_base_model
 from modules.checkpoints.identity import identity
@@ -28,7 +28,7 @@ class ModelLoading:
     attn_implementation: str | None = None
 
     @classmethod
-    def of(cls, settings: RunSettings) -> "ModelLoading":
+    def of(cls, settings: RecipeSettings) -> "ModelLoading":
         """Return how a recipe's models are loaded."""
         told = {key: settings.options[key] for key in ("pooling", "trust_remote_code", "attn_implementation")}
         return cls(**told, base=settings.base)

@@ -9,7 +9,7 @@ from lightning import Callback
 from lightning_app.recipe.model_recipes import MergeRecipe
 from lightning_app.recipe.named_merges import MAIN, MERGES
 from lightning_app.recipe.recipe_checks import checked_recipes
-from lightning_app.recipe.run_settings import RunSettings
+from lightning_app.recipe.recipe_settings import RecipeSettings
 from lightning_app.stages.fixed_merge import BY_LOSSES, Choice, FixedMerge
 from lightning_app.stages.learn import Learn
 from lightning_app.stages.merge_inputs import MergeInputs, TrainedOn
@@ -40,7 +40,7 @@ class RecipeModels:
 
     def __init__(
         self,
-        settings: RunSettings,
+        settings: RecipeSettings,
         data: RecipeData | None = None,
         *,
         seed: int | None = None,
@@ -118,9 +118,6 @@ class RecipeModels:
         keys = [f"recipes.{name}" for name in self.settings.recipes if name not in made | mixed]
         keys += [f"merges.{name}" for name in self.settings.merges if name not in made]
         return [f"{key}: nothing is made of it; name it in baselines to have it" for key in keys]
-
-    def _own_baselines(self) -> list[str]:
-        return [name for name in self.settings.baselines if name != "experts"]
 
     def _make(self, name: str, chain: tuple[str, ...]) -> Model:
         expert = self.settings.experts.get(name)

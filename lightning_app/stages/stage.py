@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from datamodules import TaskData
@@ -17,19 +18,11 @@ from modules.merging.describe import describe
 if TYPE_CHECKING:
     from lightning_app.stages.stage_graph import StageGraph
 
-BESIDE_KEY = "beside_key"
+BESIDE_KEY = MappingProxyType({"beside_key": True})
+"""Metadata of a dataclass field that is no part of a stage's key, because it changes no result."""
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "sentence-transformers")
 """What every stage computes with."""
-
-
-def beside_key(**options: Any) -> Any:
-    """Return a dataclass field that is no part of a stage's key, because it changes no result.
-
-    Args:
-        options: of `dataclasses.field`.
-    """
-    return field(metadata={BESIDE_KEY: True}, repr=False, **options)
 
 
 @runtime_checkable
@@ -46,7 +39,7 @@ class Stage(ABC):
     """One result of a run, which is computed once.
 
     A subclass is a frozen dataclass whose fields are all that its `run` reads: settings, rows, models. Every field is
-    part of the key, unless it is made by `beside_key`, and so is what is in them, so that a new setting cannot be
+    part of the key, unless its metadata are `BESIDE_KEY`, and so is what is in them, so that a new setting cannot be
     forgotten. A stage in a field is an input, and is run before.
 
     Attributes:
@@ -62,7 +55,7 @@ class Stage(ABC):
     version: ClassVar[int] = 1
     libraries: ClassVar[tuple[str, ...]] = LIBRARIES
 
-    name: str = beside_key()
+    name: str = field(metadata=BESIDE_KEY)
 
     @abstractmethod
     def run(self, folder: Path, graph: "StageGraph") -> None:
@@ -127,7 +120,7 @@ def content_of(value: Any) -> Any:
 
 
 def _counted(value: Any) -> Iterator[Any]:
-    return (entry for entry in fields(value) if not entry.metadata.get(BESIDE_KEY))
+    return (entry for entry in fields(value) if not entry.metadata.get("beside_key"))
 
 
 def _stages_in(value: Any) -> Iterator[Stage]:

@@ -1,6 +1,6 @@
 """The stage that trains a model: an expert, or a joint model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from callbacks import CostMeter, GradientConflict, ResumableRun
 from datamodules import SplitTask, TaskDataModule
 from lightning_app.recipe.model_recipes import Training
 from lightning_app.stages.model import Model
-from lightning_app.stages.stage import Stage, beside_key
+from lightning_app.stages.stage import BESIDE_KEY, Stage
 from lightning_app.stages.stage_graph import StageGraph
 from lightning_app.stages.trainer_settings import TrainerSettings
 from modules import ContrastiveModule
@@ -56,7 +56,7 @@ class Train(Stage):
     rows: tuple[TrainingRows, ...]
     groups: dict[str, list[str]]
     trainer: TrainerSettings
-    joint: bool = beside_key(default=False)
+    joint: bool = field(default=False, metadata=BESIDE_KEY)
 
     @property
     def title(self) -> str:

@@ -3,7 +3,7 @@
 import inspect
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks import ResumableRun, StageProgressBar
-from lightning_app.stages.stage import beside_key
+from lightning_app.stages.stage import BESIDE_KEY
 from modules import Search
 
 NO_EFFECT = {
@@ -65,8 +65,8 @@ class TrainerSettings:
     """
 
     counted: Mapping[str, Any]
-    uncounted: Mapping[str, Any] = beside_key()
-    run_dir: str = beside_key()
+    uncounted: Mapping[str, Any] = field(metadata=BESIDE_KEY)
+    run_dir: str = field(metadata=BESIDE_KEY)
     seed: int
 
     def make(self, label: str, callbacks: list[Callback], **overrides: Any) -> Trainer:

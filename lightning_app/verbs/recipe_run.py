@@ -9,7 +9,7 @@ from jsonargparse import Namespace
 
 from callbacks import MtebCallback
 from lightning_app.recipe.recipe_parser import dump, parse
-from lightning_app.recipe.run_settings import read_settings
+from lightning_app.recipe.recipe_settings import read_settings
 from lightning_app.report.dry_run import time_per_text
 from lightning_app.stages.learn import CHECKPOINT, Learn
 from lightning_app.stages.model_loading import ModelLoading

@@ -14,7 +14,7 @@ from modules.positioning.experts import as_expert
 
 
 @dataclass(frozen=True)
-class RunSettings:
+class RecipeSettings:
     """All that a recipe says of the models to make; no object in it holds a model or rows.
 
     Args:
@@ -50,7 +50,7 @@ class RunSettings:
     decontaminate: bool = False
 
 
-def read_settings(config: Namespace) -> RunSettings:
+def read_settings(config: Namespace) -> RecipeSettings:
     """Return the sections of a parsed recipe."""
     objects = instantiate(
         recipes=(dict[str, ExpertRecipe], config.recipes),
@@ -63,7 +63,7 @@ def read_settings(config: Namespace) -> RunSettings:
     )
     position = instantiate(position=(PositionSettings, config.position)).position
     options = {key: value for key, value in config.model.as_dict().items() if key not in ("base", "experts")}
-    return RunSettings(
+    return RecipeSettings(
         run_dir=config.run_dir,
         seed=int(config.seed_everything),
         base=config.model.base,
