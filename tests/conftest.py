@@ -76,10 +76,10 @@ class Project:
                 "qa": {"data": [{"source": str(self.folder / "qa.jsonl")}], **training},
                 "sts": {"data": [{"source": str(self.folder / "sts.jsonl")}], **training},
             },
-            "data": {"size": 32, "validation_size": 24, "batch_size": 8},
+            "probe": {"size": 32, "validation_size": 24, "batch_size": 8},
             "baselines": ["base", "experts", "joint", "average", "slerp", "learned_linear"],
+            "position": {"max_epochs": 2},
             "trainer": {
-                "max_epochs": 2,
                 "accelerator": "cpu",
                 "devices": 1,
                 "num_sanity_val_steps": 0,

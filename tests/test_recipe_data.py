@@ -99,7 +99,7 @@ def test_a_smaller_probe_is_the_beginning_of_a_larger_one(project: Project) -> N
     for small, large in zip(modules[0].splits, modules[1].splits, strict=True):
         assert small.probe.texts[0] == large.probe.texts[0][: len(small.probe)]
         assert small.validation.texts == large.validation.texts
-    with pytest.raises(UserError, match="raise data.reserve"):
+    with pytest.raises(UserError, match="raise probe.reserve"):
         data.probe(64)
 
 

@@ -15,8 +15,8 @@ from callbacks.differences import difference_interval
 from callbacks.examples import evaluate_examples
 from callbacks.mteb_encoder import MtebEncoder
 from callbacks.mteb_tasks import evaluate_task, load_tasks, main_score
-from lightning_app.stages.loading import Loading
 from lightning_app.stages.model import Model
+from lightning_app.stages.score import Score
 from lightning_app.stages.scorer import Scorer
 from lightning_app.stages.stage_graph import StageGraph
 from lightning_app.study.significance import Row, read_row, significance, task_seed
@@ -126,11 +126,11 @@ def test_a_task_without_examples_only_shifts_the_average(tmp_path: Path) -> None
 def test_rows_of_a_run(tmp_path: Path) -> None:
     write_sts(tmp_path)
     graph = StageGraph(tmp_path / "run")
-    scorer = Scorer(MtebCallback(["STSBenchmark"], data_root=str(tmp_path)), torch.device("cpu"), Loading())
+    scorer = Scorer(MtebCallback(["STSBenchmark"], data_root=str(tmp_path)), torch.device("cpu"))
     rows = []
     for seed in (0, 3):
         tiny_encoder(seed).save(tmp_path / f"model{seed}")
-        stage = scorer.stage(Model(f"model{seed}", path=str(tmp_path / f"model{seed}")), graph)
+        stage = Score(f"model{seed}", Model(f"model{seed}", path=str(tmp_path / f"model{seed}")), scorer)
         rows.append(read_row(graph.run(stage), graph.score_cache))
     tasks, *expected = tasks_and_rows(tmp_path, ["STSBenchmark"])
     assert significance(tasks, *rows) == significance(tasks, *expected)

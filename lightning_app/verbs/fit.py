@@ -12,6 +12,7 @@ from lightning_app.stages.recipe_models import RecipeModels
 from lightning_app.stages.run_lock import locked
 from lightning_app.stages.score import Score
 from lightning_app.stages.stage_graph import StageGraph
+from lightning_app.recipe.recipe_parser import parse
 from lightning_app.verbs.recipe_run import RecipeRun
 from modules.distributed import is_main_process
 
@@ -22,7 +23,7 @@ def main(arguments: list[str]) -> None:
     Raises:
         UserError: a mistake of the user's, before anything is trained.
     """
-    run = RecipeRun("fit", arguments)
+    run = RecipeRun(parse("fit", arguments))
     with locked(run.settings.run_dir):
         if is_main_process():
             run.save_config()

@@ -7,6 +7,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from safetensors.torch import save_file
 
 from datamodules.text_lines import read_lines
+from lightning_app.recipe.recipe_parser import parse
 from lightning_app.verbs.recipe_run import RecipeRun
 from modules import TextEncoder, UserError
 from modules.distributed import is_main_process
@@ -20,7 +21,7 @@ def main(arguments: list[str]) -> None:
     Raises:
         UserError: a mistake of the user's, or the model is not made yet.
     """
-    run = RecipeRun("predict", arguments)
+    run = RecipeRun(parse("predict", arguments))
     config = run.config
     texts = read_texts(config.texts, config.out)
     predict(run.encoder(), texts, config.out, config.prompt, config.prompt_name)

@@ -8,7 +8,7 @@ import torch
 from jsonargparse import Namespace
 
 from callbacks import MtebCallback
-from lightning_app.recipe.recipe_parser import dump, parse
+from lightning_app.recipe.recipe_parser import dump
 from lightning_app.recipe.recipe_settings import read_settings
 from lightning_app.report.dry_run import time_per_text
 from lightning_app.stages.learn import CHECKPOINT, Learn
@@ -33,14 +33,13 @@ class RecipeRun:
     """A parsed recipe; its models are known once `models` is asked for, which reads the data.
 
     Args:
-        verb: of the command line.
-        arguments: those after the verb.
+        config: as `parse` returns it.
     """
 
-    def __init__(self, verb: str, arguments: list[str]) -> None:
-        self.config: Namespace = parse(verb, arguments)
+    def __init__(self, config: Namespace) -> None:
+        self.config = config
         quiet_libraries(self.style)
-        self.settings = read_settings(self.config)
+        self.settings = read_settings(config)
         if self.style != "text":
             self.settings.trainer["enable_progress_bar"] = False
         self.mteb = MtebCallback(**self.settings.mteb)
@@ -49,9 +48,9 @@ class RecipeRun:
     @property
     def style(self) -> Style:
         """How the run speaks."""
-        if self.config.log_json:
+        if self.config.get("log_json"):
             return "json"
-        return "quiet" if self.config.quiet else "text"
+        return "quiet" if self.config.get("quiet") else "text"
 
     @property
     def device(self) -> torch.device:

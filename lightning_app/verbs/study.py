@@ -17,6 +17,7 @@ from lightning_app.study.report import StudyReport
 from lightning_app.study.study import Study
 from lightning_app.study.surroundings import Surroundings
 from lightning_app.study.tables import StudyTables
+from lightning_app.recipe.recipe_parser import parse
 from lightning_app.verbs.recipe_run import RecipeRun
 from modules import UserError
 from modules.distributed import is_main_process
@@ -33,7 +34,7 @@ def main(arguments: list[str]) -> None:
     Raises:
         UserError: a mistake in the recipe, before anything is trained.
     """
-    run = RecipeRun("study", arguments)
+    run = RecipeRun(parse("study", arguments))
     if not run.settings.experts:
         raise UserError("model.experts is empty: a study compares merges, name the experts")
     if not run.mteb.selection:

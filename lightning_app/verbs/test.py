@@ -1,6 +1,7 @@
 """The verb test: the scores of one model on the recipe's MTEB tasks."""
 
 from lightning_app.report.run_report import score_table
+from lightning_app.recipe.recipe_parser import parse
 from lightning_app.verbs.recipe_run import RecipeRun
 from modules import UserError
 from modules.distributed import is_main_process
@@ -12,7 +13,7 @@ def main(arguments: list[str]) -> None:
     Raises:
         UserError: a mistake of the user's, or the model is not made yet.
     """
-    run = RecipeRun("test", arguments)
+    run = RecipeRun(parse("test", arguments))
     if not run.mteb.selection:
         raise UserError("mteb.tasks is empty: name the tasks to test on")
     scores = run.scorer().score_encoder(run.encoder(), name="local/model")

@@ -2,6 +2,7 @@
 
 from lightning_app.stages.learn import Learn
 from lightning_app.stages.train import Train
+from lightning_app.recipe.recipe_parser import parse
 from lightning_app.verbs.recipe_run import RecipeRun
 
 
@@ -11,7 +12,7 @@ def main(arguments: list[str]) -> None:
     Raises:
         UserError: a mistake of the user's, or the model is not made yet.
     """
-    run = RecipeRun("validate", arguments)
+    run = RecipeRun(parse("validate", arguments))
     stage = run.models.main.stage
     assert isinstance(stage, Learn | Train)
     trainer = stage.trainer.make("validate", [], logger=False)

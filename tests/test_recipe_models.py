@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from lightning_app.stages.merge_stages import describe
-from lightning_app.stages.pipeline import Pipeline
+from lightning_app.stages.recipe_models import RecipeModels
 from lightning_app.stages.stage_graph import with_inputs
 from modules import Bfgs, Dare, Slerp, UserError
+from modules.merging.describe import describe
 from tests.conftest import Project
-from tests.test_survey import pipeline_of
+from tests.test_survey import models_of
 
 
-def changed(project: Project, **changes: Any) -> Pipeline:
+def changed(project: Project, **changes: Any) -> RecipeModels:
     content = project.content() | {"baselines": []}
     for path, value in changes.items():
         section: Any = content
@@ -22,7 +22,7 @@ def changed(project: Project, **changes: Any) -> Pipeline:
             section = section.setdefault(parent, {})
         section[last] = value
     project.write(content)
-    return pipeline_of(project)
+    return models_of(project)
 
 
 @pytest.mark.parametrize(
@@ -59,18 +59,10 @@ def test_a_weight_of_a_scale_that_is_not_there_is_refused(project: Project) -> N
 
 def test_what_nothing_is_made_of_is_said(project: Project) -> None:
     more = {"data": [{"source": str(project.folder / "qa.jsonl")}], "batch_size": 8}
-    pipeline = changed(project, merges__spare={}, recipes__mixed=more, recipes__spare_too=more)
-    assert [line.split(":")[0] for line in pipeline.remarks()] == ["recipes.mixed", "recipes.spare_too", "merges.spare"]
-    pipeline.model("spare")
-    assert "merges.spare" not in " ".join(pipeline.remarks())
-
-
-def test_keys_of_the_trainer_that_are_not_of_all_stages_are_said(project: Project) -> None:
-    assert changed(project).trainers.remarks("x") == []
-    stop = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss"}}
-    trainer = project.content()["trainer"] | {"max_time": "00:00:10:00", "callbacks": [stop], "logger": False}
-    lines = changed(project, trainer=trainer).trainers.remarks("x")
-    assert [line.split(":")[0] for line in lines] == ["trainer.max_time", "trainer.callbacks", "trainer.logger"]
+    models = changed(project, merges__spare={}, recipes__mixed=more, recipes__spare_too=more)
+    assert [line.split(":")[0] for line in models.remarks()] == ["recipes.mixed", "recipes.spare_too", "merges.spare"]
+    models.model("spare")
+    assert "merges.spare" not in " ".join(models.remarks())
 
 
 def test_methods_and_searches_have_a_form_as_json() -> None:
