@@ -16,16 +16,15 @@ from typing import Any
 import datasets
 import pytest
 import torch
-import yaml
 from jsonargparse import Namespace
 from lightning import Trainer
+from lightning_app.recipe.position_settings import PositionSettings
 from safetensors.torch import save
 
 from callbacks import MtebCallback
 from callbacks.task_fingerprint import task_fingerprint
 from datamodules import DataSource, ProbeDataModule
 from lightning_app.recipe.model_recipes import ExpertRecipe, MergeRecipe
-from lightning_app.recipe.position_settings import PositionSettings
 from lightning_app.recipe.recipe_parser import instantiate, parse
 from lightning_app.recipe.study_recipe import StudyRecipe
 from lightning_app.stages.scorer import Scorer, scoring_content

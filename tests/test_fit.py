@@ -169,7 +169,7 @@ def test_every_training_has_the_loggers_and_callbacks_of_the_recipe(project: Pro
     """Made anew for each, under its name; a callback that follows scores is where scores are taken, and only there."""
     content = project.content()
     write_sts(project.folder)
-    csv_logger = {"class_path": "lightning.pytorch.loggers.CSVLogger"}
+    csv_logger = {"class_path": "CSVLogger", "init_args": {"save_dir": str(project.run_dir)}}
     stop = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss", "patience": 9}}
     follow = {"class_path": "EarlyStopping", "init_args": {"monitor": "mteb/average", "mode": "max"}}
     content["trainer"] |= {"logger": [csv_logger], "callbacks": [stop, follow]}

@@ -11,8 +11,8 @@ from callbacks import MtebCallback
 from callbacks.mteb_encoder import MtebEncoder
 from callbacks.mteb_tasks import evaluate_tasks, load_tasks
 from lightning_app.__main__ import main
-from lightning_app.stages.model_loading import ModelLoading
 from lightning_app.stages.model import Model
+from lightning_app.stages.model_loading import ModelLoading
 from lightning_app.stages.score import Score, read_scores
 from lightning_app.stages.scorer import Scorer
 from lightning_app.stages.stage_graph import StageGraph

@@ -8,7 +8,7 @@ import pytest
 from datamodules import DataSource, TaskDataModule
 from datamodules.batching import OneTaskBatches
 from lightning_app.recipe.model_recipes import ExpertRecipe
-from lightning_app.recipe.recipe_data import RecipeData
+from lightning_app.stages.recipe_data import RecipeData
 from modules import Expert, LossConfig, UserError
 from tests.conftest import Project
 

@@ -172,7 +172,7 @@ class SharedTrainer:
 
     def of_validation(self) -> TrainerSettings:
         """Return the settings of stages that only take losses."""
-        return self._settings(self._counted(LENGTHS | TRAINING))
+        return self._settings(self._counted(LENGTHS | TRAINING) | {"max_epochs": 1})
 
     def unusable(self, own: Mapping[str, Any], search: Search) -> list[str]:
         """Return the keys that are given and that a position's search has no use for."""

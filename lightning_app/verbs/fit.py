@@ -5,6 +5,7 @@ from pathlib import Path
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks.task_texts import overlaps
+from lightning_app.recipe.recipe_parser import parse
 from lightning_app.report.rows_table import prompts_of
 from lightning_app.report.run_report import report, rows_table
 from lightning_app.stages.published_model import publish
@@ -12,7 +13,6 @@ from lightning_app.stages.recipe_models import RecipeModels
 from lightning_app.stages.run_lock import locked
 from lightning_app.stages.score import Score
 from lightning_app.stages.stage_graph import StageGraph
-from lightning_app.recipe.recipe_parser import parse
 from lightning_app.verbs.recipe_run import RecipeRun
 from modules.distributed import is_main_process
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks.task_cap import full_name
-from lightning_app.recipe.recipe_parser import instantiate
+from lightning_app.recipe.recipe_parser import instantiate, parse
 from lightning_app.recipe.study_recipe import StudyRecipe, check_tasks
 from lightning_app.report.dry_run import plan_table
 from lightning_app.report.rows_table import prompts_of
@@ -17,7 +17,6 @@ from lightning_app.study.report import StudyReport
 from lightning_app.study.study import Study
 from lightning_app.study.surroundings import Surroundings
 from lightning_app.study.tables import StudyTables
-from lightning_app.recipe.recipe_parser import parse
 from lightning_app.verbs.recipe_run import RecipeRun
 from modules import UserError
 from modules.distributed import is_main_process

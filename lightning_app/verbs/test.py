@@ -1,7 +1,7 @@
 """The verb test: the scores of one model on the recipe's MTEB tasks."""
 
-from lightning_app.report.run_report import score_table
 from lightning_app.recipe.recipe_parser import parse
+from lightning_app.report.run_report import score_table
 from lightning_app.verbs.recipe_run import RecipeRun
 from modules import UserError
 from modules.distributed import is_main_process

@@ -1,8 +1,8 @@
 """The verb validate: losses on the probe-validation rows."""
 
+from lightning_app.recipe.recipe_parser import parse
 from lightning_app.stages.learn import Learn
 from lightning_app.stages.train import Train
-from lightning_app.recipe.recipe_parser import parse
 from lightning_app.verbs.recipe_run import RecipeRun
 
 
