@@ -30,7 +30,7 @@ from lightning_app.recipe.study_recipe import StudyRecipe
 from lightning_app.stages.scorer import Scorer, scoring_content
 from lightning_app.stages.stage import Stage
 from lightning_app.stages.stage_graph import StageGraph, with_inputs
-from lightning_app.study.study import Study
+from lightning_app.study.study_rows import Study
 from lightning_app.verbs.recipe_run import RecipeRun
 from modules import Expert, LossConfig, MergeModule
 from tests.conftest import Project, write_rows

@@ -11,7 +11,7 @@ from lightning_app.stages.learn import POSITION, Learn
 from lightning_app.stages.scorer import Scorer
 from lightning_app.stages.stage_graph import Stage
 from lightning_app.stages.survey import Point, Survey, read_points
-from lightning_app.study.study import Study
+from lightning_app.study.study_rows import Study
 from modules.json_files import read_json
 
 FURTHEST = 2.0

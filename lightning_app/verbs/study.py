@@ -13,10 +13,10 @@ from lightning_app.report.rows_table import prompts_of
 from lightning_app.report.run_report import rows_table
 from lightning_app.stages.run_lock import locked
 from lightning_app.stages.stage_graph import with_inputs
-from lightning_app.study.report import StudyReport
-from lightning_app.study.study import Study
+from lightning_app.study.study_report import StudyReport
+from lightning_app.study.study_rows import Study
+from lightning_app.study.study_tables import StudyTables
 from lightning_app.study.surroundings import Surroundings
-from lightning_app.study.tables import StudyTables
 from lightning_app.verbs.recipe_run import RecipeRun
 from modules import UserError
 from modules.distributed import is_main_process

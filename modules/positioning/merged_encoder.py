@@ -11,8 +11,8 @@ from modules.encoding.features import Features
 from modules.encoding.text_encoder import TextEncoder
 from modules.encoding.text_tokenizer import TextTokenizer
 from modules.full_precision import float32_or_better
-from modules.merging.base import Prepared
 from modules.merging.combine import attach_coefficients, combine
+from modules.merging.merge_method import Prepared
 from modules.positioning.merged_table import MergedTable
 from modules.positioning.position import Position
 from modules.positioning.recompute import checkpointed_in_evaluation, checkpointing_layers

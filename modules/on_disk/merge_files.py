@@ -28,10 +28,10 @@ from modules.compatibility.safety import refuse_other_ancestors, refuse_suspicio
 from modules.errors import UserError
 from modules.gram import sum_by_group
 from modules.json_files import read_json
-from modules.merging.base import MergeMethod, Preparation, Statistics
 from modules.merging.combine import combine
 from modules.merging.describe import describe
 from modules.merging.granularity import groups_of
+from modules.merging.merge_method import MergeMethod, Preparation, Statistics
 from modules.on_disk.kept_grams import Grams, kept_grams, measure
 from modules.on_disk.plan import Plan
 from modules.on_disk.record import write_records

@@ -34,9 +34,9 @@ from lightning_app.report.position_pictures import (
 from lightning_app.stages.geometry import Geometry, read_gram
 from lightning_app.stages.model import Model
 from lightning_app.stages.survey import Point
-from lightning_app.study.study import Row, Study
+from lightning_app.study.study_rows import Row, Study
+from lightning_app.study.study_tables import StudyTables
 from lightning_app.study.surroundings import Surroundings, read_path
-from lightning_app.study.tables import StudyTables
 
 SWEEPS = {"mu": sensitivity_to_mu, "probe size": sensitivity_to_probe_size, "seed": sensitivity_to_seed}
 

@@ -13,7 +13,7 @@ from lightning_app.stages.learn import POSITION
 from lightning_app.stages.score import read_scores
 from lightning_app.study.cost import Cost, cost_of
 from lightning_app.study.significance import Difference, Significance, read_row, significance
-from lightning_app.study.study import KINDS, Row, Study
+from lightning_app.study.study_rows import KINDS, Row, Study
 from lightning_app.study.surroundings import read_path
 from modules.json_files import read_json
 
