@@ -5,9 +5,35 @@ from typing import Literal
 
 from datamodules import DataSource
 from datamodules.resampling import Length
+from lightning_app.recipe.class_path import ClassPath
 from modules import LossConfig, MergeMethod, Search, UserError
 
 Weighting = Literal["learned", "equal", "size", "inverse_norm", "lm_cocktail", "greedy"]
+
+
+@dataclass(frozen=True)
+class StopEarly:
+    """When the training of an expert ends before its last step.
+
+    Args:
+        others_at_most: bound of the mean loss on the probe rows of the *other* tasks, relative to that at the start:
+            a gentle expert. The first validated step above it is the last, and is not kept; null: none.
+        patience: validations without a lower loss of its own; null: none.
+    """
+
+    others_at_most: float | None = None
+    patience: int | None = None
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Models of steps on the way.
+
+    Args:
+        every: optimiser steps from one model to the next.
+    """
+
+    every: int
 
 
 @dataclass(frozen=True)
@@ -24,6 +50,12 @@ class Training:
         validate_every: optimiser steps between validations; null: once, at the end.
         conflict_every: optimiser steps between measurements of the angle between the gradients of what is mixed;
             null: none.
+        optimizer: of the training; null: AdamW with ``lr`` and ``weight_decay``. One that is given has ``lr`` unless its
+            ``init_args`` have another.
+        schedule: of the learning rate, stepped every optimiser step; null: linear warm-up and decay.
+        keep_best: save the validated step with the lowest loss, not the last step; needs ``validate_every``.
+        stop_early: when training ends before ``max_steps``; the best step is kept. Needs ``validate_every``.
+        keep: models of steps on the way, which merges name ``NAME@STEP``; null: none.
     """
 
     max_steps: int = 500
@@ -34,6 +66,11 @@ class Training:
     max_length: int | None = None
     validate_every: int | None = None
     conflict_every: int | None = None
+    optimizer: ClassPath | None = None
+    schedule: ClassPath | None = None
+    keep_best: bool = False
+    stop_early: StopEarly | None = None
+    keep: Keep | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +87,12 @@ class ExpertRecipe(Training):
         validate_every: optimiser steps between validations; null: once, at the end.
         conflict_every: optimiser steps between measurements of the angle between the gradients of what is mixed;
             null: none.
+        optimizer: of the training; null: AdamW with ``lr`` and ``weight_decay``. One that is given has ``lr`` unless its
+            ``init_args`` have another.
+        schedule: of the learning rate, stepped every optimiser step; null: linear warm-up and decay.
+        keep_best: save the validated step with the lowest loss, not the last step; needs ``validate_every``.
+        stop_early: when training ends before ``max_steps``; the best step is kept. Needs ``validate_every``.
+        keep: models of steps on the way, which merges name ``NAME@STEP``; null: none.
         data: the data sets, each a batch of its own; with several, ``share`` says how often each is drawn.
         mix: train on the data of these other recipes instead, recipe to share; null: in proportion to the rows.
         resample: with ``mix``, make the rows of the recipes have its proportions, instead of drawing from them by it:

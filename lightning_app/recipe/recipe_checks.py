@@ -3,7 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
 from lightning_app.recipe import named_merges
+from lightning_app.recipe.class_path import ClassPath
 from lightning_app.recipe.model_recipes import ExpertRecipe, MergeRecipe, check_merge, joint_recipe
 from lightning_app.recipe.recipe_settings import RecipeSettings
 from modules import Expert, UserError
@@ -37,6 +41,7 @@ def checked_recipes(settings: RecipeSettings) -> dict[str, ExpertRecipe]:
             raise UserError(f"baselines: '{name}' is unknown; known are {', '.join(dict.fromkeys(known))}")
     for name, recipe in recipes.items():
         _check_rows(name, recipe, recipes)
+        _check_training(name, recipe)
     return recipes
 
 
@@ -51,6 +56,21 @@ def _add_joint(settings: RecipeSettings, recipes: dict[str, ExpertRecipe], merge
         if not experts:
             raise UserError(f"{needed[0]}: 'joint' needs recipes.joint where no expert has a recipe")
         recipes["joint"] = joint_recipe(experts)
+
+
+def _check_training(name: str, recipe: ExpertRecipe) -> None:
+    where = f"recipes.{name}"
+    for key, kind in (("optimizer", Optimizer), ("schedule", LRScheduler)):
+        given: ClassPath | None = getattr(recipe, key)
+        if given is not None:
+            given.load(kind, f"{where}.{key}", 1)
+    if (recipe.keep_best or recipe.stop_early) and recipe.validate_every is None:
+        key = "stop_early" if recipe.stop_early else "keep_best"
+        raise UserError(f"{where}.{key}: there is one validation, at the end; give validate_every")
+    if recipe.stop_early and recipe.stop_early.others_at_most is not None and recipe.mix:
+        raise UserError(f"{where}.stop_early.others_at_most: a mix has no other tasks; leave it out")
+    if recipe.keep and not 0 < recipe.keep.every <= recipe.max_steps:
+        raise UserError(f"{where}.keep.every is {recipe.keep.every}; give a step from 1 to {recipe.max_steps}")
 
 
 def _check_rows(name: str, recipe: ExpertRecipe, recipes: Mapping[str, ExpertRecipe]) -> None:

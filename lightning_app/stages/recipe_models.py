@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning import Callback
 
+from datamodules import TaskData
 from lightning_app.recipe.model_recipes import MergeRecipe
 from lightning_app.recipe.named_merges import MAIN, MERGES
 from lightning_app.recipe.recipe_checks import checked_recipes
@@ -16,7 +17,7 @@ from lightning_app.stages.merge_inputs import MergeInputs, TrainedOn
 from lightning_app.stages.model import Model
 from lightning_app.stages.model_loading import ModelLoading, is_plain
 from lightning_app.stages.recipe_data import RecipeData
-from lightning_app.stages.train import Train, TrainingRows
+from lightning_app.stages.train import KEPT, Train, TrainingRows
 from lightning_app.stages.trainer_settings import SharedTrainer
 from modules import Bfgs, MergeMethod, Search, Slerp, TaskArithmetic, UserError
 
@@ -98,7 +99,9 @@ class RecipeModels:
 
     def known(self, name: str) -> bool:
         """Return whether `model` finds one of this name."""
-        return name == "base" or any(name in names for names in (self.settings.experts, self.recipes, self.merges))
+        trained = name.rpartition("@")[0] or name
+        known = (self.settings.experts, self.recipes, self.merges)
+        return name == "base" or any(trained in names or name in names for names in known)
 
     def learned(self, name: str) -> Learn:
         """Return the stage of a learned merge.
@@ -129,6 +132,8 @@ class RecipeModels:
             return Model(name, path=expert.path, loading=self.loading)
         if name in self.recipes:
             return self._train(name, chain)
+        if "@" in name:
+            return self._step(name, chain)
         if name in self.merges:
             recipe = self.merges[name]
             made = self._learn(name, recipe, chain) if recipe.weighting == "learned" else self._fix(name, recipe, chain)
@@ -148,9 +153,37 @@ class RecipeModels:
             rows=tuple(map(TrainingRows, self.data.of(name))),
             groups=self.data.groups(name) if recipe.conflict_every else {},
             trainer=self.trainer.of_expert({}),
+            others=self._other_tasks(name),
             joint=bool(recipe.mix),
         )
         return Model(name, stage=stage, loading=self.loading)
+
+    def _step(self, name: str, chain: tuple[str, ...]) -> Model:
+        """A model of a step on the way, ``NAME@STEP``.
+
+        Raises:
+            UserError: no such step is kept.
+        """
+        trained, _, step = name.rpartition("@")
+        recipe_name = self.settings.experts[trained].recipe if trained in self.settings.experts else trained
+        recipe = self.recipes.get(recipe_name or "")
+        if recipe is None or recipe.keep is None:
+            raise UserError(f"there is no model '{name}': recipes.{recipe_name}.keep keeps no step")
+        kept = range(recipe.keep.every, recipe.max_steps + 1, recipe.keep.every)
+        if not step.isdecimal() or int(step) not in kept:
+            raise UserError(f"there is no model '{name}'; kept are the steps {', '.join(map(str, kept))}")
+        return replace(self.model(trained, chain), name=name, part=f"{KEPT}/{step}")
+
+    def _other_tasks(self, name: str) -> tuple[TaskData, ...]:
+        """The probe rows of the tasks that a gentle expert is not trained on."""
+        stop = self.recipes[name].stop_early
+        if stop is None or stop.others_at_most is None:
+            return ()
+        own = {task.name for task in self.data.of(name)}
+        others = tuple(task.probe for task in self.data.probe_tasks() if task.name not in own)
+        if not others:
+            raise UserError(f"recipes.{name}.stop_early.others_at_most: the probe has no other tasks; leave it out")
+        return others
 
     def _learn(self, name: str, recipe: MergeRecipe, chain: tuple[str, ...]) -> Learn:
         options = self.settings.options
@@ -248,7 +281,7 @@ class RecipeModels:
         found = {}
         for name in names:
             expert = self.settings.experts.get(name)
-            recipe_name = name if expert is None else expert.recipe
+            recipe_name = name.rpartition("@")[0] or name if expert is None else expert.recipe
             if recipe_name in self.recipes:
                 recipe = self.recipes[recipe_name]
                 rows = tuple(self.data.of(recipe_name))

@@ -6,15 +6,20 @@ from typing import Any
 
 from lightning import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from callbacks import CostMeter, GradientConflict, ResumableRun
-from datamodules import SplitTask, TaskDataModule
-from lightning_app.recipe.model_recipes import Training
+from callbacks import CostMeter, GradientConflict, KeepBest, KeepSteps, ResumableRun
+from datamodules import SplitTask, TaskData, TaskDataModule
+from lightning_app.recipe.model_recipes import StopEarly, Training
 from lightning_app.stages.model import Model
 from lightning_app.stages.stage import BESIDE_KEY, Stage
 from lightning_app.stages.stage_graph import StageGraph
 from lightning_app.stages.trainer_settings import TrainerSettings
 from modules import ContrastiveModule
+
+KEPT = "kept"
+"""The folder of the result that has the models of steps on the way, each named by its step."""
 
 BACKWARD = 3
 """Passes that a text counts for which is trained on."""
@@ -46,6 +51,7 @@ class Train(Stage):
         rows: the data sets.
         groups: group to the names of its data sets, between which gradients are compared.
         trainer: of this training.
+        others: the probe rows of other tasks, which a gentle expert watches.
         joint: whether it is trained on the rows of several experts.
     """
 
@@ -56,6 +62,7 @@ class Train(Stage):
     rows: tuple[TrainingRows, ...]
     groups: dict[str, list[str]]
     trainer: TrainerSettings
+    others: tuple[TaskData, ...] = ()
     joint: bool = field(default=False, metadata=BESIDE_KEY)
 
     @property
@@ -79,13 +86,10 @@ class Train(Stage):
         rows = sum(len(task.expert) for task in tasks)
         rank_zero_info(f"  training {steps} steps on {rows:,} rows of {', '.join(task.name for task in tasks)}")
         self.trainer.seed_all()
-        callbacks: list[Callback] = [ResumableRun(folder), CostMeter(folder)]
-        if self.training.conflict_every:
-            callbacks.append(GradientConflict(folder, self.training.conflict_every, groups=self.groups))
         accumulated = self.trainer.counted.get("accumulate_grad_batches") or 1
         trainer = self.trainer.make(
             self.name,
-            callbacks,
+            self._callbacks(folder),
             max_steps=steps,
             max_epochs=-1,
             num_sanity_val_steps=0,
@@ -103,8 +107,27 @@ class Train(Stage):
         Args:
             model: the folder or hub name of what it starts from.
         """
-        options = {key: getattr(self.training, key) for key in ("lr", "warmup", "weight_decay")}
+        training = self.training
+        options: dict[str, Any] = {key: getattr(training, key) for key in ("lr", "warmup", "weight_decay")}
+        if training.optimizer is not None:
+            options["optimizer"] = training.optimizer.load(Optimizer, "optimizer", 1)
+        if training.schedule is not None:
+            options["schedule"] = training.schedule.load(LRScheduler, "schedule", 1)
         return ContrastiveModule(model, **self.start.loading.options(model), **options)
+
+    def _callbacks(self, folder: Path) -> list[Callback]:
+        training = self.training
+        callbacks: list[Callback] = []
+        if training.keep_best or training.stop_early:
+            stop = training.stop_early or StopEarly()
+            cut = (training.batch_size, training.max_length)
+            callbacks.append(KeepBest(folder, self.others, stop.others_at_most, stop.patience, *cut))
+        callbacks += [ResumableRun(folder), CostMeter(folder)]  # the checkpoint to go on from knows the best step
+        if training.keep:
+            callbacks.append(KeepSteps(folder / KEPT, training.keep.every))
+        if training.conflict_every:
+            callbacks.append(GradientConflict(folder, training.conflict_every, groups=self.groups))
+        return callbacks
 
     def data(self) -> TaskDataModule:
         """Return the batches."""
