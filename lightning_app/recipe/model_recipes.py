@@ -50,7 +50,7 @@ class Training:
         validate_every: optimiser steps between validations; null: once, at the end.
         conflict_every: optimiser steps between measurements of the angle between the gradients of what is mixed;
             null: none.
-        optimizer: of the training; null: AdamW with ``lr`` and ``weight_decay``. One that is given has ``lr`` unless its
+        optimizer: of the training; null: AdamW with ``lr`` and ``weight_decay``. Another has ``lr``, too, unless its
             ``init_args`` have another.
         schedule: of the learning rate, stepped every optimiser step; null: linear warm-up and decay.
         keep_best: save the validated step with the lowest loss, not the last step; needs ``validate_every``.
@@ -87,7 +87,7 @@ class ExpertRecipe(Training):
         validate_every: optimiser steps between validations; null: once, at the end.
         conflict_every: optimiser steps between measurements of the angle between the gradients of what is mixed;
             null: none.
-        optimizer: of the training; null: AdamW with ``lr`` and ``weight_decay``. One that is given has ``lr`` unless its
+        optimizer: of the training; null: AdamW with ``lr`` and ``weight_decay``. Another has ``lr``, too, unless its
             ``init_args`` have another.
         schedule: of the learning rate, stepped every optimiser step; null: linear warm-up and decay.
         keep_best: save the validated step with the lowest loss, not the last step; needs ``validate_every``.

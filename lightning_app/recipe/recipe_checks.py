@@ -37,7 +37,7 @@ def checked_recipes(settings: RecipeSettings) -> dict[str, ExpertRecipe]:
     _add_joint(settings, recipes, merges)
     for name in settings.baselines:
         known = [*named_merges.GROUPS, *settings.experts, *recipes, *merges]
-        if name not in known:
+        if name not in known and name.rpartition("@")[0] not in known:  # a step of a training is looked up later
             raise UserError(f"baselines: '{name}' is unknown; known are {', '.join(dict.fromkeys(known))}")
     for name, recipe in recipes.items():
         _check_rows(name, recipe, recipes)
