@@ -131,7 +131,7 @@ class RecipeData:
             return arguments
         reserved = arguments["reserve"] or arguments["size"]
         if size > reserved:
-            raise UserError(f"a probe of {size} rows is wanted, and {reserved} are held out: raise data.reserve")
+            raise UserError(f"a probe of {size} rows is wanted, and {reserved} are held out: raise probe.reserve")
         return arguments | {"size": size, "reserve": reserved}
 
     def _load(self) -> dict[str, SplitTask]:
@@ -150,7 +150,7 @@ class RecipeData:
             validation[name] = round(weight * probe["validation_size"])
         tasks = load_tasks(sources, probe_size=sizes, validation_size=validation, seed=self.seed)
         for name in self.probe_weights():
-            refuse_small(f"the probe of {name}", tasks[name].probe, probe["batch_size"], "data.batch_size")
+            refuse_small(f"the probe of {name}", tasks[name].probe, probe["batch_size"], "probe.batch_size")
         return tasks
 
     def _probe_groups(self) -> list[dict[str, DataSource]]:
@@ -160,7 +160,7 @@ class RecipeData:
         groups = []
         for name, expert in self.experts.items():
             if expert.recipe is None:
-                raise UserError(f"data.tasks is needed: expert '{name}' is a folder, which has no rows to probe with")
+                raise UserError(f"probe.tasks is needed: expert '{name}' is a folder, which has no rows to probe with")
             recipe = self.recipes[expert.recipe]
             named = {_task_name(expert.recipe, source, recipe.data): source for source in recipe.data}
             if named:
