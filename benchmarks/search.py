@@ -32,11 +32,11 @@ def run(search: str, options: dict[str, float], passes: float, experts: list[str
     arguments = {
         "model.experts": json.dumps({name: {"recipe": name} for name in experts}),
         "model.search": json.dumps({"class_path": search, "init_args": options}),
-        "data.size": ROWS * len(experts),
-        "data.reserve": 384 * len(experts),
-        "data.validation_size": 192 * len(experts),
-        "trainer.max_epochs": epochs,
-        "trainer.check_val_every_n_epoch": max(1, epochs * len(experts) // 16),
+        "probe.size": ROWS * len(experts),
+        "probe.reserve": 384 * len(experts),
+        "probe.validation_size": 192 * len(experts),
+        "position.max_epochs": epochs,
+        "position.check_val_every_n_epoch": max(1, epochs * len(experts) // 16),
     }
     command = [sys.executable, "-m", "lightning_app", "fit", "--config", "benchmarks/search.yaml"]
     subprocess.run([*command, *(f"--{key}={value}" for key, value in arguments.items())], check=True)

@@ -133,8 +133,8 @@ class MergeRecipe:
         mu: see `MergeModule`.
         pull: see `MergeModule`.
         search: see `MergeModule`.
-        probe_size: rows to learn on, at most ``data.reserve``.
-        max_steps: optimiser steps of the learning; null: as ``trainer`` says.
+        probe_size: rows to learn on, at most ``probe.reserve``.
+        max_steps: optimiser steps of the learning; null: as ``position`` says.
         initial: the name of a learned merge whose position is the start for the experts that both have.
     """
 

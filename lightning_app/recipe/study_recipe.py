@@ -32,7 +32,7 @@ class Sensitivity:
     Args:
         of: the learned merge.
         mu: weights of the scale in the objective.
-        probe_size: rows to learn on, nested in ``data.reserve``; always as many steps as `of` takes.
+        probe_size: rows to learn on, nested in ``probe.reserve``; always as many steps as `of` takes.
         seeds: of the order of the probe's batches.
     """
 
