@@ -1,5 +1,6 @@
 """The sections of a parsed recipe as objects."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ from jsonargparse import Namespace
 from datamodules import DataSource
 from lightning_app.recipe.model_recipes import ExpertRecipe, MergeRecipe
 from lightning_app.recipe.position_settings import PositionSettings
-from lightning_app.recipe.recipe_parser import as_json, instantiate
+from lightning_app.recipe.recipe_parser import instantiate
 from modules import Expert, LossConfig, MergeMethod, Search
 from modules.positioning.experts import as_expert
 
@@ -78,4 +79,11 @@ def read_settings(config: Namespace) -> RecipeSettings:
         mteb=config.mteb.as_dict(),
         baselines=config.baselines,
         decontaminate=config.decontaminate,
+    )
+
+
+def as_json(part: Any) -> Any:
+    """Return a part of a parsed configuration as JSON has it, nothing in it instantiated."""
+    return json.loads(
+        json.dumps(part, default=lambda value: vars(value) if isinstance(value, Namespace) else str(value))
     )

@@ -72,12 +72,11 @@ class RecipeModels:
 
     def baseline_models(self) -> list[Model]:
         """Return the other rows of the table: the recipe's baselines; without experts the base and its recipes."""
+        names = self.settings.baselines
         if not self.settings.experts:
-            return [
-                self.model(name) for name in dict.fromkeys(["base", *self._own_baselines(), *self.settings.recipes])
-            ]
+            names = [*dict.fromkeys(["base", *names, *self.settings.recipes])]
         models: list[Model] = []
-        for name in self.settings.baselines:
+        for name in names:
             models.extend(self.experts.values() if name == "experts" else [self.model(name)])
         return models
 

@@ -1,7 +1,6 @@
 """One Trainer per training, each made anew from the recipe's ``trainer`` section."""
 
 import inspect
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser
@@ -154,7 +152,7 @@ class SharedTrainer:
         Args:
             own: keys of the Trainer that its recipe gives.
         """
-        counted = self._counted(LENGTHS) | own
+        counted = self._counted(LENGTHS) | dict(own)
         return self._settings(counted | {"callbacks": self._callbacks(scored=False)})
 
     def of_position(self, own: Mapping[str, Any], search: Search, *, scored: bool) -> TrainerSettings:
@@ -165,7 +163,7 @@ class SharedTrainer:
             search: of the position.
             scored: whether MTEB tasks are scored while it is trained.
         """
-        counted = self._counted(LENGTHS) | own
+        counted = self._counted(LENGTHS) | dict(own)
         if search.full_probe:
             counted |= MINI_BATCHES
         return self._settings(counted | {"callbacks": self._callbacks(scored=scored)})
@@ -205,7 +203,7 @@ class SharedTrainer:
 def finish_loggers(trainer: Trainer) -> None:
     """End what a logger would go on with in the next training of this process, as Weights & Biases does."""
     for logger in trainer.loggers:
-        finish = getattr(logger.experiment, "finish", None)
+        finish = getattr(getattr(logger, "experiment", None), "finish", None)
         if trainer.is_global_zero and callable(finish):
             finish()
 
@@ -216,13 +214,6 @@ def say_unusable(keys: list[str], search: Search) -> None:
         named = ", ".join(f"trainer.{key}" for key in keys)
         kind = type(search).__name__
         rank_zero_info(f"  {named}: for experts only; {kind} takes whole passes over the probe, and its own steps")
-
-
-def as_json(part: Any) -> Any:
-    """Return a part of a parsed configuration as JSON has it, nothing in it instantiated."""
-    return json.loads(
-        json.dumps(part, default=lambda value: vars(value) if isinstance(value, Namespace) else str(value))
-    )
 
 
 def _named(logger: dict[str, Any], label: str, run_dir: str) -> dict[str, Any]:

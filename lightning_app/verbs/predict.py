@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from jsonargparse import Namespace
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from safetensors.torch import save_file
 
 from datamodules.text_lines import read_lines
-from lightning_app.recipe.recipe_parser import parse
 from lightning_app.verbs.recipe_run import RecipeRun
 from modules import TextEncoder, UserError
 from modules.distributed import is_main_process
@@ -15,16 +15,14 @@ from modules.encoding.prompts import named_prompts, prompts_by_side
 from modules.positioning.merged_encoder import MergedEncoder
 
 
-def main(arguments: list[str]) -> None:
+def run(config: Namespace) -> None:
     """Embed the lines of a text file.
 
     Raises:
         UserError: a mistake of the user's, or the model is not made yet.
     """
-    run = RecipeRun(parse("predict", arguments))
-    config = run.config
     texts = read_texts(config.texts, config.out)
-    predict(run.encoder(), texts, config.out, config.prompt, config.prompt_name)
+    predict(RecipeRun(config).encoder(), texts, config.out, config.prompt, config.prompt_name)
 
 
 def read_texts(file: str | None, out: str | None) -> list[str]:

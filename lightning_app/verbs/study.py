@@ -3,10 +3,11 @@
 from contextlib import nullcontext
 from pathlib import Path
 
+from jsonargparse import Namespace
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks.task_cap import full_name
-from lightning_app.recipe.recipe_parser import instantiate, parse
+from lightning_app.recipe.recipe_parser import instantiate
 from lightning_app.recipe.study_recipe import StudyRecipe, check_tasks
 from lightning_app.report.dry_run import plan_table
 from lightning_app.report.rows_table import prompts_of
@@ -27,43 +28,43 @@ AFTERWARDS = (
 )
 
 
-def main(arguments: list[str]) -> None:
+def run(config: Namespace) -> None:
     """Run a study, or say what it would do.
 
     Raises:
         UserError: a mistake in the recipe, before anything is trained.
     """
-    run = RecipeRun(parse("study", arguments))
-    if not run.settings.experts:
+    recipe = RecipeRun(config)
+    if not recipe.settings.experts:
         raise UserError("model.experts is empty: a study compares merges, name the experts")
-    if not run.mteb.selection:
+    if not recipe.mteb.selection:
         raise UserError("mteb.tasks is empty: a study compares scores, name the tasks")
-    with nullcontext() if run.config.dry_run else locked(run.settings.run_dir):
-        study_recipe(run)
+    with nullcontext() if recipe.config.dry_run else locked(recipe.settings.run_dir):
+        study_of(recipe)
 
 
-def study_recipe(run: RecipeRun) -> None:
+def study_of(recipe: RecipeRun) -> None:
     """Run the study of a recipe, or say what it would do."""
-    tasks = run.mteb.load()  # what is wrong here shows before training
-    recipe: StudyRecipe = instantiate(study=(StudyRecipe, run.config.study)).study
-    check_tasks(recipe, list(run.settings.experts), [full_name(task.metadata.name) for task in tasks])
-    graph = run.graph(fresh=run.config.fresh and not run.config.dry_run)
-    full = run.scorer(max_examples=None, max_corpus=None)
-    study = Study(run.models, recipe, graph, run.scorer(), full)
+    tasks = recipe.mteb.load()  # what is wrong here shows before training
+    wanted: StudyRecipe = instantiate(study=(StudyRecipe, recipe.config.study)).study
+    check_tasks(wanted, list(recipe.settings.experts), [full_name(task.metadata.name) for task in tasks])
+    graph = recipe.graph(fresh=recipe.config.fresh and not recipe.config.dry_run)
+    full = recipe.scorer(max_examples=None, max_corpus=None)
+    study = Study(recipe.models, wanted, graph, recipe.scorer(), full)
     stages = with_inputs(study.known_stages())
     for line in study.models.remarks():
         rank_zero_info(line)
     data = list(study.models.data.tasks.values())
-    rank_zero_info(f"\n{rows_table(data, prompts_of(run.settings.base))}\n")
-    if run.config.dry_run:
+    rank_zero_info(f"\n{rows_table(data, prompts_of(recipe.settings.base))}\n")
+    if recipe.config.dry_run:
         if is_main_process():
-            print(f"{plan_table(stages, graph, run.time_per_text())}\n\n{AFTERWARDS}")
+            print(f"{plan_table(stages, graph, recipe.time_per_text())}\n\n{AFTERWARDS}")
         return
     if is_main_process():
-        run.save_config()
+        recipe.save_config()
     study.run()
-    capped = run.scorer(max_examples=recipe.max_examples, max_corpus=recipe.max_corpus)
+    capped = recipe.scorer(max_examples=wanted.max_examples, max_corpus=wanted.max_corpus)
     report = StudyReport(study, StudyTables(study, tasks), Surroundings(study, capped))
-    page = report.write(Path(run.settings.run_dir), f"Study of {run.settings.run_dir}")
+    page = report.write(Path(recipe.settings.run_dir), f"Study of {recipe.settings.run_dir}")
     if is_main_process():
         print(f"\n{report.tables.main().markdown()}\n\n{report.tables.choices().markdown()}\n\nreport: {page}")
