@@ -18,13 +18,13 @@ import pytest
 import torch
 from jsonargparse import Namespace
 from lightning import Trainer
-from lightning_app.recipe.position_settings import PositionSettings
 from safetensors.torch import save
 
 from callbacks import MtebCallback
 from callbacks.task_fingerprint import task_fingerprint
 from datamodules import DataSource, ProbeDataModule
 from lightning_app.recipe.model_recipes import ExpertRecipe, MergeRecipe
+from lightning_app.recipe.position_settings import PositionSettings
 from lightning_app.recipe.recipe_parser import instantiate, parse
 from lightning_app.recipe.study_recipe import StudyRecipe
 from lightning_app.stages.scorer import Scorer, scoring_content
@@ -154,6 +154,20 @@ def expert_rows(project: Project) -> dict[str, Row]:
         "max_length": ({"recipes/qa/max_length": 9}, {"model:qa"}),
         "validate_every": ({"recipes/qa/validate_every": 2}, {"model:qa"}),
         "conflict_every": ({"recipes/joint/conflict_every": 2}, {"model:joint"}),
+        "optimizer": ({"recipes/qa/optimizer": {"class_path": "torch.optim.SGD", "init_args": {}}}, {"model:qa"}),
+        "schedule": (
+            {"recipes/qa/schedule": {"class_path": "torch.optim.lr_scheduler.LinearLR", "init_args": {}}},
+            {"model:qa"},
+        ),
+        "keep_best": ({"recipes/qa/keep_best": True, "recipes/qa/validate_every": 2}, {"model:qa"}),
+        "stop_early": (
+            {
+                "recipes/qa/stop_early": Namespace(others_at_most=1.5, patience=None),
+                "recipes/qa/validate_every": 2,
+            },
+            {"model:qa"},
+        ),
+        "keep": ({"recipes/qa/keep": Namespace(every=2)}, {"model:qa"}),
     }
 
 

@@ -11,10 +11,10 @@ from lightning_app.__main__ import main
 from tests.conftest import Project
 
 
-def recipe(project: Project, *, experts: dict[str, Any] | None = None, **qa: Any) -> dict[str, Any]:
+def recipe(project: Project, **qa: Any) -> dict[str, Any]:
     content = project.content()
     content["recipes"]["qa"] |= qa
-    content["model"]["experts"] |= experts or {}
+    content["model"]["allow_suspicious"] = True
     return content | {"baselines": [], "position": {"max_steps": 1, "max_epochs": -1}}
 
 

@@ -1,8 +1,7 @@
 """A class that a recipe names, with its arguments."""
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -10,41 +9,31 @@ from typing import Any
 from modules.errors import UserError, nearest
 
 
-@dataclass(frozen=True)
-class ClassPath:
-    """A class by its import path, and arguments that it is made with.
+def maker_of(described: Mapping[str, Any], kind: type, key: str) -> Callable[..., Any]:
+    """Return what makes an object of a class, given its first argument.
 
     Args:
-        class_path: as ``torch.optim.SGD``.
-        init_args: name of an argument to its value.
+        described: ``class_path``, as ``torch.optim.SGD``, and ``init_args``, argument to value.
+        kind: that the class has to be of.
+        key: of the recipe, for messages.
+
+    Raises:
+        UserError: there is no such class, it is of another kind, or has no such argument.
     """
-
-    class_path: str
-    init_args: dict[str, Any] = field(default_factory=dict)
-
-    def load(self, kind: type, key: str, given: int) -> Callable[..., Any]:
-        """Return what makes an object of the class.
-
-        Args:
-            kind: that the class has to be of.
-            key: of the recipe, for messages.
-            given: how many arguments are given when the object is made, before those of the recipe.
-
-        Raises:
-            UserError: there is no such class, it is of another kind, or has no such argument.
-        """
-        module, _, name = self.class_path.rpartition(".")
-        try:
-            found = getattr(import_module(module), name)
-        except (ImportError, AttributeError, ValueError):
-            raise UserError(f"{key}: there is no {self.class_path}; give the import path of a class") from None
-        if not (isinstance(found, type) and issubclass(found, kind)):
-            raise UserError(f"{key}: {self.class_path} is no {kind.__name__}")
-        known = list(inspect.signature(found).parameters)[given:]
-        for argument in self.init_args:
-            if argument not in known:
-                raise UserError(
-                    f"{key}.init_args: {self.class_path} has no argument '{argument}'; "
-                    + nearest(argument, known, f"it has {', '.join(known)}")
-                )
-        return partial(found, **self.init_args)
+    path = described.get("class_path")
+    if set(described) - {"class_path", "init_args"} or not isinstance(path, str):
+        raise UserError(f"{key}: {dict(described)} is no class; give class_path and init_args")
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        raise UserError(f"{key}: there is no {path}; give the import path of a class") from None
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        raise UserError(f"{key}: {path} is no {kind.__name__}")
+    arguments = dict(described.get("init_args") or {})
+    known = list(inspect.signature(found).parameters)[1:]
+    for argument in arguments:
+        if argument not in known:
+            hint = nearest(argument, known, f"it has {', '.join(known)}")
+            raise UserError(f"{key}.init_args: {path} has no argument '{argument}'; {hint}")
+    return partial(found, **arguments)

@@ -1,11 +1,10 @@
 """What a recipe says of the models to make; every field is a key of the YAML."""
 
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Any, Literal
 
 from datamodules import DataSource
 from datamodules.resampling import Length
-from lightning_app.recipe.class_path import ClassPath
 from modules import LossConfig, MergeMethod, Search, UserError
 
 Weighting = Literal["learned", "equal", "size", "inverse_norm", "lm_cocktail", "greedy"]
@@ -50,9 +49,10 @@ class Training:
         validate_every: optimiser steps between validations; null: once, at the end.
         conflict_every: optimiser steps between measurements of the angle between the gradients of what is mixed;
             null: none.
-        optimizer: of the training; null: AdamW with ``lr`` and ``weight_decay``. Another has ``lr``, too, unless its
-            ``init_args`` have another.
-        schedule: of the learning rate, stepped every optimiser step; null: linear warm-up and decay.
+        optimizer: ``class_path`` and ``init_args`` of the optimizer; null: AdamW with ``lr`` and ``weight_decay``. Another
+            has ``lr``, too, unless its ``init_args`` have one.
+        schedule: ``class_path`` and ``init_args`` of the schedule of the learning rate, stepped every optimiser step; null:
+            linear warm-up and decay.
         keep_best: save the validated step with the lowest loss, not the last step; needs ``validate_every``.
         stop_early: when training ends before ``max_steps``; the best step is kept. Needs ``validate_every``.
         keep: models of steps on the way, which merges name ``NAME@STEP``; null: none.
@@ -66,8 +66,8 @@ class Training:
     max_length: int | None = None
     validate_every: int | None = None
     conflict_every: int | None = None
-    optimizer: ClassPath | None = None
-    schedule: ClassPath | None = None
+    optimizer: dict[str, Any] | None = None
+    schedule: dict[str, Any] | None = None
     keep_best: bool = False
     stop_early: StopEarly | None = None
     keep: Keep | None = None
@@ -87,9 +87,10 @@ class ExpertRecipe(Training):
         validate_every: optimiser steps between validations; null: once, at the end.
         conflict_every: optimiser steps between measurements of the angle between the gradients of what is mixed;
             null: none.
-        optimizer: of the training; null: AdamW with ``lr`` and ``weight_decay``. Another has ``lr``, too, unless its
-            ``init_args`` have another.
-        schedule: of the learning rate, stepped every optimiser step; null: linear warm-up and decay.
+        optimizer: ``class_path`` and ``init_args`` of the optimizer; null: AdamW with ``lr`` and ``weight_decay``. Another
+            has ``lr``, too, unless its ``init_args`` have one.
+        schedule: ``class_path`` and ``init_args`` of the schedule of the learning rate, stepped every optimiser step; null:
+            linear warm-up and decay.
         keep_best: save the validated step with the lowest loss, not the last step; needs ``validate_every``.
         stop_early: when training ends before ``max_steps``; the best step is kept. Needs ``validate_every``.
         keep: models of steps on the way, which merges name ``NAME@STEP``; null: none.

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_app.recipe import named_merges
-from lightning_app.recipe.class_path import ClassPath
+from lightning_app.recipe.class_path import maker_of
 from lightning_app.recipe.model_recipes import ExpertRecipe, MergeRecipe, check_merge, joint_recipe
 from lightning_app.recipe.recipe_settings import RecipeSettings
 from modules import Expert, UserError
@@ -61,9 +62,9 @@ def _add_joint(settings: RecipeSettings, recipes: dict[str, ExpertRecipe], merge
 def _check_training(name: str, recipe: ExpertRecipe) -> None:
     where = f"recipes.{name}"
     for key, kind in (("optimizer", Optimizer), ("schedule", LRScheduler)):
-        given: ClassPath | None = getattr(recipe, key)
+        given: dict[str, Any] | None = getattr(recipe, key)
         if given is not None:
-            given.load(kind, f"{where}.{key}", 1)
+            maker_of(given, kind, f"{where}.{key}")
     if (recipe.keep_best or recipe.stop_early) and recipe.validate_every is None:
         key = "stop_early" if recipe.stop_early else "keep_best"
         raise UserError(f"{where}.{key}: there is one validation, at the end; give validate_every")

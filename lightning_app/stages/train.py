@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from callbacks import CostMeter, GradientConflict, KeepBest, KeepSteps, ResumableRun
 from datamodules import SplitTask, TaskData, TaskDataModule
+from lightning_app.recipe.class_path import maker_of
 from lightning_app.recipe.model_recipes import StopEarly, Training
 from lightning_app.stages.model import Model
 from lightning_app.stages.stage import BESIDE_KEY, Stage
@@ -110,9 +111,9 @@ class Train(Stage):
         training = self.training
         options: dict[str, Any] = {key: getattr(training, key) for key in ("lr", "warmup", "weight_decay")}
         if training.optimizer is not None:
-            options["optimizer"] = training.optimizer.load(Optimizer, "optimizer", 1)
+            options["optimizer"] = maker_of(training.optimizer, Optimizer, "optimizer")
         if training.schedule is not None:
-            options["schedule"] = training.schedule.load(LRScheduler, "schedule", 1)
+            options["schedule"] = maker_of(training.schedule, LRScheduler, "schedule")
         return ContrastiveModule(model, **self.start.loading.options(model), **options)
 
     def _callbacks(self, folder: Path) -> list[Callback]:
