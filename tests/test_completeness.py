@@ -212,7 +212,7 @@ def model_rows(project: Project) -> dict[str, Row]:
     experts = {name: Namespace(recipe=name, path=None) for name in ("sts", "qa")}
     return {
         "base": ({"model/base": str(project.folder / "other")}, OF_BASE),
-        "experts": ({"model/experts": experts}, OF_EXPERTS),
+        "experts": ({"model/experts": experts}, OF_EXPERTS | PROBED),  # and so is the order of the probe's data sets
         "method": (
             {"model/method": of("modules.MultiSlerp")},
             WITH_SCALE | {"merge:mixture"},

@@ -63,7 +63,12 @@ class RecipeModels:
 
     def with_seed(self, seed: int) -> "RecipeModels":
         """Return the same models, trained and learned with other random numbers on the same rows."""
-        return RecipeModels(self.settings, self.data.with_order(seed), seed=seed)
+        data = self.data.with_order(seed)
+        return RecipeModels(self.settings, data, seed=seed, watch=self.watch, followed=self.followed)
+
+    def with_settings(self, settings: RecipeSettings) -> "RecipeModels":
+        """Return the models of another recipe, whose main position is looked at in the same way."""
+        return RecipeModels(settings, watch=self.watch, followed=self.followed)
 
     @property
     def main(self) -> Model:

@@ -68,7 +68,7 @@ class Study:
         recipes = models.recipes | resampled | {name: recipe for _, _, name, recipe in self.shortened}
         sweeps = list(self._sweeps(models))
         merges = settings.merges | {name: merge for _, name, _, merge in sweeps}
-        self.models = RecipeModels(replace(settings, recipes=recipes, merges=merges))
+        self.models = models.with_settings(replace(settings, recipes=recipes, merges=merges))
         self.base = Row("base", self.models.base)
         validation = self.models.trainer.of_validation()
         self.objectives = Objectives(self.models.data.probe(), self.models.base, validation, graph)

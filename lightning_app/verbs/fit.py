@@ -36,7 +36,8 @@ def run(config: Namespace) -> None:
             rank_zero_info(line)
         scorer = recipe.scorer()
         scores = {name: Score(name, model, scorer) for name, model in rows.items()} if tasks else {}
-        graph.run_all([*(stage for model in rows.values() for stage in model.inputs), *scores.values()])
+        made = [stage for model in [models.main, *rows.values()] for stage in model.inputs]
+        graph.run_all([*made, *scores.values()])
         if is_main_process():
             finish(recipe, models, graph, scores)
 
