@@ -15,13 +15,17 @@ from modules.losses import LOSSES
 def parsed_keys(verb: str | None = None) -> list[str]:
     """All keys of the parser, those of named entries included."""
     parser = make_parser(verb)
-    keys = [action.dest for action in parser._actions if action.dest not in parser.groups]
+    keys = [a.dest for a in parser._actions if a.dest not in parser.groups and not a.dest.endswith(".help")]
     named = {name: section for name, section in SECTIONS.items() if section.named}
     found = [key for key in keys if key not in named]
     for name, section in named.items():
         entry = type(parser)(add_help=False)
         entry.add_class_arguments(section.owner, "entry", fail_untyped=False)
-        found += [action.dest.replace("entry.", f"{name}.") for action in entry._actions if "." in action.dest]
+        found += [
+            action.dest.replace("entry.", f"{name}.")
+            for action in entry._actions
+            if re.fullmatch(r"entry\.(?!help)\w+", action.dest)
+        ]
     return found
 
 

@@ -24,7 +24,7 @@ class Composed:
 
     Args:
         content: section to what it says, as in a single file without ``extends`` and ``defaults``.
-        places: dotted key to ``file:line`` where its value was taken from a file.
+        places: dotted key to ``file:line``; empty for keys of the command line.
         remarks: what was taken to mean another thing than it says, a line each.
     """
 
@@ -53,7 +53,7 @@ def compose(files: Sequence[RecipeFile], keys: Sequence[tuple[str, str]], sectio
         places |= file.places
     for key, value in keys:
         content = laid_over(content, _with_position(_nested(key, value), remarks, places))
-        places.pop(key, None)
+        places[key] = ""
     for section in ("recipes", "merges"):
         if isinstance(entries := content.get(section), dict):
             content[section] = _with_defaults(section, entries)
@@ -133,7 +133,7 @@ def _with_defaults(section: str, entries: dict[str, Any]) -> dict[str, Any]:
     defaults = entries.get(DEFAULTS) or {}
     if not isinstance(defaults, dict):
         raise UserError(f"{section}.{DEFAULTS}: give the keys that every entry is to have, as {{max_length: 64}}")
-    models = {name: {} if entry is None else entry for name, entry in entries.items() if name != DEFAULTS}
+    models = {str(name): {} if entry is None else entry for name, entry in entries.items() if name != DEFAULTS}
     return {name: defaults | entry if isinstance(entry, dict) else entry for name, entry in models.items()}
 
 
@@ -150,7 +150,7 @@ def _with_position(content: dict[str, Any], remarks: list[str], places: Mapping[
     for key in lengths:
         if key in position:
             where = places.get(f"trainer.{key}", "trainer")
-            raise UserError(f"{where}: {key} means position.{key}, which is given as well; keep the latter")
+            raise UserError(f"{where}: trainer.{key} means position.{key}, which is given as well; keep that one")
         own = "; experts have max_steps in their recipes" if key.startswith(("max", "min")) else ""
         remarks.append(f"trainer.{key}: taken as position.{key}{own}")
     if not lengths:

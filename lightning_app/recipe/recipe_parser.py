@@ -1,17 +1,18 @@
 """The parser of the verbs that read a recipe: one clear line for a mistake, with the nearest name."""
 
-import difflib
-import re
+import json
 from dataclasses import fields
 from functools import cache
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lightning_app.recipe.command_line import read_command_line
-from lightning_app.recipe.composition import compose
+from lightning_app.recipe.composition import DEFAULTS, Composed, compose
+from lightning_app.recipe.parser_errors import key_of, one_line
 from lightning_app.recipe.recipe_file import read_recipes
 from lightning_app.recipe.recipe_help import help_text
 from lightning_app.recipe.recipe_schema import OPTIONS, SECTIONS, RunSettings, Section, VerbOptions
@@ -60,7 +61,7 @@ def parse(verb: str, words: list[str]) -> Namespace:
     try:
         config = make_parser(verb).parse_object(recipe.content | own)
     except UserError as error:
-        raise UserError(_with_place(str(error), recipe.places)) from error
+        raise UserError(_explained(error, recipe)) from error
     if line.print_config:
         print(dump(config), end="")
         raise SystemExit(0)
@@ -100,9 +101,9 @@ def dump(config: Namespace) -> str:
     Args:
         config: what `parse` returned.
     """
-    recipe = Namespace({key: value for key, value in vars(config).items() if key in (*RUN_KEYS, *SECTIONS)})
-    text: str = make_parser().dump(recipe, skip_unset=False)
-    return text
+    recipe = {key: value for key, value in vars(config).items() if key in (*RUN_KEYS, *SECTIONS)}
+    plain = json.dumps(recipe, default=lambda value: vars(value) if isinstance(value, Namespace) else str(value))
+    return yaml.safe_dump(json.loads(plain), sort_keys=False, allow_unicode=True)
 
 
 def instantiate(**values: tuple[Any, Any]) -> Namespace:
@@ -117,34 +118,35 @@ def instantiate(**values: tuple[Any, Any]) -> Namespace:
     return parser.instantiate(Namespace({name: value for name, (_, value) in values.items()}))
 
 
-def one_line(message: str, known: list[str]) -> str:
-    """Return the gist of one of jsonargparse's messages.
-
-    Args:
-        message: of several lines: the key, then what each type of a union had against its value.
-        known: names of all keys, for a hint.
-    """
-    lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
-    unknown = re.search(r"(?:Key|Option|[Nn]ested key|[Uu]nrecognized arguments?:?) '?-{0,2}([\w.]+)'?", message)
-    if unknown and re.search(r"not expected|[Uu]nrecognized|not accepted|not found", message):
-        name = unknown.group(1)
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5) or difflib.get_close_matches(
-            name.rsplit(".", 1)[-1], [key.rsplit(".", 1)[-1] for key in known], n=1
-        )
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        return f"unknown key '{name}'{hint}"
-    if told := [line for line in lines if line.startswith("unknown key")]:
-        lines = [lines[0], *told]  # what the other types of the union had against the value says no more
-    return " ".join(dict.fromkeys(lines))[:600]
+def _explained(error: UserError, recipe: Composed) -> str:
+    """Return what is wrong, in which entry of a section, and in which line of a recipe."""
+    message = str(error)
+    for name, section in SECTIONS.items():
+        entries = recipe.content.get(name)
+        if section.named and isinstance(entries, dict) and key_of(message).partition(".")[0] == name:
+            message = _first_wrong(name, section.owner, entries) or message
+    place = _place(key_of(message), recipe.places)
+    return f"{place}: {message}" if place else message
 
 
-def _with_place(message: str, places: dict[str, str]) -> str:
-    """Return the message with file and line before it, where the key that it names stands in a recipe."""
-    section = re.search(r'[Kk]ey "([\w.]+)"', message)
-    unknown = re.search(r"unknown key '([\w.]+)'", message)
-    if section and unknown:
-        above, below = f"{section.group(1)}.", f".{unknown.group(1)}"
-        found = [place for key, place in places.items() if key.startswith(above) and key.endswith(below)]
-    else:
-        found = [places[named.group(1)] for named in (section, unknown) if named and named.group(1) in places]
-    return f"{found[0]}: {message}" if found else message
+def _first_wrong(name: str, owner: type, entries: dict[str, Any]) -> str | None:
+    """Return what is wrong with the first entry that is, each by itself."""
+    parser = OneLineParser(add_help=False)
+    parser.add_class_arguments(owner)
+    for entry, content in entries.items():
+        if not isinstance(content, dict):
+            return f"{name}.{entry}: expected keys with values, got {content}"
+        try:
+            parser.parse_object(content)
+        except UserError as error:
+            message = str(error)
+            return f"{name}.{entry}{': ' if message.startswith('unknown key') else '.'}{message}"
+    return None
+
+
+def _place(key: str, places: dict[str, str]) -> str:
+    """Return where a key was given, or the nearest of the keys above it."""
+    section, _, rest = key.partition(".")
+    of_all = f"{section}.{DEFAULTS}.{rest.partition('.')[2]}"
+    above = [key.rsplit(".", i)[0] for i in range(key.count(".") + 1)]
+    return next((places[name] for name in (key, of_all, *above) if name in places), "")
