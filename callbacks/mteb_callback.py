@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.mteb_encoder import MtebEncoder
-from callbacks.mteb_tasks import averages, evaluate_tasks, load_tasks
-from callbacks.prompts import check_prompts
+from callbacks.mteb.mteb_encoder import MtebEncoder
+from callbacks.mteb.task_evaluation import averages, evaluate_tasks
+from callbacks.mteb.task_loading import load_tasks
+from callbacks.mteb.task_prompts import check_prompts
+from callbacks.mteb.task_selection import TaskSelection
 from callbacks.resumable_run import was_interrupted
-from callbacks.task_selection import TaskSelection
 from modules.encoding.encode import PRECISIONS
 from modules.encoding.tokenized_texts import TokenizedTexts
 from modules.errors import UserError

@@ -16,7 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks import CostMeter, MtebCallback, ResumableRun, StageProgressBar
-from callbacks.task_texts import overlaps
+from callbacks.mteb.task_texts import overlaps
 from datamodules import SplitTask
 from lightning_app.evaluate import Scorer, scoring_content
 from lightning_app.finished import finished_model, publish

@@ -13,19 +13,18 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from tqdm.auto import tqdm
 
 from callbacks import MtebCallback, MtebEncoder, evaluate_tasks
-from callbacks.example_values import Examples
-from callbacks.examples import evaluate_examples
-from callbacks.examples import read_examples as read_task_examples
-from callbacks.mteb_encoder import Encoder
-from callbacks.mteb_tasks import main_score
-from callbacks.task_fingerprint import task_fingerprint
-from callbacks.task_texts import task_texts
+from callbacks.mteb.example_scores import ExampleScores
+from callbacks.mteb.mteb_encoder import Encoder
+from callbacks.mteb.result_cache import evaluate_cached, read_example_scores
+from callbacks.mteb.task_evaluation import main_score
+from callbacks.mteb.task_fingerprint import task_fingerprint
+from callbacks.mteb.task_texts import task_texts
 from lightning_app.loading import Loading
 from lightning_app.model import Model
 from lightning_app.stages import Stage, StageGraph, is_main_process, safe_name
 from modules import TextEncoder
 from modules.checkpoints.identity import identity
-from modules.distributed import from_main, together
+from modules.distributed import fail_together, from_main
 from modules.encoding.tokenized_texts import TokenizedTexts
 from modules.json_files import read_json, write_json
 
@@ -54,7 +53,7 @@ class ScoredTask:
     task: str
     score: float
     seconds: float
-    examples: Examples
+    examples: ExampleScores
     model: str
     revision: str
 
@@ -77,7 +76,7 @@ def score_tasks(
         encoder: the model, on its device.
         model: the folder or hub name that it was loaded from.
         tasks: with their data.
-        folder: see `evaluate_examples`.
+        folder: see `evaluate_cached`.
         name_of: revision to the model's name in mteb's files.
         prompts: win over the model's own.
         precision: what the model computes in.
@@ -89,7 +88,7 @@ def score_tasks(
     for task in tasks:
         this = revision(encoder, sha256, prompts, precision, task)
         one = wrapped.called(name_of(this), this)
-        result, examples = evaluate_examples(one, task, folder, batch_size=batch_size, progress=True)
+        result, examples = evaluate_cached(one, task, folder, batch_size=batch_size, progress=True)
         seconds = result.evaluation_time or 0.0
         yield ScoredTask(task.metadata.name, main_score(result), seconds, examples, one.name, this)
 
@@ -198,7 +197,7 @@ def read_scores(folder: Path) -> dict[str, float]:
     return scores
 
 
-def read_examples(folder: Path, cache: Path) -> dict[str, Examples]:
+def read_examples(folder: Path, cache: Path) -> dict[str, ExampleScores]:
     """Return what the model of a scores stage made of the examples of each task.
 
     Args:
@@ -209,12 +208,12 @@ def read_examples(folder: Path, cache: Path) -> dict[str, Examples]:
         Task to examples; a task without any is not among them, and none is that was scored by a version that kept none.
     """
     scored: dict[str, list[str]] = read_json(folder / SCORED, default={})
-    found = {task: read_task_examples(cache, model, revision, task) for task, (model, revision) in scored.items()}
+    found = {task: read_example_scores(cache, model, revision, task) for task, (model, revision) in scored.items()}
     return {task: examples for task, examples in found.items() if examples}
 
 
 def _name_in(cache: Path, revision: str, otherwise: str) -> str:
     """The name under which a score cache has a revision, whichever stage it was that scored equal weights first."""
-    with together():
+    with fail_together():
         found = sorted(cache.glob(f"results/local__*/{revision}")) if is_main_process() else []
     return from_main(found[0].parent.name.replace("__", "/", 1) if found else otherwise)

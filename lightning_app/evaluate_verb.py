@@ -10,11 +10,11 @@ import torch
 import yaml
 
 from callbacks import TaskSelection, load_tasks
-from callbacks.differences import difference_interval
-from callbacks.example_values import Examples
-from callbacks.mteb_tasks import averages
-from callbacks.prompts import check_prompts
-from callbacks.task_texts import overlaps
+from callbacks.mteb.example_scores import ExampleScores
+from callbacks.mteb.score_differences import difference_interval
+from callbacks.mteb.task_evaluation import averages
+from callbacks.mteb.task_prompts import check_prompts
+from callbacks.mteb.task_texts import overlaps
 from datamodules import DataSource, load_task
 from lightning_app.cli import quiet_libraries
 from lightning_app.evaluate import score_tasks
@@ -45,7 +45,7 @@ class Scores:
 
     scores: dict[str, float]
     seconds: dict[str, float]
-    examples: dict[str, Examples]
+    examples: dict[str, ExampleScores]
 
 
 def main(arguments: list[str]) -> None:

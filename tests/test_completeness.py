@@ -22,7 +22,7 @@ from lightning import Trainer
 from safetensors.torch import save
 
 from callbacks import MtebCallback
-from callbacks.task_fingerprint import task_fingerprint
+from callbacks.mteb.task_fingerprint import task_fingerprint
 from datamodules import DataSource, ProbeDataModule, TaskDataModule
 from lightning_app.evaluate import Scorer, scoring_content
 from lightning_app.expert_cli import ExpertCLI

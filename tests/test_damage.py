@@ -48,7 +48,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for module in (
         "lightning_app.stages",
         "callbacks.resumable_run",
-        "callbacks.examples",
+        "callbacks.mteb.result_cache",
         "lightning_app.study.survey",
     ):
         monkeypatch.setattr(f"{module}.rank_zero_info", lines.append)

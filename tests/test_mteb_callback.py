@@ -14,9 +14,10 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from callbacks.mteb.mteb_encoder import MtebEncoder
+from callbacks.mteb.task_evaluation import evaluate_tasks
+from callbacks.mteb.task_loading import load_tasks
 from callbacks.mteb_callback import MtebCallback
-from callbacks.mteb_encoder import MtebEncoder
-from callbacks.mteb_tasks import evaluate_tasks, load_tasks
 from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
 from modules.say_once import say_once

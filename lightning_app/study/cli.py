@@ -8,7 +8,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks import MtebCallback
-from callbacks.task_cap import full_name
+from callbacks.mteb.task_cap import full_name
 from lightning_app.baselines import MAIN
 from lightning_app.evaluate import Scorer
 from lightning_app.merge_cli import MergeCLI

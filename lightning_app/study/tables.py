@@ -5,7 +5,7 @@ from functools import cached_property
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
-from callbacks.task_cap import full_name
+from callbacks.mteb.task_cap import full_name
 from lightning_app.evaluate import Scorer, read_scores
 from lightning_app.merge_stages import POSITION
 from lightning_app.report import read_ending

@@ -72,7 +72,7 @@ def known_names() -> "dict[str, type[AbsTask]]":
     """All tasks by name: those of this package and mteb's."""
     from mteb.get_tasks import TASK_LIST
 
-    from callbacks.python_docs_tasks import PythonDocsRetrieval, PythonDocsSTS
+    from callbacks.mteb.python_docs_tasks import PythonDocsRetrieval, PythonDocsSTS
 
     kinds: list[type[AbsTask]] = [PythonDocsSTS, PythonDocsRetrieval, *TASK_LIST]
     return {kind.metadata.name: kind for kind in kinds}

@@ -5,20 +5,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from callbacks.example_values import Examples, is_sts, parts, rows_of
+from callbacks.mteb.example_scores import ExampleScores, is_sts, parts, rows_of
 from modules.bootstrap import Interval, interval, mean_differences, spearman_differences
 
 if TYPE_CHECKING:
     from mteb import AbsTask
 
 
-def difference_interval(task: "AbsTask", a: Examples, b: Examples) -> Interval | None:
+def difference_interval(task: "AbsTask", a: ExampleScores, b: ExampleScores) -> Interval | None:
     """Return where the difference of the main scores x 100, ``b`` minus ``a``, lies with 95 %; None: not known."""
     resampled = resampled_differences(task, a, b)
     return None if resampled is None else interval(resampled)
 
 
-def resampled_differences(task: "AbsTask", a: Examples, b: Examples, seed: int = 0) -> NDArray[np.float64] | None:
+def resampled_differences(
+    task: "AbsTask", a: ExampleScores, b: ExampleScores, seed: int = 0
+) -> NDArray[np.float64] | None:
     """Resampled differences of the main scores x 100, ``b`` minus ``a``: ``[resamples]``; None: not known.
 
     Examples are drawn anew within each subset and split of the task, whose means are then averaged as mteb does. Of a

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from callbacks.prompts import prompt_names
-from modules.distributed import together
+from callbacks.mteb.task_prompts import prompt_names
+from modules.distributed import fail_together
 from modules.encoding.encode import EncodeOptions
 from modules.encoding.prompts import named_prompts
 from modules.encoding.text_tokenizer import TextTokenizer
@@ -76,7 +76,7 @@ class MtebEncoder:
         encoder: the model.
         name: the model's name in result files, ``organisation/model``.
         revision: tells one set of weights from another in result files.
-        prompts: win over the model's own, however special those are; see `callbacks.prompts`.
+        prompts: win over the model's own, however special those are; see `callbacks.mteb.task_prompts`.
         precision: ``float32``, or ``bfloat16``: faster where the device has it, and the scores differ a little.
         tokenized: shared by the models that are scored on the same texts; None: this model tokenises for itself.
     """
@@ -193,7 +193,7 @@ class MtebEncoder:
         each = -(-len(texts) // world_size)
         # Text k goes to rank k % world_size; wrapping around gives every rank as many texts and forward passes.
         mine = [texts[(rank + i * world_size) % len(texts)] for i in range(each)]
-        with together():
+        with fail_together():
             part = self._encode(mine, prompt, batch_size, progress and rank == 0)
         if "nccl" in dist.get_backend():
             part = part.to(self.encoder.device)

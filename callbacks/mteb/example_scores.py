@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from callbacks.mteb_encoder import MtebEncoder
-from callbacks.mteb_tasks import evaluate_task
+from callbacks.mteb.mteb_encoder import MtebEncoder
+from callbacks.mteb.task_evaluation import evaluate_task
 
 if TYPE_CHECKING:
     from mteb import AbsTask
     from mteb.results import TaskResult
 
-Examples = dict[str, list[float]]
+ExampleScores = dict[str, list[float]]
 """``subset/split`` to a value an example: the similarity of a pair; the score of a query, in the order of its id; the
 share of the classifiers that are right about a text. An empty list: the values do not make up the score."""
 
@@ -29,9 +29,9 @@ QUERY_SCORES = {"ndcg": "ndcg_cut", "map": "map_cut", "recall": "recall", "preci
 """Main score of a retrieval task, without its cut-off, to trec_eval's name of it."""
 
 
-def evaluate_watched(
+def evaluate_with_example_scores(
     encoder: MtebEncoder, task: "AbsTask", predictions: Path, **options: Any
-) -> "tuple[TaskResult, Examples]":
+) -> "tuple[TaskResult, ExampleScores]":
     """Score a model on a loaded task, and note what it makes of each example that is evaluated now.
 
     Args:
@@ -41,7 +41,7 @@ def evaluate_watched(
         options: further ones of `evaluate_task`.
 
     Returns:
-        mteb's result, and the examples: none of a task that has none, see `has_examples`.
+        mteb's result, and the examples: none of a task that has none, see `has_example_scores`.
     """
     query_score = _query_score(task)
     if query_score is not None:
@@ -56,7 +56,7 @@ def evaluate_watched(
     return evaluate_task(encoder, task, **options), {}
 
 
-def has_examples(task: "AbsTask") -> bool:
+def has_example_scores(task: "AbsTask") -> bool:
     """Return whether the main score of a task is made of values of its examples: STS, retrieval and classification."""
     return is_sts(task) or _query_score(task) is not None or _is_classification(task)
 
@@ -69,7 +69,7 @@ def is_sts(task: "AbsTask") -> bool:
 
 
 def parts(task: "AbsTask") -> list[str]:
-    """The keys of a task's `Examples`: all ``subset/split`` on which it is scored."""
+    """The keys of a task's `ExampleScores`: all ``subset/split`` on which it is scored."""
     return [f"{subset}/{split}" for subset in task.hf_subsets for split in task.eval_splits]
 
 
@@ -103,9 +103,9 @@ def _query_score(task: "AbsTask") -> str | None:
     return f"{QUERY_SCORES[metric[1]]}_{metric[2]}"
 
 
-def _watched(task: Any, query_score: str) -> "tuple[AbsTask, Examples]":
+def _watched(task: Any, query_score: str) -> "tuple[AbsTask, ExampleScores]":
     """A copy of a retrieval task that notes its queries' scores in what is returned with it."""
-    examples: Examples = {}
+    examples: ExampleScores = {}
     watched = copy(task)
 
     def note(scores: Any, qrels: Any, results: Any, hf_split: str, hf_subset: str) -> Any:
@@ -116,13 +116,13 @@ def _watched(task: Any, query_score: str) -> "tuple[AbsTask, Examples]":
     return watched, examples
 
 
-def _similarities(task: "AbsTask", folder: Path) -> Examples:
+def _similarities(task: "AbsTask", folder: Path) -> ExampleScores:
     """Of the pairs that mteb has just compared."""
     ranked = SIMILARITIES[task.metadata.main_score]
     return {part: found[ranked] for part, found in _read_predictions(task, folder).items()}
 
 
-def _accuracies(task: Any, folder: Path, result: "TaskResult") -> Examples:
+def _accuracies(task: Any, folder: Path, result: "TaskResult") -> ExampleScores:
     """Of the texts that have just been classified: the mean over the classifiers, if it makes up the score."""
     found = {}
     for part, predicted in _read_predictions(task, folder).items():
