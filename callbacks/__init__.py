@@ -1,4 +1,4 @@
-"""What happens around training: scores, traces and costs."""
+"""Callbacks around training: scores, traces and costs."""
 
 from callbacks.coefficient_trace import CoefficientTrace
 from callbacks.cost_meter import CostMeter

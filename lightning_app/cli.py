@@ -151,6 +151,11 @@ class AppCLI(LightningCLI):
         callbacks = given if isinstance(given, list) else [given]
         content: dict[str, Any] = {"callbacks": callbacks} if callbacks else {}
         if any(str((callback.get("init_args") or {}).get("monitor")).startswith("mteb/") for callback in callbacks):
+            if not self.mteb.scheduled:
+                hint = "give mteb.every_n_epochs"
+                raise UserError(
+                    f"trainer.callbacks: a callback follows MTEB scores, and none are taken in training; {hint}"
+                )
             schedule = {key: vars(self.mteb)[key] for key in ("every_n_epochs", "every_n_steps", "at_start", "at_end")}
             content["mteb"] = scoring_content(self.mteb) | schedule
         return content
@@ -182,6 +187,7 @@ class AppCLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         assert self.stage is not None
+        callbacks = [callback for callback in callbacks if not isinstance(callback, MtebCallback) or callback.scheduled]
         bar = [] if config.get("enable_progress_bar") is False else [StageProgressBar(self.stage.name)]
         return super()._instantiate_trainer(config, [*callbacks, *bar, *self.stage_callbacks()])
 

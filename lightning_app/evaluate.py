@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from tqdm.auto import tqdm
 
 from callbacks import MtebCallback, MtebEncoder, evaluate_tasks
 from callbacks.mteb.example_scores import ExampleScores
@@ -18,7 +17,7 @@ from callbacks.mteb.mteb_encoder import Encoder
 from callbacks.mteb.result_cache import evaluate_cached, read_example_scores
 from callbacks.mteb.task_evaluation import main_score
 from callbacks.mteb.task_fingerprint import task_fingerprint
-from callbacks.mteb.task_texts import task_texts
+from callbacks.mteb.task_texts import count_texts
 from lightning_app.loading import Loading
 from lightning_app.model import Model
 from lightning_app.stages import Stage, StageGraph, is_main_process, safe_name
@@ -39,13 +38,13 @@ SCORED = "scored.json"
 
 @dataclass(frozen=True)
 class ScoredTask:
-    """What a saved model got on a task.
+    """Score of a saved model on a task.
 
     Args:
         task: its name.
         score: the main score x 100.
         seconds: that the evaluation took, in this run or in the one that the result is taken from.
-        examples: what the model made of each example.
+        examples: scores of the model on each example.
         model: the name under which mteb's files have the model.
         revision: likewise.
     """
@@ -84,17 +83,17 @@ def score_tasks(
         batch_size: texts in one forward pass.
     """
     sha256 = identity(model).digest()
-    wrapped = MtebEncoder(encoder, prompts=prompts, precision=precision, tokenized=tokenized)
+    wrapped = MtebEncoder(encoder, prompts=prompts, precision=precision, tokenized=tokenized, progress=True)
     for task in tasks:
         this = revision(encoder, sha256, prompts, precision, task)
-        one = wrapped.called(name_of(this), this)
-        result, examples = evaluate_cached(one, task, folder, batch_size=batch_size, progress=True)
+        one = wrapped.renamed(name_of(this), this)
+        result, examples = evaluate_cached(one, task, folder, batch_size=batch_size)
         seconds = result.evaluation_time or 0.0
         yield ScoredTask(task.metadata.name, main_score(result), seconds, examples, one.name, this)
 
 
 def revision(encoder: TextEncoder, sha256: str, prompts: Mapping[str, str], precision: str, task: "AbsTask") -> str:
-    """A hash of all that determines a score on a task: the model, how it is read, prompts, the task and its data.
+    """Return a hash of all that determines a score: the model, how it is read, prompts, the task and its data.
 
     Args:
         encoder: the model.
@@ -109,7 +108,7 @@ def revision(encoder: TextEncoder, sha256: str, prompts: Mapping[str, str], prec
 
 
 def scoring_content(mteb: MtebCallback) -> dict[str, Any]:
-    """All that scores depend on beside the model: the tasks, which are read for it, and how they are scored."""
+    """Return all that scores depend on beside the model: the tasks, which are read for it, and how they are scored."""
     tasks = [[task.metadata.name, task_fingerprint(task)] for task in mteb.load()]
     return {"tasks": tasks, "prompts": mteb.prompts, "precision": mteb.precision}
 
@@ -130,7 +129,7 @@ class Scorer:
         self.tokenized = TokenizedTexts()
 
     def stage(self, model: Model, graph: StageGraph) -> Stage:
-        """The stage that scores a model; a task on which equal weights were scored before is not scored again.
+        """Return the stage that scores a model; a task on which equal weights were scored before is not scored again.
 
         Args:
             model: whose weights.
@@ -154,8 +153,8 @@ class Scorer:
 
     @cached_property
     def texts(self) -> int:
-        """How many distinct texts the tasks have."""
-        return len({text for task in self.mteb.load() for text in task_texts(task)})
+        """Number of distinct texts of the tasks."""
+        return count_texts(self.mteb.load())
 
     def score(self, model: Model, graph: StageGraph) -> list[ScoredTask]:
         """Return the score of a model on each task, from the graph's score cache where that has it.
@@ -176,7 +175,7 @@ class Scorer:
             tokenized=self.tokenized,
             batch_size=self.mteb.batch_size,
         )
-        return list(tqdm(scored, desc="MTEB", total=len(tasks), unit="task", leave=False))
+        return list(scored)
 
     def score_encoder(self, encoder: Encoder, name: str) -> dict[str, float]:
         """Task name to main score x 100 of a model that is loaded already.
@@ -186,9 +185,14 @@ class Scorer:
             name: what mteb calls it.
         """
         wrapped = MtebEncoder(
-            encoder, name=name, prompts=self.mteb.prompts, precision=self.mteb.precision, tokenized=self.tokenized
+            encoder,
+            name=name,
+            prompts=self.mteb.prompts,
+            precision=self.mteb.precision,
+            tokenized=self.tokenized,
+            progress=True,
         )
-        return evaluate_tasks(wrapped, self.mteb.load(), batch_size=self.mteb.batch_size, progress=True)
+        return evaluate_tasks(wrapped, self.mteb.load(), batch_size=self.mteb.batch_size)
 
 
 def read_scores(folder: Path) -> dict[str, float]:
@@ -198,7 +202,7 @@ def read_scores(folder: Path) -> dict[str, float]:
 
 
 def read_examples(folder: Path, cache: Path) -> dict[str, ExampleScores]:
-    """Return what the model of a scores stage made of the examples of each task.
+    """Return the example scores of the model of a scores stage on each task.
 
     Args:
         folder: the stage's.
@@ -213,7 +217,7 @@ def read_examples(folder: Path, cache: Path) -> dict[str, ExampleScores]:
 
 
 def _name_in(cache: Path, revision: str, otherwise: str) -> str:
-    """The name under which a score cache has a revision, whichever stage it was that scored equal weights first."""
+    """Return the name under which a score cache has a revision, whichever stage scored equal weights first."""
     with fail_together():
         found = sorted(cache.glob(f"results/local__*/{revision}")) if is_main_process() else []
     return from_main(found[0].parent.name.replace("__", "/", 1) if found else otherwise)

@@ -1,4 +1,8 @@
-"""``python -m lightning_app evaluate``: MTEB scores of any saved model, or of two to compare."""
+"""``python -m lightning_app evaluate``: MTEB scores of any saved model, or of two to compare.
+
+A corpus is embedded in chunks of 50,000 documents. Beside the model, memory holds the embeddings of one chunk and their
+similarities to all queries, however large the corpus.
+"""
 
 import argparse
 from collections.abc import Mapping
@@ -35,12 +39,12 @@ INTERVAL_LEGEND = "The intervals are 95 % bootstrap intervals of the difference,
 
 @dataclass(frozen=True)
 class Scores:
-    """What one model got.
+    """Scores of one model.
 
     Args:
         scores: task to main score x 100.
         seconds: task to the time its evaluation took, in this run or in the one that its result is taken from.
-        examples: task to what the model made of each example.
+        examples: task to the model's example scores.
     """
 
     scores: dict[str, float]
@@ -122,7 +126,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def read_prompts(given: str | None) -> dict[str, str]:
-    """The prompts in a YAML file or text.
+    """Return the prompts in a YAML file or text.
 
     Raises:
         UserError: it is not a mapping of names to texts.
@@ -176,7 +180,7 @@ def model_name(model: str) -> str:
 
 
 def result_table(tasks: "list[AbsTask]", found: Scores) -> str:
-    """Tasks by main score and time, with averages."""
+    """Return a table of tasks by main score and time, with averages."""
     rows = [
         [name, str(task.metadata.type), task.metadata.main_score, f"{found.scores[name]:.2f}", f"{seconds:.1f}"]
         for task, (name, seconds) in zip(tasks, found.seconds.items(), strict=True)
@@ -186,7 +190,7 @@ def result_table(tasks: "list[AbsTask]", found: Scores) -> str:
 
 
 def comparison_table(tasks: "list[AbsTask]", a: Scores, b: Scores) -> str:
-    """Tasks by the scores of two models, their difference and, where the examples are known, its interval."""
+    """Return a table of tasks by the scores of two models, their difference and, where it is known, its interval."""
     rows = []
     for task in tasks:
         name = task.metadata.name

@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other: all-gather with its gradient, what the main one has, and failures."""
+"""Communication of the processes of a run: all-gather with its gradient, values of the main process, and failures."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

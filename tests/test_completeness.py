@@ -35,7 +35,7 @@ from lightning_app.study.dry_run import with_inputs
 from lightning_app.study.recipe import StudyRecipe
 from lightning_app.study.study import Study
 from lightning_app.trainers import TrainerFactory
-from modules import ContrastiveModule, Expert, LossConfig, MergeModule
+from modules import ContrastiveModule, Expert, LossConfig, MergeModule, UserError
 from tests.conftest import Project, write_rows
 from tests.tiny_encoder import tiny_encoder
 from tests.tiny_mirror import PAIRS, write_sts, write_xquad
@@ -240,7 +240,7 @@ MTEB_ROWS: dict[str, Row | None] = {
     "max_examples": ({"mteb/max_examples": 10}, SCORED),
     "max_corpus": ({"mteb/max_corpus": 10}, set()),  # the task has none
     "prompts": ({"mteb/prompts": {"STS": "query : "}}, SCORED),
-    "every_n_epochs": ({"mteb/every_n_epochs": None}, set()),
+    "every_n_epochs": ({"mteb/every_n_epochs": 1}, set()),
     "every_n_steps": ({"mteb/every_n_steps": 2}, set()),
     "at_start": ({"mteb/at_start": True}, set()),
     "at_end": ({"mteb/at_end": True}, set()),
@@ -419,12 +419,14 @@ def test_the_section_trainer(keys: Keys) -> None:
 
 def test_a_callback_that_follows_scores_depends_on_how_they_are_taken(keys: Keys, project: Project) -> None:
     follows = STOP | {"init_args": {"monitor": "mteb/average"}}
-    trainer = {"trainer/callbacks": [Namespace(**follows)]}
+    trainer = {"trainer/callbacks": [Namespace(**follows)], "mteb/every_n_epochs": 1}
     found = [
         keys.stages(trainer | changes)["position:self_positioning"].key
         for changes in ({}, {"mteb/every_n_steps": 2}, {"mteb/data_root": str(project.folder / "turned")}, {})
     ]
     assert len(set(found)) == 3 and found[0] == found[3]
+    with pytest.raises(UserError, match="a callback follows MTEB scores, and none are taken in training"):
+        keys.stages(trainer | {"mteb/every_n_epochs": None})
 
 
 def test_the_section_study(keys: Keys) -> None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from callbacks.mteb.mteb_encoder import MtebEncoder
 from callbacks.mteb.side_effects import without_side_effects
@@ -28,7 +27,6 @@ def evaluate_tasks(
     tasks: "Sequence[AbsTask]",
     *,
     batch_size: int = 64,
-    progress: bool = False,
     results_dir: str | None = None,
 ) -> dict[str, float]:
     """Score a model on loaded tasks.
@@ -37,15 +35,14 @@ def evaluate_tasks(
         encoder: the model; its revision must change with its weights if ``results_dir`` is given.
         tasks: from ``load_tasks``; their data stays loaded.
         batch_size: texts in one forward pass.
-        progress: draw progress bars.
         results_dir: write mteb's JSON results here, and take from here what was scored before; None: neither.
 
     Returns:
         Task name to main score x 100 (as leaderboards show it), averaged over the task's subsets.
     """
     scores = {}
-    for task in tqdm(tasks, desc="MTEB", unit="task", disable=not progress, leave=False):
-        result = evaluate_task(encoder, task, batch_size=batch_size, progress=progress, results_dir=results_dir)
+    for task in tasks:
+        result = evaluate_task(encoder, task, batch_size=batch_size, results_dir=results_dir)
         scores[task.metadata.name] = main_score(result)
     return scores
 
@@ -55,7 +52,6 @@ def evaluate_task(
     task: "AbsTask",
     *,
     batch_size: int = 64,
-    progress: bool = False,
     results_dir: str | None = None,
     **options: Any,
 ) -> "TaskResult":
@@ -65,7 +61,6 @@ def evaluate_task(
         encoder: the model.
         task: from ``load_tasks``; a copy of it is evaluated, so that it stays as it is.
         batch_size: texts in one forward pass.
-        progress: draw progress bars.
         results_dir: of mteb's JSON results.
         options: further arguments of ``mteb.evaluate``.
     """
@@ -76,21 +71,21 @@ def evaluate_task(
         result = mteb.evaluate(
             encoder,
             _as_new(task),
-            encode_kwargs={"batch_size": batch_size, "show_progress_bar": progress},
+            encode_kwargs={"batch_size": batch_size, "show_progress_bar": False},  # the encoder draws its own bar
             cache=mteb.ResultCache(results_dir) if results_dir else None,
-            show_progress_bar=progress,
+            show_progress_bar=False,
             **options,
         )
     return result.task_results[0]
 
 
 def main_score(result: "TaskResult") -> float:
-    """The main score x 100 of a task, averaged over its splits and subsets."""
+    """Return the main score x 100 of a task, averaged over its splits and subsets."""
     return 100 * float(result.get_score())
 
 
 def averages(tasks: "Sequence[AbsTask]", scores: Mapping[str, float]) -> dict[str, float]:
-    """Means of scores.
+    """Return the means of scores over all tasks and over the tasks of each type.
 
     Args:
         tasks: all that were scored.
@@ -106,7 +101,7 @@ def averages(tasks: "Sequence[AbsTask]", scores: Mapping[str, float]) -> dict[st
 
 
 def _as_new(task: "AbsTask") -> "AbsTask":
-    """A copy whose random numbers are those of a task just made; mteb's own would go on from evaluation to evaluation.
+    """Return a copy of a task with the random numbers of a new one; mteb's own go on from evaluation to evaluation.
 
     Clustering draws from them and from the global generators, which mteb seeds when it makes a task.
     """

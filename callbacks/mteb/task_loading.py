@@ -23,7 +23,7 @@ _loaded: "dict[tuple[Any, ...], AbsTask]" = {}
 
 
 def load_tasks(wanted: TaskSelection | Sequence[str], data_root: str | None = None) -> "list[AbsTask]":
-    """Tasks with their data in memory, so that a missing data set shows before anything is trained.
+    """Load tasks with their data, so that a missing data set shows before anything is trained.
 
     A process reads a task once, however often it is asked for. With ``torch.distributed`` a process that cannot read
     one fails all of them.

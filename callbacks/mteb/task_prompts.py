@@ -25,7 +25,7 @@ SIDES = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
 
 def prompt_names(task: str, kind: str, side: str | None) -> list[str]:
-    """The names of the prompts that fit some texts, the most special one first.
+    """Return the names of the prompts that fit some texts, the most special one first.
 
     Args:
         task: name of the task; a capped one has the prompts of the whole one.
