@@ -7,7 +7,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from modules.distributed import Gather, local, together
+from modules.distributed import Gather, fail_together, local
 from modules.encoding.features import Features
 from modules.encoding.prompts import Side, describe_prompts, prompts_by_side, trained_prompts
 from modules.encoding.text_encoder import TextEncoder
@@ -164,7 +164,7 @@ class EmbeddingModule(LightningModule):
         """
         if not self.trainer.strategy.reduce_boolean_decision(finite):
             self.keep_best()
-            with together():
+            with fail_together():
                 if not finite:
                     step = self.trainer.global_step
                     raise UserError(f"{problem()} after {step} steps; look at these rows, or lower the learning rate")

@@ -21,7 +21,7 @@ from lightning import Trainer
 from safetensors.torch import save
 
 from callbacks import MtebCallback
-from callbacks.task_fingerprint import task_fingerprint
+from callbacks.mteb.task_fingerprint import task_fingerprint
 from datamodules import DataSource, ProbeDataModule
 from lightning_app.recipe.model_recipes import ExpertRecipe, MergeRecipe
 from lightning_app.recipe.position_settings import PositionSettings
@@ -32,7 +32,7 @@ from lightning_app.stages.stage import Stage
 from lightning_app.stages.stage_graph import StageGraph, with_inputs
 from lightning_app.study.study_rows import Study
 from lightning_app.verbs.recipe_run import RecipeRun
-from modules import Expert, LossConfig, MergeModule
+from modules import Expert, LossConfig, MergeModule, UserError
 from tests.conftest import Project, write_rows
 from tests.tiny_encoder import tiny_encoder
 from tests.tiny_mirror import PAIRS, write_sts, write_xquad
@@ -252,7 +252,7 @@ MTEB_ROWS: dict[str, Row | None] = {
     "max_examples": ({"mteb/max_examples": 10}, SCORED),
     "max_corpus": ({"mteb/max_corpus": 10}, set()),  # the task has none
     "prompts": ({"mteb/prompts": {"STS": "query : "}}, SCORED),
-    "every_n_epochs": ({"mteb/every_n_epochs": None}, set()),
+    "every_n_epochs": ({"mteb/every_n_epochs": 1}, set()),
     "every_n_steps": ({"mteb/every_n_steps": 2}, set()),
     "at_start": ({"mteb/at_start": True}, set()),
     "at_end": ({"mteb/at_end": True}, set()),
@@ -449,12 +449,14 @@ def test_the_section_position(keys: Keys) -> None:
 
 def test_a_callback_that_follows_scores_depends_on_how_they_are_taken(keys: Keys, project: Project) -> None:
     follows = STOP | {"init_args": {"monitor": "mteb/average"}}
-    trainer = {"trainer/callbacks": [Namespace(**follows)]}
+    trainer = {"trainer/callbacks": [Namespace(**follows)], "mteb/every_n_epochs": 1}
     found = [
         keys.stages(trainer | changes)["position:self_positioning"].key
         for changes in ({}, {"mteb/every_n_steps": 2}, {"mteb/data_root": str(project.folder / "turned")}, {})
     ]
     assert len(set(found)) == 3 and found[0] == found[3]
+    with pytest.raises(UserError, match="a callback follows MTEB scores, and none are taken in training"):
+        keys.stages(trainer | {"mteb/every_n_epochs": None})
 
 
 def test_the_section_study(keys: Keys) -> None:

@@ -51,7 +51,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         "lightning_app.stages.stage_graph",
         "lightning_app.stages.screen",
         "callbacks.resumable_run",
-        "callbacks.examples",
+        "callbacks.mteb.result_cache",
         "lightning_app.stages.survey",
     ):
         monkeypatch.setattr(f"{module}.rank_zero_info", lines.append)

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-import callbacks.task_fingerprint
+import callbacks.mteb.task_fingerprint
 from callbacks import MtebCallback, TaskSelection
-from callbacks.mteb_encoder import MtebEncoder
-from callbacks.mteb_tasks import evaluate_tasks, load_tasks
-from callbacks.task_fingerprint import task_fingerprint
+from callbacks.mteb.mteb_encoder import MtebEncoder
+from callbacks.mteb.task_evaluation import evaluate_tasks
+from callbacks.mteb.task_fingerprint import task_fingerprint
+from callbacks.mteb.task_loading import load_tasks
 from lightning_app.stages.model import Model
 from lightning_app.stages.score import Score, read_examples, read_scores
 from lightning_app.stages.scorer import Scorer, revision
@@ -83,7 +84,7 @@ def test_the_revision_is_of_all_that_determines_a_score(tmp_path: Path, monkeypa
     before = of()
     assert len({before, *others}) == 10
     assert of() == of(tiny_encoder(0)) == of(task=loaded(tmp_path / "two"))
-    monkeypatch.setattr(callbacks.task_fingerprint, "version", lambda package: "another")
+    monkeypatch.setattr(callbacks.mteb.task_fingerprint, "version", lambda package: "another")
     task_fingerprint.cache_clear()
     assert of() not in {before, *others}
 

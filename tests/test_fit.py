@@ -200,7 +200,7 @@ def test_the_report_says_what_is_shared_with_and_fitted_to_test_tasks(project: P
     content = project.content()
     stop = {"class_path": "EarlyStopping", "init_args": {"monitor": "mteb/average", "mode": "max"}}
     trainer = content["trainer"] | {"callbacks": [stop]}
-    mteb = {"tasks": ["STSBenchmark"], "data_root": str(project.folder), "at_start": True}
+    mteb = {"tasks": ["STSBenchmark"], "data_root": str(project.folder), "every_n_epochs": 1, "at_start": True}
     project.write(content | {"baselines": [], "trainer": trainer, "mteb": mteb, "position": {"max_epochs": 1}})
     fit(project)
     report = (project.run_dir / "report.md").read_text()

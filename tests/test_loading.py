@@ -8,8 +8,9 @@ import torch
 
 import lightning_app
 from callbacks import MtebCallback
-from callbacks.mteb_encoder import MtebEncoder
-from callbacks.mteb_tasks import evaluate_tasks, load_tasks
+from callbacks.mteb.mteb_encoder import MtebEncoder
+from callbacks.mteb.task_evaluation import evaluate_tasks
+from callbacks.mteb.task_loading import load_tasks
 from lightning_app.__main__ import main
 from lightning_app.stages.model import Model
 from lightning_app.stages.model_loading import ModelLoading

@@ -12,8 +12,9 @@ import torch
 from scipy.stats import spearmanr
 from torch.nn import functional as F
 
-from callbacks.mteb_encoder import MtebEncoder
-from callbacks.mteb_tasks import averages, evaluate_tasks, load_tasks
+from callbacks.mteb.mteb_encoder import MtebEncoder
+from callbacks.mteb.task_evaluation import averages, evaluate_tasks
+from callbacks.mteb.task_loading import load_tasks
 from datamodules.mirror import mirrored_path
 from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError

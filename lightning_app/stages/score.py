@@ -5,8 +5,8 @@ from pathlib import Path
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from callbacks.example_values import Examples
-from callbacks.examples import read_examples as read_task_examples
+from callbacks.mteb.example_scores import ExampleScores
+from callbacks.mteb.result_cache import read_example_scores
 from lightning_app.stages.model import Model
 from lightning_app.stages.scorer import Scorer
 from lightning_app.stages.stage import LIBRARIES, Stage
@@ -56,7 +56,7 @@ def read_scores(folder: Path) -> dict[str, float]:
     return scores
 
 
-def read_examples(folder: Path, cache: Path) -> dict[str, Examples]:
+def read_examples(folder: Path, cache: Path) -> dict[str, ExampleScores]:
     """Return what the model of a scores stage made of the examples of each task.
 
     Args:
@@ -67,5 +67,5 @@ def read_examples(folder: Path, cache: Path) -> dict[str, Examples]:
         Task to examples; a task without any is not among them, and none is that was scored by a version that kept none.
     """
     scored: dict[str, list[str]] = read_json(folder / SCORED, default={})
-    found = {task: read_task_examples(cache, model, revision, task) for task, (model, revision) in scored.items()}
+    found = {task: read_example_scores(cache, model, revision, task) for task, (model, revision) in scored.items()}
     return {task: examples for task, examples in found.items() if examples}

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from callbacks import GradientConflict
-from callbacks.task_cap import full_name
+from callbacks.mteb.task_cap import full_name
 from lightning_app.report.conflict_pictures import (
     JointDirection,
     SizedExpert,

@@ -5,7 +5,7 @@ from functools import cached_property
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
-from callbacks.task_cap import full_name
+from callbacks.mteb.task_cap import full_name
 from lightning_app.report.rows_table import HEADER, prompts_of, rows_cells, rows_notes
 from lightning_app.report.run_report import read_ending
 from lightning_app.report.table import Table

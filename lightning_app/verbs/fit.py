@@ -5,7 +5,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from callbacks.task_texts import overlaps
+from callbacks.mteb.task_texts import overlaps
 from lightning_app.report.rows_table import prompts_of
 from lightning_app.report.run_report import report, rows_table
 from lightning_app.stages.published_model import publish

@@ -68,7 +68,7 @@ def predict(
     prompt = _prompt(encoder.prompts, encoder.default_prompt_name, prompt, prompt_name)
     if prompt:
         rank_zero_info(f"before every text: {prompt!r}")
-    embeddings = encoder.encode(texts, prompt, progress=True)
+    embeddings = encoder.encode(texts, prompt, bar="encoding")
     if is_main_process():
         save_file({"embeddings": embeddings}, out)
         print(f"{out}: embeddings {list(embeddings.shape)}")

@@ -59,8 +59,17 @@ class RecipeRun:
 
     @cached_property
     def models(self) -> RecipeModels:
-        """The models of the recipe."""
+        """The models of the recipe.
+
+        Raises:
+            UserError: a callback follows scores that nobody takes.
+        """
         follows = bool(self.trainer.following_scores())
+        if follows and not self.mteb.scheduled:
+            hint = "give mteb.every_n_epochs"
+            raise UserError(
+                f"trainer.callbacks: a callback follows MTEB scores, and none are taken in training; {hint}"
+            )
         return RecipeModels(self.settings, watch=self._watch, followed=self._followed() if follows else None)
 
     def graph(self, *, fresh: bool = False) -> StageGraph:
@@ -117,8 +126,7 @@ class RecipeRun:
         return loading.load(folder).to(self.device)
 
     def _watch(self) -> list[Any]:
-        scheduled = any(self.settings.mteb[key] for key in SCHEDULE)
-        return [MtebCallback(**self.settings.mteb)] if scheduled and self.mteb.selection else []
+        return [MtebCallback(**self.settings.mteb)] if self.mteb.scheduled and self.mteb.selection else []
 
     def _followed(self) -> dict[str, Any]:
         return scoring_content(self.mteb) | {key: self.settings.mteb[key] for key in SCHEDULE}

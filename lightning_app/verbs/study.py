@@ -6,7 +6,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from callbacks.task_cap import full_name
+from callbacks.mteb.task_cap import full_name
 from lightning_app.recipe.recipe_parser import instantiate
 from lightning_app.recipe.study_recipe import StudyRecipe, check_tasks
 from lightning_app.report.dry_run import plan_table

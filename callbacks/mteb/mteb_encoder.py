@@ -1,4 +1,4 @@
-"""An embedding model as MTEB wants to see it; every distinct text is encoded once.
+"""An embedding model as mteb's evaluation asks for it; every distinct text of a task is encoded once.
 
 mteb is imported inside functions only: importing it takes seconds and reseeds every random number generator.
 """
@@ -13,8 +13,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from callbacks.prompts import prompt_names
-from modules.distributed import together
+from callbacks.mteb.embedding_cache import EmbeddingCache
+from callbacks.mteb.task_prompts import prompt_names
+from modules.distributed import fail_together, rank, world_size
 from modules.encoding.encode import EncodeOptions
 from modules.encoding.prompts import named_prompts
 from modules.encoding.text_tokenizer import TextTokenizer
@@ -29,31 +30,31 @@ log = logging.getLogger(__name__)
 
 
 class Encoder(Protocol):
-    """What is scored: a ``TextEncoder`` or anything that encodes like one."""
+    """The model that is scored: a ``TextEncoder`` or anything that encodes like one."""
 
     @property
     def prompts(self) -> dict[str, str]:
-        """Name to prefix."""
+        """Prefixes of texts by name."""
         ...
 
     @property
     def default_prompt_name(self) -> str | None:
-        """The prompt that is used where none is named."""
+        """Name of the prompt for texts whose prompt is not named."""
         ...
 
     @property
     def similarity(self) -> str:
-        """The similarity function's name."""
+        """Name of the similarity function."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         ...
 
     @property
     def tokenizer(self) -> TextTokenizer:
-        """What makes tokens of texts."""
+        """Tokenizer of the model."""
         ...
 
     @property
@@ -69,16 +70,22 @@ class Encoder(Protocol):
 class MtebEncoder:
     """mteb's ``EncoderProtocol`` around one set of weights.
 
-    Embeddings are kept, so make a new instance when the weights have changed. With ``torch.distributed`` the texts
-    are shared out over the processes and every process gets all embeddings: all must evaluate the same tasks.
+    Embeddings of the task at hand are kept, see `EmbeddingCache`, so make a new instance when the weights have changed.
+    With ``torch.distributed`` the texts are shared out over the processes and every process gets all embeddings: all
+    must evaluate the same tasks.
 
     Args:
         encoder: the model.
         name: the model's name in result files, ``organisation/model``.
         revision: tells one set of weights from another in result files.
-        prompts: win over the model's own, however special those are; see `callbacks.prompts`.
+        prompts: win over the model's own, however special those are; see `callbacks.mteb.task_prompts`.
         precision: ``float32``, or ``bfloat16``: faster where the device has it, and the scores differ a little.
         tokenized: shared by the models that are scored on the same texts; None: this model tokenises for itself.
+        progress: draw a bar of the texts of a task where there is a terminal.
+
+    Example:
+        >>> encoder = MtebEncoder(TextEncoder.load("all-MiniLM-L6-v2"))
+        >>> mteb.evaluate(encoder, mteb.get_tasks(["STSBenchmark"]))
     """
 
     def __init__(
@@ -90,17 +97,19 @@ class MtebEncoder:
         *,
         precision: str = "float32",
         tokenized: TokenizedTexts | None = None,
+        progress: bool = False,
     ) -> None:
         self.encoder = encoder
         self.name = name
         self.revision = revision
         self.prompts = prompts or {}
         self.precision = precision
+        self.progress = progress
         self._tokenized = None if tokenized is None else tokenized.of(encoder.tokenizer, encoder.max_length)
-        self._vectors: dict[tuple[str, str], Tensor] = {}  # by prompt and text
+        self._kept = EmbeddingCache()
         self._said: set[tuple[str, str, str]] = set()
 
-    def called(self, name: str, revision: str) -> "MtebEncoder":
+    def renamed(self, name: str, revision: str) -> "MtebEncoder":
         """Return the same weights under another name and revision; the two share the embeddings.
 
         Args:
@@ -114,7 +123,7 @@ class MtebEncoder:
 
     @cached_property
     def mteb_model_meta(self) -> "ModelMeta":
-        """How result files refer to the model."""
+        """Name and revision of the model in result files."""
         from mteb.models import ModelMeta
 
         return ModelMeta.create_empty({"name": self.name, "revision": self.revision})
@@ -136,23 +145,27 @@ class MtebEncoder:
             task_metadata: the task, which may have a prompt of its own.
             prompt_type: the side of a retrieval task.
             batch_size: see `encode_texts`.
-            show_progress_bar: draw one.
+            show_progress_bar: draw one, also if the instance does not say so.
 
         Returns:
             ``[texts, dim]`` float32 on the CPU, in the order of ``inputs``.
         """
         prompt = self.prompt(task_metadata, prompt_type)
-        self._say_once(task_metadata.name, prompt_type.value if prompt_type else "all texts", prompt)
+        self._log_prompt(task_metadata.name, prompt_type.value if prompt_type else "all texts", prompt)
         texts: list[str] = [text for batch in inputs for text in batch["text"]]  # type: ignore[typeddict-item]
-        # Sorted by length, every process gets an equal share of the work.
-        unseen = sorted((text for text in dict.fromkeys(texts) if (prompt, text) not in self._vectors), key=len)
+        kept = self._kept.of(task_metadata.name, prompt, texts)
+        unseen = [text for text in dict.fromkeys(texts) if text not in kept]
         if unseen:
-            vectors = self._encode_shared(unseen, prompt, batch_size, show_progress_bar)
-            self._vectors.update(((prompt, text), vector) for text, vector in zip(unseen, vectors, strict=True))
-        return torch.stack([self._vectors[prompt, text] for text in texts])
+            bar = task_metadata.name if self.progress or show_progress_bar else ""
+            vectors = self._encode_shared(unseen, prompt, batch_size, bar)
+            self._kept.add(prompt, unseen, vectors)
+            if len(unseen) == len(texts):  # of a large corpus, nothing is copied
+                return vectors
+            kept.update(zip(unseen, vectors, strict=True))
+        return torch.stack([kept[text] for text in texts])
 
     def prompt(self, task_metadata: "TaskMetadata", prompt_type: "PromptType | None" = None) -> str:
-        """The prefix of a task's texts, chosen as mteb and sentence-transformers do.
+        """Return the prefix of a task's texts, chosen as mteb and sentence-transformers do.
 
         In this order: ``<task>-<side>``, ``<task>``, ``<task type>-<side>``, ``<task type>``, ``<side>`` (in the given
         prompts a document may also be called ``passage`` or ``corpus``; a model always has ``query`` and ``document``),
@@ -167,41 +180,46 @@ class MtebEncoder:
         return ""
 
     def similarity(self, embeddings1: "Array", embeddings2: "Array") -> "Array":
-        """The model's own similarity ``[n1, n2]`` of ``[n1, dim]`` and ``[n2, dim]``."""
+        """Return the model's own similarity ``[n1, n2]`` of ``[n1, dim]`` and ``[n2, dim]``."""
         from sentence_transformers import SimilarityFunction
 
         return SimilarityFunction.to_similarity_fn(self.encoder.similarity)(embeddings1, embeddings2)
 
     def similarity_pairwise(self, embeddings1: "Array", embeddings2: "Array") -> "Array":
-        """The model's own similarity ``[n]`` of the rows of two ``[n, dim]``."""
+        """Return the model's own similarity ``[n]`` of the rows of two ``[n, dim]``."""
         from sentence_transformers import SimilarityFunction
 
         pairwise = SimilarityFunction.to_similarity_pairwise_fn(self.encoder.similarity)
         return pairwise(embeddings1, embeddings2)
 
-    def _say_once(self, task: str, side: str, prompt: str) -> None:
+    def _log_prompt(self, task: str, side: str, prompt: str) -> None:
         """Log a prompt; a task may ask for its texts in many calls."""
         if (task, side, prompt) not in self._said:
             self._said.add((task, side, prompt))
             log.info("%s, %s: prompt %r", task, side, prompt)
 
-    def _encode_shared(self, texts: list[str], prompt: str, batch_size: int, progress: bool) -> Tensor:
-        """Embeddings ``[len(texts), dim]``, each computed by one of the processes and sent to all."""
-        if not dist.is_initialized() or dist.get_world_size() == 1:
-            return self._encode(texts, prompt, batch_size, progress)
-        rank, world_size = dist.get_rank(), dist.get_world_size()
-        each = -(-len(texts) // world_size)
-        # Text k goes to rank k % world_size; wrapping around gives every rank as many texts and forward passes.
-        mine = [texts[(rank + i * world_size) % len(texts)] for i in range(each)]
-        with together():
-            part = self._encode(mine, prompt, batch_size, progress and rank == 0)
+    def _encode_shared(self, texts: list[str], prompt: str, batch_size: int, bar: str) -> Tensor:
+        """Return embeddings ``[len(texts), dim]``, each computed by one of the processes and sent to all."""
+        if world_size() == 1:
+            return self._encode(texts, prompt, batch_size, bar)
+        each = -(-len(texts) // world_size())
+        # By length, every process gets an equal share of the work.
+        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+        # The k-th goes to rank k % world_size; wrapping around gives every rank as many texts and forward passes.
+        mine = [texts[order[(rank() + i * world_size()) % len(texts)]] for i in range(each)]
+        with fail_together():
+            part = self._encode(mine, prompt, batch_size, "" if rank() else bar)
         if "nccl" in dist.get_backend():
             part = part.to(self.encoder.device)
-        parts = [torch.empty_like(part) for _ in range(world_size)]
+        parts = [torch.empty_like(part) for _ in range(world_size())]
         dist.all_gather(parts, part)
-        return torch.stack(parts, dim=1).flatten(0, 1)[: len(texts)].cpu()
+        vectors = torch.empty(len(texts), part.shape[-1])
+        for first, gathered in enumerate(parts):
+            places = order[first :: world_size()]
+            vectors[places] = gathered[: len(places)].cpu()
+        return vectors
 
-    def _encode(self, texts: list[str], prompt: str, batch_size: int, progress: bool) -> Tensor:
+    def _encode(self, texts: list[str], prompt: str, batch_size: int, bar: str) -> Tensor:
         return self.encoder.encode(
-            texts, prompt, batch_size=batch_size, precision=self.precision, tokenized=self._tokenized, progress=progress
+            texts, prompt, batch_size=batch_size, precision=self.precision, tokenized=self._tokenized, bar=bar
         )

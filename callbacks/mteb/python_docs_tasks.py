@@ -62,5 +62,5 @@ class PythonDocsRetrieval(AbsTaskRetrieval):
 
 
 def _table(texts: dict[str, str]) -> Dataset:
-    """Columns ``id`` and ``text``."""
+    """Return a table with the columns ``id`` and ``text``."""
     return Dataset.from_dict({"id": list(texts), "text": list(texts.values())})

@@ -8,9 +8,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from callbacks.mteb_encoder import MtebEncoder
-from callbacks.mteb_tasks import evaluate_tasks, load_tasks
-from modules.distributed import OtherProcessFailed, together
+from callbacks.mteb.mteb_encoder import MtebEncoder
+from callbacks.mteb.task_evaluation import evaluate_tasks
+from callbacks.mteb.task_loading import load_tasks
+from modules.distributed import OtherProcessFailed, fail_together
 from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
 from tests.processes import in_two_processes
@@ -27,9 +28,9 @@ class Failing(TextEncoder):
 
 
 def test_alone_nothing_changes() -> None:
-    with together():
+    with fail_together():
         pass
-    with pytest.raises(ZeroDivisionError), together():
+    with pytest.raises(ZeroDivisionError), fail_together():
         raise ZeroDivisionError
 
 
@@ -63,7 +64,7 @@ def _one_process(rank: int, world_size: int, folder: str) -> None:
     with pytest.raises(UserError) as unread:
         load_tasks(["STSBenchmrk" if rank else "STSBenchmark"], folder)
     errors["load"] = str(unread.value)
-    with pytest.raises(ZeroDivisionError if rank else OtherProcessFailed) as outer, together():
+    with pytest.raises(ZeroDivisionError if rank else OtherProcessFailed) as outer, fail_together():
         if rank:  # where the other goes on to its next texts
             raise ZeroDivisionError("scoring")
         evaluate_tasks(MtebEncoder(tiny), tasks)

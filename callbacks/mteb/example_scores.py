@@ -1,4 +1,4 @@
-"""What a model made of every single example of an MTEB task, taken out of mteb's evaluation.
+"""Scores of a model on the single examples of an MTEB task, taken out of mteb's evaluation.
 
 mteb is imported inside functions only: importing it takes seconds and reseeds every random number generator.
 """
@@ -11,42 +11,43 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from callbacks.mteb_encoder import MtebEncoder
-from callbacks.mteb_tasks import evaluate_task
+from callbacks.mteb.mteb_encoder import MtebEncoder
+from callbacks.mteb.task_evaluation import evaluate_task
 
 if TYPE_CHECKING:
     from mteb import AbsTask
     from mteb.results import TaskResult
 
-Examples = dict[str, list[float]]
-"""``subset/split`` to a value an example: the similarity of a pair; the score of a query, in the order of its id; the
-share of the classifiers that are right about a text. An empty list: the values do not make up the score."""
+ExampleScores = dict[str, list[float]]
+"""``subset/split`` to a score per example: of STS the similarity of a pair; of retrieval the main score of a query, in
+the order of the ids; of classification the share of the classifiers that are right about a text. An empty list: they
+do not make up the main score."""
 
 SIMILARITIES = {"cosine_spearman": "cosine_scores", "spearman": "similarity_scores"}
-"""Main score of an STS task to mteb's name of what it ranks."""
+"""Main score of an STS task to mteb's name of the similarities that it ranks."""
 
 QUERY_SCORES = {"ndcg": "ndcg_cut", "map": "map_cut", "recall": "recall", "precision": "P", "hit_rate": "success"}
-"""Main score of a retrieval task, without its cut-off, to trec_eval's name of it."""
+"""Main score of a retrieval task, without its cut-off, to its name in trec_eval."""
 
 
-def evaluate_watched(
+def evaluate_with_example_scores(
     encoder: MtebEncoder, task: "AbsTask", predictions: Path, **options: Any
-) -> "tuple[TaskResult, Examples]":
-    """Score a model on a loaded task, and note what it makes of each example that is evaluated now.
+) -> "tuple[TaskResult, ExampleScores]":
+    """Score a model on a loaded task, and return the scores of the examples that are evaluated now.
 
     Args:
         encoder: the model.
         task: from ``load_tasks``.
         predictions: an empty folder, for what mteb writes.
-        options: further ones of `evaluate_task`.
+        options: further arguments of `evaluate_task`.
 
     Returns:
-        mteb's result, and the examples: none of a task that has none, see `has_examples`.
+        mteb's result, and the example scores: empty for a task that has none, see `has_example_scores`.
     """
     query_score = _query_score(task)
     if query_score is not None:
-        watched, examples = _watched(task, query_score)
-        return evaluate_task(encoder, watched, **options), examples
+        noting, scores = _noting_queries(task, query_score)
+        return evaluate_task(encoder, noting, **options), scores
     if is_sts(task):
         result = evaluate_task(encoder, task, prediction_folder=predictions, **options)
         return result, _similarities(task, predictions)
@@ -56,7 +57,7 @@ def evaluate_watched(
     return evaluate_task(encoder, task, **options), {}
 
 
-def has_examples(task: "AbsTask") -> bool:
+def has_example_scores(task: "AbsTask") -> bool:
     """Return whether the main score of a task is made of values of its examples: STS, retrieval and classification."""
     return is_sts(task) or _query_score(task) is not None or _is_classification(task)
 
@@ -68,15 +69,15 @@ def is_sts(task: "AbsTask") -> bool:
     return isinstance(task, AbsTaskSTS) and task.metadata.main_score in SIMILARITIES
 
 
-def parts(task: "AbsTask") -> list[str]:
-    """The keys of a task's `Examples`: all ``subset/split`` on which it is scored."""
+def subset_splits(task: "AbsTask") -> list[str]:
+    """Return the keys of a task's `ExampleScores`: every ``subset/split`` on which it is scored."""
     return [f"{subset}/{split}" for subset in task.hf_subsets for split in task.eval_splits]
 
 
-def rows_of(task: "AbsTask", part: str) -> Any:
-    """The loaded rows of one of the `parts` of a task."""
+def rows_of(task: "AbsTask", subset_split: str) -> Any:
+    """Return the loaded rows of one of the `subset_splits` of a task."""
     assert task.dataset is not None
-    subset, split = part.rsplit("/", 1)
+    subset, split = subset_split.rsplit("/", 1)
     splits: Any = task.dataset.get(subset, task.dataset)  # a task with one subset may leave the level out
     return splits[split]
 
@@ -94,7 +95,7 @@ def _is_classification(task: "AbsTask") -> bool:
 
 
 def _query_score(task: "AbsTask") -> str | None:
-    """Return what trec_eval calls the main score of a retrieval task."""
+    """Return the name of a retrieval task's main score in trec_eval; None: it has none, or it is no retrieval task."""
     from mteb.abstasks.retrieval import AbsTaskRetrieval
 
     metric = re.fullmatch(r"(\w+)_at_(\d+)", task.metadata.main_score)
@@ -103,27 +104,27 @@ def _query_score(task: "AbsTask") -> str | None:
     return f"{QUERY_SCORES[metric[1]]}_{metric[2]}"
 
 
-def _watched(task: Any, query_score: str) -> "tuple[AbsTask, Examples]":
-    """A copy of a retrieval task that notes its queries' scores in what is returned with it."""
-    examples: Examples = {}
-    watched = copy(task)
+def _noting_queries(task: Any, query_score: str) -> "tuple[AbsTask, ExampleScores]":
+    """Return a copy of a retrieval task that notes the scores of its queries in what is returned with it."""
+    noted: ExampleScores = {}
+    noting = copy(task)
 
     def note(scores: Any, qrels: Any, results: Any, hf_split: str, hf_subset: str) -> Any:
-        examples[f"{hf_subset}/{hf_split}"] = [scores[query][query_score] for query in sorted(scores)]
+        noted[f"{hf_subset}/{hf_split}"] = [scores[query][query_score] for query in sorted(scores)]
         return task.task_specific_scores(scores, qrels, results, hf_split, hf_subset)
 
-    watched.task_specific_scores = note
-    return watched, examples
+    noting.task_specific_scores = note
+    return noting, noted
 
 
-def _similarities(task: "AbsTask", folder: Path) -> Examples:
-    """Of the pairs that mteb has just compared."""
+def _similarities(task: "AbsTask", folder: Path) -> ExampleScores:
+    """Return the similarities of the pairs that mteb has just compared."""
     ranked = SIMILARITIES[task.metadata.main_score]
     return {part: found[ranked] for part, found in _read_predictions(task, folder).items()}
 
 
-def _accuracies(task: Any, folder: Path, result: "TaskResult") -> Examples:
-    """Of the texts that have just been classified: the mean over the classifiers, if it makes up the score."""
+def _accuracies(task: Any, folder: Path, result: "TaskResult") -> ExampleScores:
+    """Return the share of right classifiers of each text that mteb has just classified, if it makes up the score."""
     found = {}
     for part, predicted in _read_predictions(task, folder).items():
         right = np.array(predicted) == np.array(list(rows_of(task, part)[task.label_column_name]))
@@ -134,7 +135,7 @@ def _accuracies(task: Any, folder: Path, result: "TaskResult") -> Examples:
 
 
 def _read_predictions(task: "AbsTask", folder: Path) -> dict[str, Any]:
-    """Read what mteb wrote of the parts of a task that it has just evaluated."""
+    """Read mteb's predictions for the subsets and splits that it has just evaluated."""
     file = folder / task.prediction_file_name
     if not file.is_file():
         return {}

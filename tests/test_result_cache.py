@@ -8,10 +8,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from callbacks.examples import evaluate_examples, read_examples
-from callbacks.mteb_encoder import MtebEncoder
-from callbacks.mteb_tasks import evaluate_tasks, load_tasks, main_score
-from callbacks.task_selection import TaskSelection
+from callbacks.mteb.mteb_encoder import MtebEncoder
+from callbacks.mteb.result_cache import evaluate_cached, read_example_scores
+from callbacks.mteb.task_evaluation import evaluate_tasks, main_score
+from callbacks.mteb.task_loading import load_tasks
+from callbacks.mteb.task_selection import TaskSelection
 from modules.encoding.text_encoder import TextEncoder
 from tests.processes import in_two_processes
 from tests.tiny_encoder import tiny_encoder
@@ -49,24 +50,24 @@ def forbidden() -> MtebEncoder:
 def test_what_the_files_have_is_returned_again(tmp_path: Path) -> None:
     write_tasks(tmp_path)
     for task in load_tasks(TASKS, str(tmp_path)):
-        result, examples = evaluate_examples(MtebEncoder(tiny_encoder()), task, tmp_path / "out")
+        result, examples = evaluate_cached(MtebEncoder(tiny_encoder()), task, tmp_path / "out")
         [(name, score)] = evaluate_tasks(MtebEncoder(tiny_encoder()), [task]).items()
         assert main_score(result) == pytest.approx(score, abs=1e-4)
         before = contents(tmp_path / "out")
-        again, same = evaluate_examples(forbidden(), task, tmp_path / "out")
+        again, same = evaluate_cached(forbidden(), task, tmp_path / "out")
         assert (main_score(again), same) == (main_score(result), examples)
         assert contents(tmp_path / "out") == before and not any(name.endswith(".tmp") for name in before)
-        assert read_examples(tmp_path / "out", "local/model", "unsaved", name) == examples
-    assert read_examples(tmp_path / "out", "local/model", "unsaved", "STS12") == {}
+        assert read_example_scores(tmp_path / "out", "local/model", "unsaved", name) == examples
+    assert read_example_scores(tmp_path / "out", "local/model", "unsaved", "STS12") == {}
 
 
 def test_a_result_without_its_examples_is_made_again(tmp_path: Path) -> None:
     write_sts(tmp_path)
     [task] = load_tasks(["STSBenchmark"], str(tmp_path))
-    expected = evaluate_examples(MtebEncoder(tiny_encoder()), task, tmp_path / "out")[1]
+    expected = evaluate_cached(MtebEncoder(tiny_encoder()), task, tmp_path / "out")[1]
     [file] = (tmp_path / "out/examples").rglob("STSBenchmark.json")
     file.unlink()
-    assert evaluate_examples(MtebEncoder(tiny_encoder()), task, tmp_path / "out")[1] == expected
+    assert evaluate_cached(MtebEncoder(tiny_encoder()), task, tmp_path / "out")[1] == expected
     assert json.loads(file.read_text()) == expected
 
 
@@ -77,7 +78,7 @@ def test_the_result_is_that_of_the_subsets_that_were_asked_for(tmp_path: Path) -
     tasks = {key: load_tasks(selection, str(tmp_path))[0] for key, selection in wanted.items()}
     fresh = {key: evaluate_tasks(MtebEncoder(tiny_encoder()), [task]) for key, task in tasks.items()}
     for key in ("deu", "eng", "deu"):
-        result, examples = evaluate_examples(MtebEncoder(tiny_encoder()), tasks[key], tmp_path / "out")
+        result, examples = evaluate_cached(MtebEncoder(tiny_encoder()), tasks[key], tmp_path / "out")
         assert list(examples) == [f"{key[:2]}/test"]
         assert [score["hf_subset"] for score in result.scores["test"]] == [key[:2]]
         assert {result.task_name: main_score(result)} == pytest.approx(fresh[key], abs=1e-4)
@@ -91,7 +92,7 @@ def test_two_processes_return_the_same_and_one_writes(tmp_path: Path) -> None:
     first, second = (torch.load(tmp_path / f"found{rank}.pt", weights_only=False) for rank in range(2))
     assert first == second
     tasks = load_tasks(TASKS, str(tmp_path))
-    alone = [evaluate_examples(MtebEncoder(tiny_encoder()), task, tmp_path / "alone") for task in tasks]
+    alone = [evaluate_cached(MtebEncoder(tiny_encoder()), task, tmp_path / "alone") for task in tasks]
     for name in ("new", "kept", "nothing to encode"):
         for (scores, examples), (result, expected) in zip(first[name], alone, strict=True):
             assert scores == pytest.approx(main_score(result), abs=1e-3)
@@ -112,7 +113,7 @@ def _one_process(rank: int, world_size: int, folder: str) -> None:
     runs = {"new": (encoder, "out"), "kept": (forbidden(), "out"), "nothing to encode": (encoder, "more")}
     found = {}
     for name, (model, out) in runs.items():
-        results = [evaluate_examples(model, task, Path(folder) / f"{out}{rank}") for task in tasks]
+        results = [evaluate_cached(model, task, Path(folder) / f"{out}{rank}") for task in tasks]
         found[name] = [(main_score(result), examples) for result, examples in results]
     torch.save(found, Path(folder) / f"found{rank}.pt")
     dist.destroy_process_group()

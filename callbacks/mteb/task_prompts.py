@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from callbacks.task_cap import full_name
+from callbacks.mteb.task_cap import full_name
 from modules.encoding.prompts import describe_prompts
 from modules.errors import UserError, nearest
 from modules.say_once import say_once
@@ -25,7 +25,7 @@ SIDES = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
 
 def prompt_names(task: str, kind: str, side: str | None) -> list[str]:
-    """The names of the prompts that fit some texts, the most special one first.
+    """Return the names of the prompts that fit some texts, the most special one first.
 
     Args:
         task: name of the task; a capped one has the prompts of the whole one.
@@ -41,7 +41,7 @@ def check_prompts(prompts: Mapping[str, str]) -> None:
     if not prompts:
         return
     with isolate_rng():
-        from callbacks.task_selection import known_names, known_types
+        from callbacks.mteb.task_selection import known_names, known_types
 
         known = [*known_names(), *known_types()]
     known += [f"{name}-{side}" for name in known for side in SIDES]

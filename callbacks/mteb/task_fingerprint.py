@@ -22,9 +22,9 @@ ROWS = 1000
 
 @cache
 def task_fingerprint(task: "AbsTask") -> str:
-    """The sha256 of a loaded task: its name, splits, subsets, revision, every row that was read, and mteb's version.
+    """Return the sha256 of a loaded task: name, splits, subsets, revision, every row that was read, mteb's version.
 
-    Splits that are not scored count as well, because classifiers are trained on them. A process takes it once a task.
+    Splits that are not scored count as well, because classifiers are trained on them. A process takes it once per task.
 
     Args:
         task: from ``load_tasks``; its data does not change any more.

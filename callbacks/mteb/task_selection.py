@@ -1,4 +1,4 @@
-"""Which MTEB tasks are wanted: by name, by type, as a benchmark, in which languages, and how much of each.
+"""Selections of MTEB tasks: by name, by type, as a benchmark, in which languages, and how much of each.
 
 mteb is imported inside functions only: importing it takes seconds and reseeds every random number generator.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskSelection:
-    """Which MTEB tasks are wanted; those of ``tasks``, and those of ``types`` and ``benchmark``.
+    """Selects MTEB tasks: those of ``tasks``, and those of ``types`` and ``benchmark``.
 
     Args:
         tasks: names of tasks, or ``PythonDocsSTS`` and ``PythonDocsRetrieval``, which need no download.
@@ -25,6 +25,12 @@ class TaskSelection:
         languages: ISO 639-3 codes, ``[eng, deu-Latn]``: other subsets of multilingual tasks are left out; empty: all.
         max_examples: keep at most so many queries of a retrieval task, and examples of any other; None: all.
         max_corpus: keep at most so many documents of a retrieval task, and the queries that they answer; None: all.
+
+    Raises:
+        UserError: a cap leaves nothing.
+
+    Example:
+        >>> tasks = load_tasks(TaskSelection(types=["STS"], benchmark="MTEB(eng, v2)", max_examples=200))
     """
 
     tasks: list[str] = field(default_factory=list)
@@ -47,7 +53,7 @@ class TaskSelection:
 
 
 def find_tasks(selection: TaskSelection) -> "list[AbsTask]":
-    """The tasks of a selection, new and without data, each once.
+    """Return the tasks of a selection, new and without data, each once.
 
     A task that is named is scored on the split ``test`` if mteb scores it on that, else on its first split; one of a
     benchmark or a type on the splits that those say.
@@ -69,17 +75,17 @@ def find_tasks(selection: TaskSelection) -> "list[AbsTask]":
 
 
 def known_names() -> "dict[str, type[AbsTask]]":
-    """All tasks by name: those of this package and mteb's."""
+    """Return the classes of all tasks by name: those of this package and mteb's."""
     from mteb.get_tasks import TASK_LIST
 
-    from callbacks.python_docs_tasks import PythonDocsRetrieval, PythonDocsSTS
+    from callbacks.mteb.python_docs_tasks import PythonDocsRetrieval, PythonDocsSTS
 
     kinds: list[type[AbsTask]] = [PythonDocsSTS, PythonDocsRetrieval, *TASK_LIST]
     return {kind.metadata.name: kind for kind in kinds}
 
 
 def known_types() -> list[str]:
-    """Types of tasks about text, sorted."""
+    """Return the types of tasks about text, sorted."""
     from mteb.get_tasks import TASK_LIST
 
     return sorted({str(task.metadata.type) for task in TASK_LIST if task.metadata.modalities == ["text"]})

@@ -1,8 +1,9 @@
-"""A smaller task, for watching a training: fewer examples, and of a corpus only a part."""
+"""MTEB tasks capped, for watching a training: fewer examples, and of a corpus only a part."""
 
 import random
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from datasets import Dataset
 
 if TYPE_CHECKING:
@@ -12,10 +13,11 @@ MARK = "-capped"
 """Begins what is added to the name of a task that was made smaller."""
 
 SEED = 0
+"""Of all draws, so that the same part is kept in every run."""
 
 
 def full_name(name: str) -> str:
-    """The name of the task that a capped one was made of; any other name as it is."""
+    """Return the name of the task that a capped one was made of; any other name as it is."""
     return name.partition(MARK)[0]
 
 
@@ -44,7 +46,9 @@ def cap_task(task: "AbsTask", max_examples: int | None, max_corpus: int | None) 
         splits: Any = task.dataset.get(subset, task.dataset)  # a task with one subset may leave the level out
         for split in task.eval_splits:
             rows = splits[split]
-            splits[split] = _less_retrieval(rows, max_examples, max_corpus) if retrieval else _less(rows, max_examples)
+            splits[split] = (
+                _capped_retrieval(rows, max_examples, max_corpus) if retrieval else _capped(rows, max_examples)
+            )
             dropped |= splits[split] is not rows
     if dropped:
         numbers = [str(max_examples)] if max_examples is not None else []
@@ -53,8 +57,8 @@ def cap_task(task: "AbsTask", max_examples: int | None, max_corpus: int | None) 
         task.metadata = task.metadata.model_copy(update={"name": name})
 
 
-def _less(rows: Dataset, size: int | None) -> Dataset:
-    """Return some of the rows; of the older tasks whose rows each hold a list of examples, some of each list."""
+def _capped(rows: Dataset, size: int | None) -> Dataset:
+    """Return ``size`` of the rows; of an older task, whose rows each hold a list of examples, ``size`` of each list."""
     if size is None:
         return rows
     lists = [column for column, values in rows[0].items() if isinstance(values, list)]
@@ -62,27 +66,26 @@ def _less(rows: Dataset, size: int | None) -> Dataset:
     if len(lists) > 1 and len(lengths) == 1:  # sentences and labels, say
         if all(len(row[lists[0]]) <= size for row in rows):
             return rows
-        return Dataset.from_list([_shorter(row, lists, size) for row in rows], features=rows.features)
+        return Dataset.from_list([_shortened(row, lists, size) for row in rows], features=rows.features)
     return rows if len(rows) <= size else rows.select(_sample(len(rows), size))
 
 
-def _shorter(row: dict[str, Any], lists: list[str], size: int) -> dict[str, Any]:
+def _shortened(row: dict[str, Any], lists: list[str], size: int) -> dict[str, Any]:
     kept = _sample(len(row[lists[0]]), size)
     return row | {column: [row[column][i] for i in kept] for column in lists}
 
 
-def _less_retrieval(data: Any, max_examples: int | None, max_corpus: int | None) -> Any:
-    """Return some of the queries, and the documents that they need with some others."""
+def _capped_retrieval(data: Any, max_examples: int | None, max_corpus: int | None) -> Any:
+    """Return ``max_examples`` of the queries, and ``max_corpus`` documents, those that they require among them."""
     corpus, qrels, top_ranked = (data[key] for key in ("corpus", "relevant_docs", "top_ranked"))
-    queries = data["queries"] if max_examples is None else _less(data["queries"], max_examples)
+    queries = data["queries"] if max_examples is None else _capped(data["queries"], max_examples)
     if max_corpus is not None and len(corpus) > max_corpus:
-        queries = _with_room(queries, data, max_corpus)
-        documents = corpus["id"]
-        needed = {document for query in queries["id"] for document in _needed(query, data)}
-        others = [i for i, document in enumerate(documents) if document not in needed]
-        free = max(0, max_corpus - (len(corpus) - len(others)))
-        chosen = {others[i] for i in _sample(len(others), free)}
-        kept = [i for i, document in enumerate(documents) if document in needed or i in chosen]
+        queries = _queries_that_fit(queries, data, max_corpus)
+        required = {document for query in queries["id"] for document in _required_documents(query, data)}
+        is_required = np.fromiter((document in required for document in corpus["id"]), dtype=bool, count=len(corpus))
+        others = np.flatnonzero(~is_required)
+        chosen = others[_sample(len(others), max(0, max_corpus - int(is_required.sum())))]
+        kept = np.union1d(np.flatnonzero(is_required), chosen)
         corpus = corpus if len(kept) == len(corpus) else corpus.select(kept)
     if queries is data["queries"] and corpus is data["corpus"]:
         return data
@@ -93,24 +96,24 @@ def _less_retrieval(data: Any, max_examples: int | None, max_corpus: int | None)
     return type(data)(corpus=corpus, queries=queries, relevant_docs=qrels, top_ranked=top_ranked)
 
 
-def _with_room(queries: Dataset, data: Any, max_corpus: int) -> Dataset:
-    """As many queries, in an order by chance, as need no more documents than ``max_corpus`` together."""
+def _queries_that_fit(queries: Dataset, data: Any, max_corpus: int) -> Dataset:
+    """Return as many queries, in a random order, as require no more than ``max_corpus`` documents together."""
     ids: list[str] = list(queries["id"])
-    needed: set[str] = set()
+    required: set[str] = set()
     order = random.Random(SEED).sample(range(len(ids)), len(ids))
     for count, i in enumerate(order):
-        needed |= _needed(ids[i], data)
-        if len(needed) > max_corpus:
+        required |= _required_documents(ids[i], data)
+        if len(required) > max_corpus:
             return queries.select(sorted(order[: max(1, count)]))
     return queries
 
 
-def _needed(query: str, data: Any) -> set[str]:
-    """The documents that a query cannot do without: those relevant to it, and its candidates."""
+def _required_documents(query: str, data: Any) -> set[str]:
+    """Return the documents that a query cannot do without: those relevant to it, and its candidates."""
     relevant = {document for document, score in data["relevant_docs"].get(query, {}).items() if score > 0}
     return relevant if data["top_ranked"] is None else relevant.union(data["top_ranked"].get(query, ()))
 
 
 def _sample(size: int, count: int) -> list[int]:
-    """Places of ``count`` of ``size`` things, in order."""
+    """Return ``count`` of the numbers below ``size``, in order."""
     return sorted(random.Random(SEED).sample(range(size), min(count, size)))
