@@ -9,7 +9,7 @@ import torch
 from datamodules.batching import Batch
 from datamodules.task_data import TaskData
 from modules.encoding.features import Features
-from modules.losses.task_batch import TaskBatch
+from modules.losses.task_batch import NO_TEXT, TaskBatch
 
 
 class Tokenize(Protocol):
@@ -37,11 +37,11 @@ class Collator:
         """Tokenise the rows column by column."""
         task = self.tasks[batch[0][0]]
         rows = [row for _, row in batch]
-        places = None if task.places is None else [task.places[row] for row in rows]
+        places = None if task.places is None else task.places[rows].tolist()
         target = None
         if task.target is not None:
             dtype = torch.float32 if task.kind == "graded" else torch.int64
-            target = torch.tensor([task.target[row] for row in rows], dtype=dtype)
+            target = torch.tensor(task.target[rows], dtype=dtype)
         return TaskBatch(
             task=task.name,
             loss=task.loss,
@@ -57,5 +57,10 @@ class Collator:
 
 
 def text_id(text: str) -> int:
-    """Number of a text, the same in every process: the first eight bytes of its BLAKE2b digest as int64."""
+    """Return the number of a text, the same in every process: the first eight bytes of its BLAKE2b digest as int64.
+
+    The empty text, which a row has in place of a negative that it lacks, is `NO_TEXT`, which losses leave out.
+    """
+    if not text:
+        return NO_TEXT
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)

@@ -28,11 +28,11 @@ class TrainingTexts:
     """Fingerprints of all training texts, eight bytes each.
 
     Args:
-        texts: of every column, without prompts.
+        texts: of every column, without prompts; an empty one stands for a negative that a row lacks.
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
-        distinct = set(texts)
+        distinct = set(texts) - {""}
         self._exact = {text_id(text) for text in distinct}
         self._normalised = {text_id(normalised(text)) for text in distinct} - {text_id("")}
 

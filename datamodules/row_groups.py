@@ -48,7 +48,7 @@ class RowGroups:
         """The compared texts of a row."""
         return [column[row] for column in self.columns]
 
-    def _grouped(self, data: TaskData) -> tuple[list[str], str]:
+    def _grouped(self, data: TaskData) -> tuple[Sequence[str], str]:
         """The group of each row, and the rule."""
         if data.groups is not None:
             return data.groups, "rows of one 'group'"

@@ -53,7 +53,7 @@ def test_every_row_is_in_a_part_or_left_out_for_a_reason(sources: list[str]) -> 
     for split, total in zip(splits.values(), (120, 90), strict=True):
         assert (len(split.probe), len(split.validation)) == split.requested == (10, 8)
         assert split.read == total
-        placed = [place for part in (split.expert, split.probe, split.validation) for place in part.places or []]
+        placed = [place for part in (split.expert, split.probe, split.validation) for place in part.places]
         assert len(placed) == len(set(placed)) == total - sum(split.left_out.values())
     assert splits["first"].left_out == {"rest of a held-out group": 6}
     assert splits["second"].left_out == {}
