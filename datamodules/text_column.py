@@ -28,6 +28,7 @@ class TextColumn(Sequence[str]):
 
     def __init__(self, array: pa.ChunkedArray, rows: NDArray[np.int64] | None = None) -> None:
         self.array, self.rows = array, rows
+        self._whole: TextColumn | None = None
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> "TextColumn":
@@ -74,7 +75,18 @@ class TextColumn(Sequence[str]):
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> "TextColumn":
         """Return a column of some rows of this one, counted from 0; only their numbers are copied, no text."""
         chosen = np.asarray(rows, dtype=np.int64)
-        return TextColumn(self.array, chosen if self.rows is None else self.rows[chosen])
+        taken = TextColumn(self.array, chosen if self.rows is None else self.rows[chosen])
+        taken._whole = self.whole
+        return taken
+
+    @property
+    def whole(self) -> "TextColumn":
+        """The column of all rows as they were prepared, the same object for all columns that are taken from it."""
+        if self.rows is None:
+            return self
+        if self._whole is None:
+            self._whole = TextColumn(self.array)
+        return self._whole
 
     def pieces(self, size: int = PIECE) -> Iterator[pa.LargeStringArray]:
         """Yield consecutive parts of at most ``size`` texts, for vectorised work."""
