@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 
 from datamodules.cut import Cut
 from datamodules.held_out import HeldOut
+from datamodules.sources.data_source import DataSource
+from datamodules.sources.task_loading import load_task
 from datamodules.task_data import TaskData
-from datamodules.text_sources import DataSource, load_task
 from modules.errors import UserError
 from modules.losses.task_batch import LossConfig
 
