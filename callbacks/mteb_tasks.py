@@ -25,7 +25,7 @@ from callbacks.mteb_encoder import MtebEncoder
 from callbacks.prompts import log_prompts
 from callbacks.task_cap import cap_task
 from callbacks.task_selection import TaskSelection, find_tasks
-from datamodules.mirror import ROOT_VARIABLE, hub_or_cache, mirrored_path, tried_places
+from datamodules.sources.mirror import ROOT_VARIABLE, hub_or_cache, mirrored_path, tried_places
 from modules.distributed import together
 from modules.errors import UserError
 

@@ -151,6 +151,12 @@ def _read(folder: Path) -> list[RowSplit]:
     said = json.loads((folder / "said.json").read_text(encoding="utf-8"))
     with np.load(folder / "rows.npz") as rows:
         return [
-            RowSplit(*(rows[f"{part}-{number}"] for part in PARTS), left_out, notes)
-            for number, (left_out, notes) in enumerate(said)
+            RowSplit(
+                rows[f"expert-{number}"],
+                rows[f"probe-{number}"],
+                rows[f"validation-{number}"],
+                left_out=why,
+                notes=notes,
+            )
+            for number, (why, notes) in enumerate(said)
         ]

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from datamodules.row_split import split_rows
+from datamodules.sources.data_source import DataSource
+from datamodules.sources.task_loading import load_task
 from datamodules.task_data import TaskData
 from datamodules.text_ids import TextIds
-from datamodules.text_sources import DataSource, load_task
 from modules.errors import UserError
 from modules.losses.task_batch import LossConfig
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from operator import eq
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ SIDES: dict[Kind, tuple[Side, Side]] = {
 """What the texts of the first column are to a model, and those of the others."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class TaskData:
     """Rows of one data set, held by column; columns given as lists, as tests do, are converted.
 
@@ -67,6 +68,15 @@ class TaskData:
         }
         for name, value in converted.items():
             object.__setattr__(self, name, value)
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether all fields are equal."""
+        if not isinstance(other, TaskData):
+            return NotImplemented
+        return all(
+            (np.array_equal if name in ("target", "places") else eq)(getattr(self, name), getattr(other, name))
+            for name in self.__dataclass_fields__
+        )
 
     def __len__(self) -> int:
         """Number of rows."""

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from datamodules.batching import BatchLoader, Mode, OneTaskBatches, ResumableLoader, apportion, evaluation_batches
 from datamodules.collate import Collator, Tokenize
+from datamodules.sources.data_source import DataSource
 from datamodules.splits import SplitTask, load_tasks
 from datamodules.task_data import TaskData
-from datamodules.text_sources import DataSource
 from datamodules.token_cache import TaskTokens
 from modules.encoding.prompts import Side, SidePrompts
 from modules.encoding.tokenization import Tokenization

@@ -6,7 +6,7 @@ from pathlib import Path
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from safetensors.torch import save_file
 
-from datamodules.text_lines import read_lines
+from datamodules.sources.text_lines import read_lines
 from modules import TextEncoder, UserError
 from modules.distributed import is_main_process
 from modules.encoding.prompts import named_prompts, prompts_by_side

@@ -29,7 +29,7 @@ from datamodules.collate import Tokenize
 from modules.encoding.features import Features
 from modules.errors import UserError
 from modules.losses.info_nce import same_text_mask
-from modules.losses.task_batch import LossConfig, TaskBatch
+from modules.losses.task_batch import NO_TEXT, LossConfig, TaskBatch
 
 NAMES = ["big", "small"]
 SIZES = [50, 20]
@@ -172,6 +172,15 @@ def test_collator_makes_a_task_batch() -> None:
     assert (batch.target.dtype, batch.target.tolist()) == (torch.float32, [0.0, 1.0])
     assert collate([(2, 0)]).target.dtype == torch.int64
     assert batch.rows is None
+
+
+def test_a_row_may_have_fewer_negatives() -> None:
+    data = TaskData(
+        "p", "pairs", [["a", "b"], ["c", "d"], ["e", ""]], ["", "", "p: "], None, None, LossConfig("infonce")
+    )
+    batch = Collator([data], tokenize)([(0, 1), (0, 0)])
+    assert batch.text_ids[2].tolist() == [NO_TEXT, text_id("e")]
+    assert len(batch.features[2]["input_ids"]) == 2
 
 
 @pytest.mark.parametrize("prompts", [["", "", ""], ["query: ", "passage: ", ""]])

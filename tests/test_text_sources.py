@@ -91,22 +91,36 @@ def test_a_list_of_positives_is_a_row_for_each(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("negatives", "kept", "note"),
+    ("negatives", "kept", "counts"),
     [
-        ([{"negative_1": "n", "negative_2": "m"}, {"negative_1": "o"}], [["n", "o"]], "1 of 3 negatives are left out"),
-        ([{"negative": ["n", "m"]}, {"negative": ["o"]}], [["n", "o"]], "1 of 3 negatives are left out"),
-        ([{"negative": ["n", "m"]}, {"negative": []}], [], "2 of 2 negatives are left out"),
-        ([{"negative": "n"}, {}], [], "1 of 1 negatives are left out"),
-        ([{"negative": "n"}, {"negative": None}], [], "1 of 1 negatives are left out"),
+        ([{"negative_1": "n", "negative_2": "m"}, {"negative_1": "o"}], [["n", "o"], ["m", ""]], "1 to 2"),
+        ([{"negative_2": "m"}, {"negative_1": "o", "negative_2": " "}], [["m", "o"]], None),
+        ([{"negative": ["n", "m"]}, {"negative": ["o"]}], [["n", "o"], ["m", ""]], "1 to 2"),
+        ([{"negative": ["n", "m"]}, {"negative": []}], [["n", ""], ["m", ""]], "0 to 2"),
+        ([{"negative": "n"}, {}], [["n", ""]], "0 to 1"),
+        ([{"negative": None}, {"negative": "n"}], [["", "n"]], "0 to 1"),
+        ([{"negative": []}, {"negative": None}], [], None),
+        (
+            [{"negative_1": ["n", "m"], "negative_2": "l"}, {"negative_2": ["k"]}],
+            [["n", "k"], ["m", ""], ["l", ""]],
+            "1 to 3",
+        ),
     ],
 )
-def test_rows_with_different_numbers_of_negatives(
-    tmp_path: Path, negatives: list[dict[str, Any]], kept: list[list[str]], note: str
+def test_rows_keep_all_their_negatives(
+    tmp_path: Path, negatives: list[dict[str, Any]], kept: list[list[str]], counts: str | None
 ) -> None:
     task = load_task(DataSource(write(tmp_path / "x.jsonl", *(PAIR | columns for columns in negatives))))
     assert task.texts == [["a", "a"], ["b", "b"], *kept]
-    (said,) = task.notes
-    assert said.startswith(note) and f"every row keeps {len(kept)}, as many as {tmp_path}/x.jsonl:2 has" in said
+    assert task.notes == ([f"rows have {counts} negatives, and all of them are used"] if counts else [])
+    assert task.subset([1, 1, 0]).texts[2:] == [[column[1], column[1], column[0]] for column in kept]
+
+
+def test_pairs_of_one_row_have_its_negatives(tmp_path: Path) -> None:
+    rows = [{"query": "a", "pos": ["b", "c"], "neg": ["n", "m"]}, {"query": "d", "pos": "e", "neg": []}]
+    task = load_task(DataSource(write(tmp_path / "x.jsonl", *rows)))
+    expected = [("a", "b", "n", "m"), ("a", "c", "n", "m"), ("d", "e", "", "")]
+    assert list(zip(*task.texts, strict=True)) == expected
 
 
 @pytest.mark.parametrize("split", ["train", "dev"])
@@ -189,8 +203,7 @@ def test_limit_and_min_score(tmp_path: Path) -> None:
     assert len(load_task(DataSource(source, min_score=4))) == 6
     limited = load_task(DataSource(source, limit=3))
     assert len(limited) == 3
-    again = load_task(DataSource(source, limit=3))
-    assert (again.texts, again.places.tolist()) == (limited.texts, limited.places.tolist())
+    assert limited == load_task(DataSource(source, limit=3))
 
 
 def test_fingerprint_leaves_out_the_name_only(tmp_path: Path) -> None:
@@ -207,7 +220,8 @@ def test_fingerprint_leaves_out_the_name_only(tmp_path: Path) -> None:
         (DataSource("python_docs", task="retrieval"), "retrieval"),
         (DataSource("data/stsb/train.jsonl.gz"), "stsb"),
         (DataSource("data/pairs.v2.csv"), "pairs.v2"),
-        (DataSource("org/name", task="en"), "name-en"),
+        (DataSource("org/name", config="en"), "name-en"),
+        (DataSource("data/pairs.tsv.zst"), "pairs"),
         (DataSource("org/name", name="mine"), "mine"),
     ],
 )
@@ -238,7 +252,23 @@ def test_names(source: DataSource, name: str) -> None:
         ("x.jsonl", [GRADED | {"score": None}], "x.jsonl:1: score is None; scores lie in 0 to 1"),
         ("x.jsonl", [{"text": "t", "label": 0.5}], "x.jsonl:1: label is 0.5; labels are strings or whole numbers"),
         ("x.csv", ["anchor,positive", "a"], "x.csv:2: not 2 fields as in the header"),
+        ("x.jsonl", [PAIR, '{"anchor": "\\ud83d", "positive": "b"}'], "x.jsonl:2: holds half a character (a lone surr"),
+        ("x.jsonl", ["[" * 100_000], "x.jsonl:1: not valid JSON (too deeply nested)"),
         ("x.csv", ["anchor,positive", 'a,"b'], "x.csv:2: malformed CSV"),
+        ("x.tsv", ["anchor\tpositive", "a\tb\tc"], "x.tsv:2: not 2 fields as in the header"),
+        ("x.csv", ["anchor,positive"], "x.csv: has no rows"),
+        ("x.json", ['[{"anchor": "a", "positive": "b"}, 3]'], "x.json:row 2: holds int, not an object"),
+        ("x.json", ['[{"anchor": "a", "positive": "b"} {}]'], "x.json:row 1: not valid JSON (no comma or end"),
+        ("x.json", ['[{"anchor": "a", "positive": "b"}'], "x.json:row 1: not valid JSON (no comma or end"),
+        ("x.json", ['[{"anchor": "a", '], "x.json:row 1: not valid JSON (Expecting property name"),
+        (
+            "x.json",
+            ['[{"anchor": "a", "positive": "b"}] 3'],
+            "x.json: not valid JSON (more behind the end of the list)",
+        ),
+        ("x.json", ['{"anchor":', '"a"}'], "x.json:1: not valid JSON (Expecting value)"),
+        ("x.json", ["[]"], "x.json: has no rows"),
+        ("x.arrow", ["a"], "x.arrow: not a readable Arrow file"),
         ("x.txt", ["a"], "x.txt: unknown format; give a file that ends in .jsonl"),
         ("x.parquet", ["a"], "x.parquet: not a readable Parquet file"),
     ],
@@ -256,6 +286,12 @@ def test_a_bad_file_is_named_with_its_line(tmp_path: Path, file: str, rows: list
     [
         ({"columns": {"anchor": "question"}}, "no column 'question' (see 'columns'); found anchor, positive"),
         ({"columns": {"query": "anchor"}}, "columns names 'query'; expected are anchor, positive, negative"),
+        ({"score_range": (0, 5)}, "x: score_range is for graded rows, and these are pairs; remove it"),
+        ({"score_range": (5, 0)}, "x: score_range is (5, 0); give two numbers, the lower one first"),
+        ({"on_bad_row": "ignore"}, "x: on_bad_row is 'ignore'; set it to stop or skip"),
+        ({"task": "retrieval"}, "x: task is not for "),
+        ({"config": "en"}, "x: config is not for "),
+        ({"revision": "main"}, "x: revision is not for "),
         ({"prompts": {"query": "q: "}}, "prompts names query; the text columns are anchor, positive"),
         ({"limit": 0}, "limit is 0; it must be at least 1"),
         ({"min_score": 1.0}, "has no column 'score', which min_score needs"),
@@ -291,3 +327,54 @@ def test_a_source_that_is_nowhere(source: str) -> None:
 def test_python_docs_needs_a_task() -> None:
     with pytest.raises(UserError, match="python_docs needs 'task': retrieval or relatedness"):
         load_task(DataSource("python_docs"))
+
+
+def test_a_hub_name_has_a_config_and_no_task() -> None:
+    with pytest.raises(UserError, match="name: task is for python_docs; write config: en for a hub data set"):
+        load_task(DataSource("org/name", task="en"))
+
+
+def test_scores_are_rescaled(tmp_path: Path) -> None:
+    rows = [GRADED | {"score": score} for score in (0, 2.5, 5)]
+    source = write(tmp_path / "x.jsonl", *rows)
+    with pytest.raises(
+        UserError, match=r"x.jsonl:2: score is 2.5; scores lie in 0 to 1, or give their range, score_ra"
+    ):
+        load_task(DataSource(source))
+    assert load_task(DataSource(source, score_range=(0, 5))).target.tolist() == [0, 0.5, 1]
+    assert load_task(DataSource(source, score_range=(-5, 5), min_score=1)).target.tolist() == [0.75, 1]
+    with pytest.raises(UserError, match=r"x.jsonl:3: score is 5; scores lie in 0 to 4, mend it, or score_range"):
+        load_task(DataSource(source, score_range=(0, 4)))
+
+
+BAD_ROWS = ["{", [1], {"anchor": "a"}, PAIR | {"positive": " "}, PAIR | {"negative": 3}, PAIR | {"positive": []}]
+
+
+@pytest.mark.parametrize("bad", BAD_ROWS)
+def test_a_bad_row_is_skipped_if_wanted(tmp_path: Path, bad: Any) -> None:
+    source = write(tmp_path / "x.jsonl", PAIR, PAIR, bad, PAIR | {"anchor": "z"}, bad)
+    with pytest.raises(UserError, match="x.jsonl:3: ") as error:
+        load_task(DataSource(source))
+    task = load_task(DataSource(source, on_bad_row="skip"))
+    assert (task.texts, task.places.tolist()) == ([["a", "a", "z"], ["b"] * 3], [1, 2, 4])
+    ((reason, count),) = task.left_out.items()
+    assert reason.startswith("bad row, ") and count == 2
+    assert f"2 bad rows are skipped, the first: {error.value}" in task.notes
+
+
+def test_a_source_without_a_good_row(tmp_path: Path) -> None:
+    source = write(tmp_path / "x.jsonl", PAIR | {"anchor": " "}, "{")
+    with pytest.raises(UserError, match="x.jsonl: none of its 2 rows can be used, the first: .*x.jsonl:1: is blank"):
+        load_task(DataSource(source, on_bad_row="skip"))
+
+
+def test_bad_rows_of_a_table_are_counted_by_reason(tmp_path: Path) -> None:
+    lines = ["sentence1,sentence2,score", "a,b,0.5", "a,b", "a,b,2", "a,,1", "a,b,high", "c,d,1", "a,b,-1"]
+    task = load_task(DataSource(write(tmp_path / "x.csv", *lines), on_bad_row="skip"))
+    assert (task.texts, task.target.tolist(), task.places.tolist()) == ([["a", "c"], ["b", "d"]], [0.5, 1], [2, 7])
+    assert task.left_out == {
+        "bad row, wrong number of fields": 1,
+        "bad row, no score in 0 to 1": 2,
+        "bad row, no text in 'sentence2'": 1,
+        "bad row, no number in 'score'": 1,
+    }
