@@ -171,16 +171,23 @@ def expert_rows(project: Project) -> dict[str, Row]:
     }
 
 
-def source_rows(project: Project) -> dict[str, Row]:
+def source_rows(project: Project) -> dict[str, Row | None]:
     qa, sts = "recipes/qa/data/0", "recipes/sts/data/0"
     return {
         "source": ({f"{qa}/source": str(project.folder / "elsewhere" / "moved.jsonl")}, set()),
-        "task": ({f"{qa}/task": "x"}, set()),
+        "task": None,  # of python_docs, and in the name of another data set there
+        "config": None,  # of hub data sets
         "split": ({f"{qa}/split": "test"}, set()),
+        "revision": None,  # of hub data sets
         "columns": ({f"{qa}/columns": {"anchor": "positive", "positive": "anchor"}}, OF_QA),
         "prompts": ({f"{qa}/prompts": {"anchor": "query : "}}, OF_QA),
         "limit": ({f"{qa}/limit": 120}, OF_QA),
         "min_score": ({f"{sts}/min_score": 0.1, "recipes/late/data/0/min_score": 0.1}, SPLITS - {"model:qa"}),
+        "score_range": (
+            {f"{sts}/score_range": (0.0, 2.0), "recipes/late/data/0/score_range": (0.0, 2.0)},
+            SPLITS - {"model:qa"},
+        ),
+        "on_bad_row": ({f"{qa}/on_bad_row": "skip"}, set()),  # no row is bad
         "share": ({f"{qa}/share": 2.0}, {"model:qa"}),
         "loss": ({f"{qa}/loss": Namespace(name="infonce", temperature=0.2)}, OF_QA),
         "name": ({f"{qa}/name": "renamed"}, set()),

@@ -11,7 +11,7 @@ from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from mteb.abstasks.sts import AbsTaskSTS
 
-from datamodules.python_docs import test_relatedness, test_retrieval
+from datamodules.sources.python_docs import test_relatedness, test_retrieval
 
 # Read from the running environment, so there is nothing to fetch and no published revision.
 SOURCE: Any = {"path": "python_docs", "revision": "installed"}

@@ -12,7 +12,7 @@ import datasets
 from callbacks.mteb.side_effects import without_side_effects
 from callbacks.mteb.task_cap import cap_task
 from callbacks.mteb.task_selection import TaskSelection, find_tasks
-from datamodules.mirror import ROOT_VARIABLE, hub_or_cache, mirrored_path, tried_places
+from datamodules.sources.mirror import ROOT_VARIABLE, hub_or_cache, mirrored_path, tried_places
 from modules.errors import UserError
 
 if TYPE_CHECKING:

@@ -49,8 +49,8 @@ class Training:
         validate_every: optimiser steps between validations; null: once, at the end.
         conflict_every: optimiser steps between measurements of the angle between the gradients of what is mixed;
             null: none.
-        optimizer: ``class_path`` and ``init_args``; null: AdamW with ``lr`` and ``weight_decay``. Another has ``lr``, too,
-            unless its ``init_args`` have one.
+        optimizer: ``class_path`` and ``init_args``; null: AdamW with ``lr`` and ``weight_decay``. Another has ``lr``,
+            too, unless its ``init_args`` have one.
         schedule: ``class_path`` and ``init_args`` of the schedule of the learning rate, stepped every optimiser step;
             null: linear warm-up and decay.
         keep_best: save the validated step with the lowest loss, not the last step; needs ``validate_every``.
@@ -87,8 +87,8 @@ class ExpertRecipe(Training):
         validate_every: optimiser steps between validations; null: once, at the end.
         conflict_every: optimiser steps between measurements of the angle between the gradients of what is mixed;
             null: none.
-        optimizer: ``class_path`` and ``init_args``; null: AdamW with ``lr`` and ``weight_decay``. Another has ``lr``, too,
-            unless its ``init_args`` have one.
+        optimizer: ``class_path`` and ``init_args``; null: AdamW with ``lr`` and ``weight_decay``. Another has ``lr``,
+            too, unless its ``init_args`` have one.
         schedule: ``class_path`` and ``init_args`` of the schedule of the learning rate, stepped every optimiser step;
             null: linear warm-up and decay.
         keep_best: save the validated step with the lowest loss, not the last step; needs ``validate_every``.

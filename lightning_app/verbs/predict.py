@@ -7,7 +7,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from safetensors.torch import save_file
 
-from datamodules.text_lines import read_lines
+from datamodules.sources.text_lines import read_lines
 from lightning_app.verbs.recipe_run import RecipeRun
 from modules import TextEncoder, UserError
 from modules.distributed import is_main_process

@@ -10,6 +10,7 @@ from modules.encoding.encode import EncodeOptions
 from modules.encoding.features import Features
 from modules.encoding.text_encoder import TextEncoder
 from modules.encoding.text_tokenizer import TextTokenizer
+from modules.encoding.tokenization import Tokenization
 from modules.full_precision import float32_or_better
 from modules.merging.combine import attach_coefficients, combine
 from modules.merging.merge_method import Prepared
@@ -164,6 +165,10 @@ class MergedEncoder(nn.Module):
     ) -> Features:
         """Tokenise as the base does."""
         return self.base.tokenize(texts, max_length, prompts)
+
+    def tokenization(self, max_length: int | None = None) -> Tokenization:
+        """Return how the base tokenises."""
+        return self.base.tokenization(max_length)
 
     def encode(self, texts: Sequence[str], prompt: str = "", **options: Unpack[EncodeOptions]) -> Tensor:
         """Embed texts at the current position: ``[len(texts), dim]``; see `TextEncoder.encode`."""
