@@ -1,7 +1,6 @@
 """The best step of a training, and an end to training that harms other tasks."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +119,7 @@ class KeepBest(Callback):
     def _losses(self, pl_module: LightningModule) -> list[float]:
         """The mean loss of each of the other tasks; every process takes all of it, so that all decide alike."""
         assert isinstance(pl_module, EmbeddingModule)
-        tokenize = partial(pl_module.tokenize, max_length=self.max_length)
+        tokenize = pl_module.tokenization(self.max_length)
         found = []
         with evaluation_mode(pl_module):
             for data in self.others:

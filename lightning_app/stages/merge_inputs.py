@@ -131,7 +131,7 @@ class MergeInputs:
                 encoder = expert.loading.load(folder)
                 prompts = prompts_by_side(encoder.prompts, encoder.default_prompt_name)
                 parts = [task.expert.with_prompts(prompts) for task in rows.tasks]
-                tokenize = partial(encoder.tokenize, max_length=rows.max_length)
+                tokenize = encoder.tokenization(rows.max_length)
                 batches = partial(first_batches, parts, method.rows, rows.batch_size, tokenize)
                 cut = (method.rows, rows.batch_size, rows.max_length)
                 fingerprint = "-".join([*map(str, cut), *(part.fingerprint() for part in parts)])

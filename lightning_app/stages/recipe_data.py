@@ -1,6 +1,6 @@
 """The data sets of a recipe, read and split once, and who trains or probes on which."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 from datamodules import DataSource, ProbeDataModule, SplitTask, TaskData, load_tasks
 from datamodules.batching import apportion
 from datamodules.resampling import resample, resampled_sizes
+from datamodules.text_ids import TextIds
 from lightning_app.recipe.model_recipes import ExpertRecipe
 from lightning_app.stages.probe_rows import ProbeRows
 from modules import Expert, LossConfig, UserError
@@ -22,6 +23,7 @@ class RecipeData:
         probe: the arguments of `ProbeDataModule`, ``tasks`` aside.
         probe_sources: data sets to probe on instead of those of the experts.
         seed: of the splits, and of resampling.
+        decontaminate: MTEB task to the numbers of its texts, of which no row may be in any part; see `load_tasks`.
 
     Raises:
         UserError: a data set cannot be read, or is too small for what it is to do.
@@ -34,12 +36,13 @@ class RecipeData:
         probe: dict[str, Any],
         probe_sources: list[DataSource] | None,
         seed: int,
+        decontaminate: Mapping[str, TextIds] | None = None,
     ) -> None:
         self.recipes, self.experts, self.seed = recipes, experts, seed
         ProbeDataModule(**probe)  # refuses what it cannot do
         self.probe_loss: LossConfig | None = probe["loss"]  # its rows carry it, and so it is in their keys
         self.probe_arguments = {key: value for key, value in probe.items() if key != "loss"}
-        self.probe_sources = probe_sources
+        self.probe_sources, self.decontaminate = probe_sources, decontaminate
         self.tasks = self._load()
 
     @property
@@ -135,7 +138,13 @@ class RecipeData:
             validation[name] = round(weight * probe["validation_size"])
         if not self.experts:  # what is trained is validated on its own rows
             validation = dict.fromkeys(sources, probe["validation_size"] // len(sources))
-        tasks = load_tasks(sources, probe_size=sizes, validation_size=validation, seed=self.seed)
+        tasks = load_tasks(
+            sources,
+            probe_size=sizes,
+            validation_size=validation,
+            seed=self.seed,
+            decontaminate=self.decontaminate,
+        )
         for name in self.probe_weights():
             refuse_small(f"the probe of {name}", tasks[name].probe, probe["batch_size"], "probe.batch_size")
         return tasks

@@ -1,12 +1,13 @@
 """From a recipe to stages: which models there are, what each is made of, and how it is made."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from lightning import Callback
 
 from datamodules import TaskData
+from datamodules.text_ids import TextIds
 from lightning_app.recipe.model_recipes import MergeRecipe
 from lightning_app.recipe.named_merges import MAIN, MERGES
 from lightning_app.recipe.recipe_checks import checked_recipes
@@ -34,6 +35,7 @@ class RecipeModels:
         seed: of all random numbers; None: the recipe's.
         watch: makes the callbacks that look on while the main position is learned.
         followed: all that the scores of `watch` depend on, if a callback of the recipe goes by them.
+        decontaminate: MTEB task to the numbers of its texts, of which no row is used; see `load_tasks`.
 
     Raises:
         UserError: the recipe names something that is not there, or its data is not as it should be.
@@ -47,8 +49,9 @@ class RecipeModels:
         seed: int | None = None,
         watch: Watch = list,
         followed: Any = None,
+        decontaminate: Mapping[str, TextIds] | None = None,
     ) -> None:
-        self.settings, self.watch, self.followed = settings, watch, followed
+        self.settings, self.watch, self.followed, self.decontaminate = settings, watch, followed, decontaminate
         self.seed = settings.seed if seed is None else seed
         self.loading = ModelLoading.of(settings)
         self.trainer = SharedTrainer(settings.trainer, settings.run_dir, self.seed)
@@ -56,7 +59,7 @@ class RecipeModels:
         self.merges = MERGES | settings.merges
         self.recipes = checked_recipes(settings)
         self.data = data or RecipeData(
-            self.recipes, settings.experts, settings.probe, settings.probe_sources, self.seed
+            self.recipes, settings.experts, settings.probe, settings.probe_sources, self.seed, decontaminate
         )
         self._models: dict[str, Model] = {"base": self.base}
         self.experts = {name: self.model(name) for name in settings.experts}
@@ -68,7 +71,7 @@ class RecipeModels:
 
     def with_settings(self, settings: RecipeSettings) -> "RecipeModels":
         """Return the models of another recipe, whose main position is looked at in the same way."""
-        return RecipeModels(settings, watch=self.watch, followed=self.followed)
+        return RecipeModels(settings, watch=self.watch, followed=self.followed, decontaminate=self.decontaminate)
 
     @property
     def main(self) -> Model:

@@ -8,6 +8,9 @@ import torch
 from jsonargparse import Namespace
 
 from callbacks import MtebCallback
+from callbacks.mteb.task_texts import task_texts
+from datamodules.decontamination import evaluated_ids
+from datamodules.text_ids import TextIds
 from lightning_app.recipe.recipe_parser import dump
 from lightning_app.recipe.recipe_settings import read_settings
 from lightning_app.report.dry_run import time_per_text
@@ -70,7 +73,12 @@ class RecipeRun:
             raise UserError(
                 f"trainer.callbacks: a callback follows MTEB scores, and none are taken in training; {hint}"
             )
-        return RecipeModels(self.settings, watch=self._watch, followed=self._followed() if follows else None)
+        return RecipeModels(
+            self.settings,
+            watch=self._watch,
+            followed=self._followed() if follows else None,
+            decontaminate=self._task_texts() if self.settings.decontaminate else None,
+        )
 
     def graph(self, *, fresh: bool = False) -> StageGraph:
         """Return the graph of the run folder.
@@ -127,6 +135,11 @@ class RecipeRun:
 
     def _watch(self) -> list[Any]:
         return [MtebCallback(**self.settings.mteb)] if self.mteb.scheduled and self.mteb.selection else []
+
+    def _task_texts(self) -> dict[str, TextIds]:
+        if not self.mteb.selection:
+            raise UserError("decontaminate: there are no tasks whose texts could be left out; name mteb.tasks")
+        return {task.metadata.name: evaluated_ids(task_texts(task)) for task in self.mteb.load()}
 
     def _followed(self) -> dict[str, Any]:
         return scoring_content(self.mteb) | {key: self.settings.mteb[key] for key in SCHEDULE}
