@@ -18,8 +18,9 @@ from pathlib import Path
 import torch
 from sentence_transformers import SentenceTransformer
 
-from datamodules.python_docs import load_python_docs
-from datamodules.text_sources import DataSource, load_task
+from datamodules.sources.data_source import DataSource
+from datamodules.sources.python_docs import load_python_docs
+from datamodules.sources.task_loading import load_task
 from modules import TextEncoder
 from modules.checkpoints.base_model import find_base_model
 

@@ -20,8 +20,8 @@ from modules import MergeMethod, Slerp, SphericalMean, TaskArithmetic
 from modules.encoding.text_encoder import TextEncoder
 from modules.losses.info_nce import info_nce
 from modules.losses.task_batch import Features
-from modules.merging.base import Prepared
 from modules.merging.granularity import groups_of
+from modules.merging.merge_method import Prepared
 from modules.positioning.merged_encoder import MergedEncoder
 from modules.positioning.position import Position
 from modules.positioning.task_vectors import gram_matrices

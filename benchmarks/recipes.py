@@ -21,8 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional as F
 
-from datamodules import DataSource, SplitTask, TaskDataModule, load_tasks
-from datamodules.row_files import read_rows
+from datamodules import DataSource, SplitTask, TaskDataModule, load_task, load_tasks
 from datamodules.task_data import TaskData
 from modules import ContrastiveModule, LossConfig, TextEncoder
 
@@ -107,9 +106,9 @@ def train(tried: Tried, tasks: dict[str, SplitTask]) -> TextEncoder:
 
 def score(encoder: TextEncoder, tasks: dict[str, SplitTask]) -> list[float]:
     """Scores x 100: STS-B, SciFact, Banking77, emotion."""
-    pairs = [row for _, row in read_rows(str(ROOT / "train/stsb/validation.jsonl.gz"))]
-    first, second = (embed(encoder, [pair[column] for pair in pairs]) for column in ("sentence1", "sentence2"))
-    correlation = spearmanr((first * second).sum(1), [pair["score"] for pair in pairs])[0]
+    pairs = load_task(DataSource(str(ROOT / "train/stsb/validation.jsonl.gz")))
+    first, second = (embed(encoder, list(column)) for column in pairs.texts)
+    correlation = spearmanr((first * second).sum(1), pairs.target)[0]
     claims = tasks["scifact"]
     abstracts = list(dict.fromkeys([*claims.validation.texts[1], *claims.expert.texts[1]]))
     similarity = embed(encoder, claims.validation.texts[0]) @ embed(encoder, abstracts).T
@@ -135,7 +134,7 @@ def few_shot_accuracy(encoder: TextEncoder, task: SplitTask, shots: int) -> floa
 def labels_of(data: TaskData) -> list[float] | list[int]:
     """The labels of labelled rows."""
     assert data.target is not None
-    return data.target
+    return data.target.tolist()
 
 
 def shots_of(data: TaskData, shots: int, rng: random.Random) -> list[int]:

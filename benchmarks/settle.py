@@ -10,15 +10,16 @@ keys of the recipe can be given on the command line. Adam has a budget of 20 pas
 import sys
 from dataclasses import replace
 
-from lightning_app.recipe.model_recipes import MergeRecipe
-from lightning_app.recipe.recipe_parser import recipe_path
-from lightning_app.recipe.run_settings import read_settings
-from lightning_app.report.run_report import markdown_table, read_ending
 from lightning_app.stages.merge_stages import POSITION
 from lightning_app.stages.pipeline import Pipeline
+from lightning_app.verbs.app_cli import quiet_libraries
+
+from lightning_app.recipe.model_recipes import MergeRecipe
+from lightning_app.recipe.recipe_parser import recipe_path
+from lightning_app.recipe.recipe_settings import read_settings
+from lightning_app.report.run_report import markdown_table, read_ending
 from lightning_app.stages.stage_graph import StageGraph
 from lightning_app.stages.trainers import TrainerFactory
-from lightning_app.verbs.app_cli import quiet_libraries
 from lightning_app.verbs.study import StudyCLI
 from modules import Adam, Bfgs
 from modules.json_files import read_json

@@ -8,7 +8,6 @@ Forward, backward and AdamW in bf16 autocast, in turn on the same batches of 64 
 import argparse
 import statistics
 import time
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -40,7 +39,7 @@ def batches(path: Path, module: ContrastiveModule, count: int) -> list[TaskBatch
         "data"
     ]
     data = task.expert.with_prompts(module.side_prompts)
-    collate = Collator([data], partial(module.tokenize, max_length=MAX_LENGTH))
+    collate = Collator([data], module.tokenization(MAX_LENGTH))
     return [collate([(0, row) for row in range(i, i + ROWS)]) for i in range(0, count * ROWS, ROWS)]
 
 

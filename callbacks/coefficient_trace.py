@@ -1,4 +1,4 @@
-"""The path that a learned merge takes, one row an optimiser step."""
+"""A trace of the position of a learned merge, one row per optimiser step."""
 
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ class CoefficientTrace(Callback):
 
     Args:
         folder: of the CSV file; None: the trainer's ``default_root_dir``.
+
+    Example:
+        >>> Trainer(callbacks=[CoefficientTrace("run")]).fit(merge_module, datamodule=probe)
     """
 
     FILE = "coefficients.csv"

@@ -1,4 +1,4 @@
-"""What a stage of training costs, whatever the machine: steps, examples, floating-point operations."""
+"""Costs of a training, whatever the machine: steps, examples, floating-point operations."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,6 +34,10 @@ class CostMeter(Callback):
 
     Args:
         folder: of the file.
+
+    Example:
+        >>> Trainer(callbacks=[CostMeter("run")]).fit(module, datamodule=data)
+        >>> json.load(open("run/cost.json"))["flops"]
     """
 
     FILE = "cost.json"
@@ -113,20 +117,20 @@ class CostMeter(Callback):
         self._stop_watching()
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts of all processes, and the steps watched. Every process has to call it."""
+        """Return the counts of all processes, and the steps watched. Every process has to call it."""
         return {"counts": self._totals(), "known": self._known.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Go on from the counts of a checkpoint."""
         self._before = state_dict["counts"]
         self._known.load_state_dict(state_dict["known"])
 
     def _reset(self) -> None:
         self._known = FlopsByLength()
         self._here = {"examples": 0, "flops": 0, "validation_flops": 0}
-        """Of this process, since the run was started or resumed."""
+        """Counts of this process, since the run was started or resumed."""
         self._before = dict.fromkeys(self._here, 0)
-        """Of all processes, before it was resumed."""
+        """Counts of all processes, before the run was resumed."""
 
     def _totals(self) -> dict[str, int]:
         here = _sum_over_processes(self._here)
@@ -138,7 +142,7 @@ class CostMeter(Callback):
             self._watch()
 
     def _end(self, times: int = 1) -> int:
-        """FLOPs of the step that was begun, and went `times` through its batches."""
+        """Return the FLOPs of the step that was begun, and went `times` through its batches."""
         if self._counter is not None:
             counted = self._stop_watching()
             if times:
@@ -151,7 +155,7 @@ class CostMeter(Callback):
         self._counter.__enter__()
 
     def _stop_watching(self) -> int:
-        """FLOPs since `_watch`; 0 if nothing is watched."""
+        """Return the FLOPs since `_watch`; 0 if nothing is watched."""
         counter, self._counter = self._counter, None
         if counter is None:
             return 0
@@ -181,7 +185,7 @@ _MISSING_FORMULAS = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     torch.ops.aten.mv: _matrix_vector,  # the gradient of a merge's coefficients
 }
-"""What torch 2.13 does not count by itself: attention on CPUs, and products of a matrix and a vector."""
+"""Operations that torch 2.13 does not count by itself: attention on CPUs, and products of a matrix and a vector."""
 
 
 def _batches(batch: TaskBatch | Sequence[TaskBatch]) -> list[TaskBatch]:

@@ -1,4 +1,4 @@
-"""A CSV file that grows along a run, and that a resumed run goes on with."""
+"""A CSV file with rows of optimiser steps, which a resumed run goes on with."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class CsvTrace:
-    """Rows of a run; the first column of each is its optimiser step.
+    """Writes rows of a run, whose first column is the optimiser step, to a CSV file.
 
     Args:
         path: of the file.

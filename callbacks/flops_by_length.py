@@ -1,4 +1,4 @@
-"""How many operations a step takes, told from a few steps that were counted."""
+"""Operations of a step, told from a few steps that were counted."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from modules.encoding.by_length import parts_by_length
 from modules.losses.task_batch import TaskBatch
 
 Kind = tuple[Any, ...]
-"""What steps have in common that differ in the lengths of their texts only."""
+"""Loss, columns and rows of the batches of a step: equal for steps that differ in the lengths of their texts only."""
 Size = tuple[int, int, int]
 """1, tokens with their padding, and the sum over texts of the square of their tokens."""
 
 
 class FlopsByLength:
-    """Counts of steps by kind and size.
+    """Counts operations of steps by kind and size, and tells those of further steps.
 
     Of texts of ``L`` tokens each, a transformer's matrix products take a number of operations in proportion to ``L``,
     its attention to ``L^2``, and comparing embeddings always as many. So three different steps of a kind that were
@@ -36,25 +36,25 @@ class FlopsByLength:
         return round(float(shares @ np.array([flops for _, flops in counted], dtype=float)))
 
     def add(self, kind: Kind, size: Size, flops: int) -> None:
-        """A step was counted."""
+        """Add a step that was counted."""
         self._counted.setdefault(kind, []).append((size, flops))
 
     def state_dict(self) -> dict[Kind, list[tuple[Size, int]]]:
-        """All counts."""
+        """Return all counts."""
         return {kind: list(counted) for kind, counted in self._counted.items()}
 
     def load_state_dict(self, state: dict[Kind, list[tuple[Size, int]]]) -> None:
-        """Go on with these counts."""
+        """Go on from the counts of a checkpoint."""
         self._counted = {kind: list(counted) for kind, counted in state.items()}
 
 
 def kind_of(batches: list[TaskBatch]) -> Kind:
-    """Loss, columns and rows of each batch of a step."""
+    """Return the loss, columns and rows of each batch of a step."""
     return tuple((batch.loss.name, len(batch.features), len(batch)) for batch in batches)
 
 
 def size_of(batches: list[TaskBatch]) -> Size:
-    """Size of all batches of a step together, in the parts that they are embedded in."""
+    """Return the size of all batches of a step together, in the parts that they are embedded in."""
     columns = [column for batch in batches for column in batch.features]
     parts = [(len(rows), length) for column in columns for rows, length in parts_by_length(column)]
     return 1, sum(rows * length for rows, length in parts), sum(rows * length**2 for rows, length in parts)

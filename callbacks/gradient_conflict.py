@@ -1,4 +1,4 @@
-"""How far the gradients of a joint model's tasks agree, along its training."""
+"""A trace of how far the gradients of a joint model's tasks agree."""
 
 from itertools import combinations, islice
 from pathlib import Path
@@ -33,6 +33,9 @@ class GradientConflict(Callback):
     Raises:
         UserError: in ``fit``, if there are fewer than two groups, or a group names a data set that is not trained on
             or has no validation rows.
+
+    Example:
+        >>> Trainer(callbacks=[GradientConflict("run", every_n_steps=50)]).fit(module, datamodule=data)
     """
 
     FILE = "gradient_cosines.csv"

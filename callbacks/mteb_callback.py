@@ -1,15 +1,16 @@
-"""MTEB scores while training."""
+"""Scores of MTEB tasks in the middle of training."""
 
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.mteb_encoder import MtebEncoder
-from callbacks.mteb_tasks import averages, evaluate_tasks, load_tasks
-from callbacks.prompts import check_prompts
+from callbacks.mteb.mteb_encoder import MtebEncoder
+from callbacks.mteb.task_evaluation import averages, evaluate_tasks
+from callbacks.mteb.task_loading import load_tasks
+from callbacks.mteb.task_prompts import check_prompts
+from callbacks.mteb.task_selection import TaskSelection
 from callbacks.resumable_run import was_interrupted
-from callbacks.task_selection import TaskSelection
 from modules.encoding.encode import PRECISIONS
 from modules.encoding.tokenized_texts import TokenizedTexts
 from modules.errors import UserError
@@ -24,6 +25,9 @@ class MtebCallback(Callback):
     ``mteb/<task>``, ``mteb/average/<type>`` and ``mteb/average``, main scores x 100, go to the loggers, the progress
     bar and ``trainer.callback_metrics``, where ``ModelCheckpoint`` and ``EarlyStopping`` find them; they are the same
     on every process. Training goes on as if nothing had happened: random numbers and the train mode are restored.
+
+    Test tasks are not watched unless that is asked for: give at least one of ``every_n_epochs``, ``every_n_steps``,
+    ``at_start`` and ``at_end``. In a recipe, tasks without a schedule are scored once the models are finished.
 
     Args:
         tasks: names of tasks. The data of all tasks is read before training starts.
@@ -41,6 +45,14 @@ class MtebCallback(Callback):
         batch_size: texts in one forward pass, on each process.
         precision: what the model computes in while it is scored: float32, or bfloat16, which is faster where the device
             has it and changes the scores a little.
+
+    Raises:
+        UserError: a setting is out of range; in ``fit``, no task or no schedule is given, or a task cannot be read.
+
+    Example:
+        >>> watch = MtebCallback(tasks=["STSBenchmark"], every_n_epochs=1)
+        >>> best = ModelCheckpoint(monitor="mteb/average", mode="max")
+        >>> Trainer(callbacks=[watch, best])
     """
 
     def __init__(
@@ -52,7 +64,7 @@ class MtebCallback(Callback):
         max_examples: int | None = None,
         max_corpus: int | None = None,
         prompts: dict[str, str] | None = None,
-        every_n_epochs: int | None = 1,
+        every_n_epochs: int | None = None,
         every_n_steps: int | None = None,
         at_start: bool = False,
         at_end: bool = False,
@@ -78,14 +90,24 @@ class MtebCallback(Callback):
         self._loaded: list[AbsTask] = []
         self._scored_step: int | None = None
 
+    @property
+    def scheduled(self) -> bool:
+        """True if there are tasks, and a time in training at which they are scored."""
+        return bool(self.selection and (self.every_n_epochs or self.every_n_steps or self.at_start or self.at_end))
+
     def load(self) -> "list[AbsTask]":
-        """The tasks with their data; raises ``UserError`` if one is unknown or has no data, or a prompt is unknown."""
+        """Return the tasks with their data.
+
+        Raises:
+            UserError: a task is unknown or has no data, or a prompt is unknown.
+        """
         check_prompts(self.prompts)
         return load_tasks(self.selection, self.data_root)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Load the tasks, and go before the callbacks that may follow the scores."""
         if stage == "fit":
+            self._refuse_idle()
             self._loaded = self.load()
             callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
             trainer.callbacks = [self, *(callback for callback in callbacks if callback is not self)]  # type: ignore[attr-defined]
@@ -119,10 +141,18 @@ class MtebCallback(Callback):
         """Let go of the tokens of all texts."""
         self._tokenized = TokenizedTexts()
 
+    def _refuse_idle(self) -> None:
+        """Raise a UserError if this callback would never score anything."""
+        if not self.selection:
+            raise UserError("MtebCallback: no tasks are given; name them in tasks, types or benchmark")
+        if not self.scheduled:
+            schedule = "every_n_epochs=1, every_n_steps=..., at_start=True or at_end=True"
+            raise UserError(f"MtebCallback: no schedule is given, so nothing would be scored; give {schedule}")
+
     def _score(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate and publish, once a step. Every process enters, since the texts are shared out over them."""
         step = trainer.global_step
-        if not self._loaded or step == self._scored_step:
+        if step == self._scored_step:
             return
         self._scored_step = step
         encoder = MtebEncoder(

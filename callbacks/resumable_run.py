@@ -1,4 +1,4 @@
-"""A run that can be stopped, by the user or by an accident, and goes on at the next batch."""
+"""A checkpoint of a training that can be stopped, by its user or by an accident, and goes on at the next batch."""
 
 import signal
 from pathlib import Path
@@ -24,6 +24,11 @@ class ResumableRun(Callback):
     Args:
         folder: where the checkpoint is kept.
         every_n_steps: optimiser steps between checkpoints, in case the machine is lost.
+
+    Example:
+        >>> resumable = ResumableRun("run")
+        >>> Trainer(callbacks=[resumable]).fit(module, datamodule=data, ckpt_path=resumable.checkpoint)
+        >>> resumable.raise_if_interrupted()
     """
 
     def __init__(self, folder: str | Path, every_n_steps: int = 200) -> None:
@@ -38,7 +43,7 @@ class ResumableRun(Callback):
 
     @property
     def checkpoint(self) -> str | None:
-        """What `Trainer.fit` should be given as ``ckpt_path``; a damaged file is said, and is not it."""
+        """Path for ``ckpt_path`` of `Trainer.fit`; None: there is no checkpoint, or a damaged one, which is said."""
         if not self.path.is_file():
             return None
         if not is_whole(self.path):
@@ -76,16 +81,16 @@ class ResumableRun(Callback):
             signal.signal(number, handler)
 
     def state_dict(self) -> dict[str, Any]:
-        """The random numbers' state."""
+        """Return the state of the random numbers."""
         return {"random_state": torch.get_rng_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the random numbers' state until training starts."""
+        """Keep the state of the random numbers until training starts."""
         self._random_state = state_dict["random_state"]
 
     @property
     def interrupted(self) -> bool:
-        """Whether the run was stopped by a signal."""
+        """True if the run was stopped by a signal."""
         return self._interrupted_at is not None
 
     def raise_if_interrupted(self) -> None:

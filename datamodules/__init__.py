@@ -1,15 +1,14 @@
 """Data sets: read, split without leaks, and served in batches of one data set each."""
 
 from datamodules.batching import OneTaskBatches, ResumableLoader, apportion, evaluation_batches
-from datamodules.collate import Collator, text_id
-from datamodules.mirror import mirrored_path
+from datamodules.collate import Collator
 from datamodules.probe_datamodule import ProbeDataModule
-from datamodules.python_docs import load_python_docs
+from datamodules.sources import DataSource, load_python_docs, load_task, mirrored_path, read_lines
 from datamodules.splits import SplitTask, load_tasks, named_sources
 from datamodules.task_data import TaskData
 from datamodules.task_datamodule import TaskDataModule
-from datamodules.text_lines import read_lines
-from datamodules.text_sources import DataSource, load_task
+from datamodules.text_column import TextColumn
+from datamodules.text_ids import text_id
 
 __all__ = [
     "Collator",
@@ -20,6 +19,7 @@ __all__ = [
     "SplitTask",
     "TaskData",
     "TaskDataModule",
+    "TextColumn",
     "apportion",
     "evaluation_batches",
     "load_python_docs",

@@ -2,10 +2,10 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Generator
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -79,6 +79,7 @@ class OneTaskBatches(Sampler[Batch]):
                 raise UserError(f"{name}: gets none of the {total} batches of an epoch; raise its share or add rows")
         self.epoch = 0
         self.batch = 0
+        self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}
 
     def __len__(self) -> int:
         """Batches of this process in an epoch."""
@@ -104,6 +105,17 @@ class OneTaskBatches(Sampler[Batch]):
         """Continue from a position."""
         self.epoch, self.batch = state["epoch"], state["batch"]
 
+    def first_rows(self, batches: int) -> list[NDArray[np.int64]]:
+        """Return the rows of each data set that the first batches are made of.
+
+        Args:
+            batches: of every process.
+        """
+        epochs, rest = divmod(batches, len(self))
+        begun = Counter(task for task, _ in self._epoch(epochs)[: rest * self.stride])
+        used = [(epochs * count + begun[task]) * self.full_size for task, count in enumerate(self.counts)]
+        return [self._order(task, 0)[:rows] for task, rows in enumerate(used)]
+
     def _epoch(self, epoch: int) -> list[tuple[int, int]]:
         """(task, how many batches of this task came before it since the start) of every batch of an epoch."""
         tasks = np.repeat(np.arange(len(self.counts)), self.counts)
@@ -116,15 +128,20 @@ class OneTaskBatches(Sampler[Batch]):
         return schedule
 
     def _batch(self, task: int, ordinal: int) -> Batch:
-        start = ordinal * self.full_size + self.first_row
-        size = self.sizes[task]
-        places = range(start, start + self.batch_size)
-        return [(task, int(_shuffled(self.seed, task, place // size, size)[place % size])) for place in places]
+        start, size = ordinal * self.full_size + self.first_row, self.sizes[task]
+        passes, places = np.divmod(np.arange(start, start + self.batch_size), size)
+        rows = np.concatenate(
+            [self._order(task, int(number))[places[passes == number]] for number in np.unique(passes)]
+        )
+        return [(task, row) for row in rows.tolist()]
 
-
-@lru_cache(maxsize=64)
-def _shuffled(seed: int, task: int, passes: int, size: int) -> np.ndarray:
-    return np.random.default_rng([seed, task, passes]).permutation(size)
+    def _order(self, task: int, number: int) -> NDArray[np.int64]:
+        """The order of a data set's rows in one pass through them; that of the last one asked for is kept."""
+        known, order = self._orders.get(task, (-1, None))
+        if order is None or known != number:
+            order = np.random.default_rng([self.seed, task, number]).permutation(self.sizes[task])
+            self._orders[task] = number, order
+        return order
 
 
 def evaluation_batches(size: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> list[Batch]:

@@ -1,9 +1,12 @@
 """One data set, cut into parts that share no group."""
 
-import hashlib
 from collections import Counter
 from itertools import islice
 
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.groups import Rows
 from datamodules.held_out import HeldOut, held_out_order
 from datamodules.row_groups import RowGroups
 from datamodules.task_data import TaskData
@@ -26,13 +29,12 @@ class Cut:
 
     def __init__(self, data: TaskData, seed: int) -> None:
         self.data, self.rows = data, RowGroups(data)
-        members = self.rows.members
-        self.groups = [members[group] for group in sorted(members, key=lambda group: _order(seed, group))]
+        self.groups = self.rows.in_order(seed)
         self.left_out: Counter[str] = Counter()
         self.notes = list(self.rows.notes)
-        self.begun: list[int] = []
+        self.begun: Rows = np.array([], np.int64)
 
-    def hold_out(self, size: int, until: float) -> list[int]:
+    def hold_out(self, size: int, until: float) -> Rows:
         """Take ``size`` rows, or as many as the groups give.
 
         Args:
@@ -44,33 +46,38 @@ class Cut:
         """
         used = self.left_out[REST_OF_GROUP]
         rooms = [max(0, int(until * room * len(self.data)) - used) for room in ROOMS]
-        taken = list(islice(held_out_order(self.groups, rooms), size))
+        taken = np.fromiter(islice(held_out_order(self.groups, rooms), size), np.int64)
         if len(taken) < size:
             self._say_shortage(size, len(taken))
-        chosen = set(taken)
-        begun = [group for group in self.groups if not chosen.isdisjoint(group)]
-        self.groups = [group for group in self.groups if chosen.isdisjoint(group)]
-        self.begun = [row for group in begun for row in group]
+        begun = self.groups.with_any(self._are(taken))
+        self.begun = self.groups.take(np.flatnonzero(begun)).rows
+        self.groups = self.groups.take(np.flatnonzero(~begun))
         self._count(REST_OF_GROUP, len(self.begun) - len(taken))
         return taken
 
     def leave_out(self, held_out: HeldOut) -> None:
         """Leave out what other data sets hold out."""
-        kept = [[row for row in group if not held_out.holds(self.data.name, self.rows, row)] for group in self.groups]
-        self._count(HELD_OUT_ELSEWHERE, sum(map(len, self.groups)) - sum(map(len, kept)))
-        self.groups = [group for group in kept if group]
+        kept = self.groups.without(held_out.holds(self.data.name, self.rows))
+        self._count(HELD_OUT_ELSEWHERE, len(self.groups.rows) - len(kept.rows))
+        self.groups = kept
 
-    def rest(self) -> list[int]:
-        """The rows that are left, in their order."""
-        return sorted(row for group in self.groups for row in group)
+    def rest(self) -> Rows:
+        """Return the rows that are left, in their order."""
+        return np.sort(self.groups.rows)
+
+    def _are(self, rows: Rows) -> NDArray[np.bool_]:
+        """Whether each row of the data set is one of these."""
+        marked = np.zeros(len(self.data), dtype=np.bool_)
+        marked[rows] = True
+        return marked
 
     def _count(self, reason: str, rows: int) -> None:
         if rows:
             self.left_out[reason] += rows
 
     def _say_shortage(self, wanted: int, taken: int) -> None:
-        sizes = [len(members) for members in self.rows.members.values()]
-        groups = "one group" if len(sizes) == 1 else f"{len(sizes):,} groups, the largest of {max(sizes):,}"
+        sizes = self.rows.members.sizes
+        groups = "one group" if len(sizes) == 1 else f"{len(sizes):,} groups, the largest of {sizes.max():,}"
         why = f"its {len(self.data):,} rows are {groups} ({self.rows.rule})"
         if self.left_out[HELD_OUT_ELSEWHERE]:
             why += f", and {self.left_out[HELD_OUT_ELSEWHERE]:,} rows are {HELD_OUT_ELSEWHERE}"
@@ -80,7 +87,3 @@ class Cut:
                 "give the rows a column 'group' that says which belong together"
             )
         self.notes.append(f"{taken:,} of {wanted:,} rows could be held out: {why}")
-
-
-def _order(seed: int, group: str) -> bytes:
-    return hashlib.sha256(f"{seed}\0{group}".encode()).digest()

@@ -1,10 +1,15 @@
-"""How much of an evaluation a model has seen: texts that are also training rows."""
+"""How much of an evaluation a model has seen: texts that are also training rows, and rows left out because of them."""
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from datamodules.collate import text_id
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.task_data import TaskData
+from datamodules.text_ids import TextIds, column_ids, text_id, text_ids
+from modules.losses.task_batch import NO_TEXT
 
 NO_WORD = re.compile(r"[\W_]+")
 
@@ -25,16 +30,16 @@ class Overlap:
 
 
 class TrainingTexts:
-    """Fingerprints of all training texts, eight bytes each.
+    """Numbers of all training texts, as they are and after `normalised`.
 
     Args:
-        texts: of every column, without prompts.
+        texts: of every column, without prompts; an empty one stands for a negative that a row lacks.
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
-        distinct = set(texts)
-        self._exact = {text_id(text) for text in distinct}
-        self._normalised = {text_id(normalised(text)) for text in distinct} - {text_id("")}
+        both = ((text_id(text), text_id(normalised(text))) for text in texts)
+        ids = np.fromiter(both, np.dtype((np.int64, 2)))
+        self._exact, self._normalised = (np.setdiff1d(column, [NO_TEXT]) for column in ids.T)
 
     def overlap(self, texts: Iterable[Collection[str]]) -> Overlap:
         """Return what an evaluation shares with these texts.
@@ -42,10 +47,43 @@ class TrainingTexts:
         Args:
             texts: the ways in which each text may be written: a document with and without its title, say.
         """
-        distinct = {tuple(ways) for ways in texts}
-        exact = sum(any(text_id(way) in self._exact for way in ways) for ways in distinct)
-        alike = sum(any(text_id(normalised(way)) in self._normalised for way in ways) for ways in distinct)
-        return Overlap(len(distinct), exact, max(exact, alike))
+        # A row per way: the number of the text, and those of the way as it is and normalised.
+        rows = (
+            (number, text_id(way), text_id(normalised(way)))
+            for ways in texts
+            for number in [text_id("\0".join(ways))]
+            for way in ways
+        )
+        numbers, ids, alike = np.fromiter(rows, np.dtype((np.int64, 3))).T
+        exact = len(np.unique(numbers[np.isin(ids, self._exact)]))
+        similar = len(np.unique(numbers[np.isin(alike, self._normalised)]))
+        return Overlap(len(np.unique(numbers)), exact, max(exact, similar))
+
+
+def evaluated_ids(texts: Iterable[Collection[str]]) -> TextIds:
+    """Return the numbers of the texts of an evaluation that `rows_of_tasks` looks for, in increasing order.
+
+    Args:
+        texts: as for `TrainingTexts.overlap`.
+    """
+    ids = text_ids(normalised(way) for ways in texts for way in ways)
+    return np.setdiff1d(ids, [NO_TEXT])
+
+
+def rows_of_tasks(data: TaskData, tasks: Mapping[str, TextIds]) -> dict[str, NDArray[np.bool_]]:
+    """Return for each task which rows have a text of it: ``[rows]``; one of several tasks counts for the first.
+
+    Args:
+        data: the rows.
+        tasks: name to what `evaluated_ids` gives of its texts.
+    """
+    columns = [column_ids(column, normalised) for column in data.texts]
+    seen = np.zeros(len(data), dtype=np.bool_)
+    found = {}
+    for name, ids in tasks.items():
+        found[name] = np.any([np.isin(column, ids) for column in columns], axis=0) & ~seen
+        seen |= found[name]
+    return found
 
 
 def normalised(text: str) -> str:

@@ -1,15 +1,19 @@
 """Rows to hold out: in which order a data set gives them, and what they forbid other data sets to train on."""
 
-from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.groups import Groups, Rows
 from datamodules.row_groups import RowGroups
 
 ROWS_PER_GROUP = 2
 
 
-def held_out_order(groups: Sequence[Sequence[int]], rooms: Sequence[int]) -> Iterator[int]:
+def held_out_order(groups: Groups, rooms: Sequence[int]) -> Iterator[int]:
     """Yield rows in the order in which they are held out; a held-out part is the beginning of it.
 
     A group that has given a row can be in no other part, so its other rows are left out. At any point these are at
@@ -21,11 +25,13 @@ def held_out_order(groups: Sequence[Sequence[int]], rooms: Sequence[int]) -> Ite
         groups: rows of each group, in the order of the groups.
         rooms: how many rows may be left out, in increasing order; groups beyond the last room are never begun.
     """
+    others = groups.sizes - 1
     for lower, room in pairwise([-1, *rooms]):
-        yield from _within([group for group in groups if lower < len(group) - 1 <= room], room)
+        fitting = np.flatnonzero((lower < others) & (others <= room))
+        yield from _within((groups[group].tolist() for group in fitting.tolist()), room)
 
 
-def _within(groups: Sequence[Sequence[int]], room: int) -> Iterator[int]:
+def _within(groups: Iterable[list[int]], room: int) -> Iterator[int]:
     begun: deque[deque[int]] = deque()
     left_out = 0
     for group in groups:
@@ -59,9 +65,11 @@ class HeldOut:
     """
 
     def __init__(self) -> None:
-        self._owners: dict[tuple[str, ...], set[str]] = defaultdict(set)
+        self._numbers: dict[str, list[tuple[str, NDArray[np.integer]]]] = {
+            kind: [] for kind in ("pair", "anchor", "text", "symmetric")
+        }
 
-    def add(self, name: str, rows: RowGroups, held_out: Sequence[int], begun: Sequence[int]) -> None:
+    def add(self, name: str, rows: RowGroups, held_out: Rows, begun: Rows) -> None:
         """Hold out rows of a data set.
 
         Args:
@@ -71,25 +79,24 @@ class HeldOut:
             begun: all rows of their groups. Those that are not held out are forbidden as they are, so that one file
                 under two names has the same expert rows.
         """
-        for row in begun:
-            self._owners["pair", *sorted(rows.texts(row))].add(name)
-        for row in held_out:
-            anchor, *_ = texts = rows.texts(row)
-            kinds = ("text", "symmetric") if rows.symmetric else ("text",)
-            for key in [("anchor", anchor), *((kind, text) for kind in kinds for text in texts)]:
-                self._owners[key].add(name)
+        self._numbers["pair"].append((name, rows.pairs(begun)))
+        self._numbers["anchor"].append((name, rows.columns[0][held_out]))
+        for kind in ("text", "symmetric") if rows.symmetric else ("text",):
+            self._numbers[kind] += [(name, column[held_out]) for column in rows.columns]
 
-    def holds(self, name: str, rows: RowGroups, row: int) -> bool:
-        """Return whether another data set holds out an example that a row is.
+    def holds(self, name: str, rows: RowGroups) -> NDArray[np.bool_]:
+        """Return for each row of a data set whether another one holds out an example that it is: ``[rows]``.
 
         Args:
-            name: of the row's data set, whose own groups keep its parts apart.
-            rows: all rows of that data set.
-            row: which of them.
+            name: of the data set, whose own groups keep its parts apart.
+            rows: of it.
         """
-        anchor, *_ = texts = rows.texts(row)
+        found = np.isin(rows.pairs(), self._of_others("pair", name))
         kind = "text" if rows.symmetric else "symmetric"
-        keys = [("anchor", anchor), *((kind, text) for text in texts)]
-        keys = [key for key in keys if key[1] not in rows.frequent]
-        found = (self._owners.get(key) for key in [("pair", *sorted(texts)), *keys])
-        return any(owners and owners != {name} for owners in found)
+        for one, column in [("anchor", rows.columns[0]), *((kind, column) for column in rows.columns)]:
+            found |= np.isin(column, np.setdiff1d(self._of_others(one, name), rows.frequent))
+        return found
+
+    def _of_others(self, kind: str, name: str) -> NDArray[np.integer]:
+        others = [numbers for owner, numbers in self._numbers[kind] if owner != name]
+        return np.concatenate(others) if others else np.array([], np.uint64 if kind == "pair" else np.int64)

@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 from datamodules.batching import ResumableLoader, WholeEpochLoader, apportion
+from datamodules.sources.data_source import DataSource
 from datamodules.splits import SplitTask
 from datamodules.task_data import TaskData
 from datamodules.task_datamodule import SplitDataModule, split_tasks
-from datamodules.text_sources import DataSource
 from modules.errors import UserError
 from modules.losses.task_batch import LossConfig
 

@@ -46,4 +46,4 @@ def resample(data: TaskData, rows: int, seed: int) -> TaskData:
     """
     copies, rest = divmod(rows, len(data))
     chosen = np.random.default_rng(seed).permutation(len(data))[:rest]
-    return data.subset([*list(range(len(data))) * copies, *sorted(chosen.tolist())])
+    return data.subset(np.concatenate([np.tile(np.arange(len(data)), copies), np.sort(chosen)]))

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from datamodules.cut import Cut
-from datamodules.held_out import HeldOut
+from datamodules.row_split import split_rows
+from datamodules.sources.data_source import DataSource
+from datamodules.sources.task_loading import load_task
 from datamodules.task_data import TaskData
-from datamodules.text_sources import DataSource, load_task
+from datamodules.text_ids import TextIds
 from modules.errors import UserError
 from modules.losses.task_batch import LossConfig
 
@@ -58,6 +59,7 @@ def load_tasks(
     validation_size: int | dict[str, int],
     loss: LossConfig | None = None,
     seed: int = 0,
+    decontaminate: Mapping[str, TextIds] | None = None,
 ) -> dict[str, SplitTask]:
     """Read data sets and split each in three; nothing held out of one is an expert row of another.
 
@@ -65,6 +67,7 @@ def load_tasks(
     validation rows, the next the probe rows, few rows each (see `held_out_order`), and their other rows are in no part.
     The other groups are expert rows. Of every part, rows are left out that are examples of what another data set holds
     out (see `HeldOut`). So a smaller probe is the beginning of a larger one, for the same seed and validation part.
+    Rows that have a text of an evaluation are in no part.
 
     Args:
         sources: by name, or a list whose entries have different names.
@@ -72,6 +75,7 @@ def load_tasks(
         validation_size: the same for the validation part.
         loss: for the sources that have none; None: the one that fits the columns.
         seed: of the order of the groups.
+        decontaminate: MTEB task to what `evaluated_ids` gives of its texts; None: no row is left out for them.
 
     Raises:
         UserError: two data sets have one name, a size names no data set, no row can be held out of one that rows are
@@ -81,26 +85,20 @@ def load_tasks(
     probe_sizes = _size_each(probe_size, list(named), "probe_size")
     validation_sizes = _size_each(validation_size, list(named), "validation_size")
     data = _read(named, loss or LossConfig())
-    sizes = {name: _at_most_a_third(len(data[name]), probe_sizes[name], validation_sizes[name]) for name in named}
-
-    cuts = {name: Cut(task, seed) for name, task in data.items()}
-    held_out = HeldOut()
-    validation = {name: cut.hold_out(sizes[name][1], 0.5) for name, cut in cuts.items()}
-    _leave_out_elsewhere(held_out, validation, cuts)
-    probe = {name: cut.hold_out(sizes[name][0], 1.0) for name, cut in cuts.items()}
-    _leave_out_elsewhere(held_out, probe, cuts)
+    sizes = {name: (probe_sizes[name], validation_sizes[name]) for name in named}
+    rows = split_rows(data, sizes, seed, decontaminate or {})
     return {
         name: SplitTask(
             name,
-            data[name].subset(cut.rest()),
-            data[name].subset(probe[name]),
-            data[name].subset(validation[name]),
+            task.subset(rows[name].expert),
+            task.subset(rows[name].probe),
+            task.subset(rows[name].validation),
             named[name].share,
-            data[name].left_out | cut.left_out,
-            (probe_sizes[name], validation_sizes[name]),
-            [*data[name].notes, *cut.notes, *_reduction(len(data[name]), probe_sizes[name], validation_sizes[name])],
+            task.left_out | rows[name].left_out,
+            sizes[name],
+            [*task.notes, *rows[name].notes],
         )
-        for name, cut in cuts.items()
+        for name, task in data.items()
     }
 
 
@@ -141,25 +139,3 @@ def _size_each(size: int | dict[str, int], names: list[str], key: str) -> dict[s
     if set(sizes) != set(names) or min(sizes.values()) < 0:
         raise UserError(f"{key} is {size}; give one number of 0 or more, or one for each of {', '.join(names)}")
     return sizes
-
-
-def _at_most_a_third(rows: int, probe: int, validation: int) -> tuple[int, int]:
-    """Both sizes, scaled down together if they are more than a third of the rows."""
-    allowed, wanted = rows // 3, probe + validation
-    return (probe, validation) if wanted <= allowed else (probe * allowed // wanted, validation * allowed // wanted)
-
-
-def _reduction(rows: int, probe: int, validation: int) -> list[str]:
-    if (probe, validation) == _at_most_a_third(rows, probe, validation):
-        return []
-    return [
-        f"{probe:,} probe and {validation:,} validation rows are wanted, and at most a third of {rows:,} is held out"
-    ]
-
-
-def _leave_out_elsewhere(held_out: HeldOut, parts: Mapping[str, Sequence[int]], cuts: Mapping[str, Cut]) -> None:
-    """Add a part of every data set to what is held out, and leave that out of what the others have left."""
-    for name, rows in parts.items():
-        held_out.add(name, cuts[name].rows, rows, cuts[name].begun)
-    for cut in cuts.values():
-        cut.leave_out(held_out)

@@ -5,7 +5,12 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from operator import eq
 
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.text_column import TextColumn
 from modules.encoding.prompts import Side, SidePrompts
 from modules.errors import UserError
 from modules.losses import losses_for
@@ -21,15 +26,16 @@ SIDES: dict[Kind, tuple[Side, Side]] = {
 
 @dataclass(frozen=True)
 class TaskData:
-    """Rows of one data set, held by column.
+    """Rows of one data set, held by column; columns given as lists, as tests do, are converted.
 
     Args:
         name: what the data set is called in recipes, logs and reports.
         kind: ``pairs`` (anchor, positive, negatives), ``graded`` (sentence1, sentence2, score) or ``labelled``
             (text, label).
-        texts: the text columns as they were read, all of one length.
+        texts: the text columns as they were read, all of one length. A column of negatives has an empty text where a
+            row has fewer negatives than others; no other text is empty.
         prompts: one prefix a text column; None: that of the model, see `with_prompts`.
-        target: the score in [0, 1] or the label of every row; None for pairs.
+        target: ``[rows]``: the score in [0, 1], float64, or the label, int64, of every row; None for pairs.
         groups: rows of one group never lie in two splits; None: the texts say which rows belong together.
         loss: the loss it is trained with, never ``auto``.
         places: where each row stands in its source, counted from 1; None: not known.
@@ -40,15 +46,37 @@ class TaskData:
 
     name: str
     kind: Kind
-    texts: list[list[str]]
+    texts: list[TextColumn]
     prompts: Sequence[str | None]
-    target: list[float] | list[int] | None
-    groups: list[str] | None
+    target: NDArray[np.float64] | NDArray[np.int64] | None
+    groups: TextColumn | None
     loss: LossConfig
-    places: list[int] | None = None
+    places: NDArray[np.int64] | None = None
     left_out: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    instructions: dict[Side, list[str]] = field(default_factory=dict)
+    instructions: dict[Side, TextColumn] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Put columns that are lists on Arrow and numpy."""
+        numbers = np.float64 if self.kind == "graded" else np.int64
+        converted = {
+            "texts": [TextColumn.of(column) for column in self.texts],
+            "target": None if self.target is None else np.asarray(self.target, numbers),
+            "groups": None if self.groups is None else TextColumn.of(self.groups),
+            "places": None if self.places is None else np.asarray(self.places, np.int64),
+            "instructions": {side: TextColumn.of(own) for side, own in self.instructions.items()},
+        }
+        for name, value in converted.items():
+            object.__setattr__(self, name, value)
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether all fields are equal."""
+        if not isinstance(other, TaskData):
+            return NotImplemented
+        return all(
+            (np.array_equal if name in ("target", "places") else eq)(getattr(self, name), getattr(other, name))
+            for name in self.__dataclass_fields__
+        )
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -88,20 +116,22 @@ class TaskData:
 
     def _prefix(self, column: int) -> str | None:
         """The one prefix of all texts of a column; None: they have several."""
-        own = set(self.instructions.get(self.sides[column], ()))
+        own = self.instructions.get(self.sides[column])
         if not own:
             return self.prompts[column]
-        return own.pop() if len(own) == 1 else None
+        first = own[0]
+        return first if all(prompt == first for prompt in own) else None
 
-    def subset(self, rows: Sequence[int]) -> "TaskData":
-        """The data set with these rows only, in this order."""
+    def subset(self, rows: Sequence[int] | NDArray[np.int64]) -> "TaskData":
+        """Return the data set with these rows only, in this order; no text is copied."""
+        chosen = np.asarray(rows, dtype=np.int64)
         return replace(
             self,
-            texts=[[column[row] for row in rows] for column in self.texts],
-            target=None if self.target is None else [self.target[row] for row in rows],
-            groups=None if self.groups is None else [self.groups[row] for row in rows],
-            places=None if self.places is None else [self.places[row] for row in rows],
-            instructions={side: [own[row] for row in rows] for side, own in self.instructions.items()},
+            texts=[column.take(chosen) for column in self.texts],
+            target=None if self.target is None else self.target[chosen],
+            groups=None if self.groups is None else self.groups.take(chosen),
+            places=None if self.places is None else self.places[chosen],
+            instructions={side: own.take(chosen) for side, own in self.instructions.items()},
         )
 
     def with_loss(self, loss: LossConfig) -> "TaskData":
@@ -119,7 +149,10 @@ class TaskData:
     @cached_property
     def _fingerprint(self) -> str:
         # Kept, because a position asks at every validation, and a study for every stage.
-        content = [self.kind, self.texts, self.prompts, self.instructions, self.target, asdict(self.loss)]
+        texts = [column.digest() for column in self.texts]
+        instructions = {side: own.digest() for side, own in self.instructions.items()}
+        target = None if self.target is None else hashlib.sha256(self.target.tobytes()).hexdigest()
+        content = [self.kind, texts, self.prompts, instructions, target, asdict(self.loss)]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,18 +1,20 @@
 """Batches to train an expert or a joint model on."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Protocol, cast
 
+import numpy as np
 from lightning import LightningDataModule
+from numpy.typing import NDArray
 
 from datamodules.batching import BatchLoader, Mode, OneTaskBatches, ResumableLoader, apportion, evaluation_batches
 from datamodules.collate import Collator, Tokenize
+from datamodules.sources.data_source import DataSource
 from datamodules.splits import SplitTask, load_tasks
 from datamodules.task_data import TaskData
-from datamodules.text_sources import DataSource
-from modules.encoding.features import Features
+from datamodules.token_cache import TaskTokens
 from modules.encoding.prompts import Side, SidePrompts
+from modules.encoding.tokenization import Tokenization
 from modules.errors import UserError
 from modules.losses.task_batch import TaskBatch
 
@@ -25,8 +27,8 @@ class _Module(Protocol):
         """The prompts of its encoder."""
         ...
 
-    def tokenize(self, texts: Sequence[str], max_length: int | None = None, prompts: Sequence[str] = ()) -> Features:
-        """Tokenise texts, each behind its prompt."""
+    def tokenization(self, max_length: int | None = None) -> Tokenize:
+        """Return how its encoder tokenises texts."""
         ...
 
 
@@ -74,7 +76,7 @@ class SplitDataModule(LightningDataModule):
     def _evaluation_loader(self, data: TaskData) -> BatchLoader:
         rank, world_size = self._place()
         batches = evaluation_batches(len(data), self.batch_size, rank=rank, world_size=world_size)
-        return BatchLoader(batches, Collator([self._prompted(data)], self._tokenize()), self.num_workers)
+        return BatchLoader(batches, self._collator([data], [None]), self.num_workers)
 
     def _training_loader(self, data: list[TaskData], weights: Sequence[float], mode: Mode) -> ResumableLoader:
         rank, world_size = self._place()
@@ -88,7 +90,32 @@ class SplitDataModule(LightningDataModule):
             world_size=world_size,
             mode=mode,
         )
-        return ResumableLoader(batches, Collator(list(map(self._prompted, data)), self._tokenize()), self.num_workers)
+        # A probe is small, and gone through often; of the rows of an expert, a short training uses few.
+        most = self._most_batches(len(batches)) if mode == "rows" else None
+        used = [None] * len(data) if most is None else batches.first_rows(most)
+        return ResumableLoader(batches, self._collator(data, used), self.num_workers)
+
+    def _collator(self, data: Sequence[TaskData], used: Sequence[NDArray[np.int64] | None]) -> Collator:
+        """The collator of data sets, with the tokens of the rows that are going to be used, or None for all."""
+        tokenize = self._module.tokenization(self.max_length)
+        prompted = [self._prompted(task) for task in data]
+        if not isinstance(tokenize, Tokenization) or tokenize.key is None:
+            return Collator(prompted, tokenize)
+        each = zip(prompted, used, strict=True)
+        tokens = [TaskTokens(task, tokenize, rows) if len(task) else None for task, rows in each]
+        return Collator(prompted, tokenize, tokens)
+
+    def _most_batches(self, per_epoch: int) -> int | None:
+        """How many batches the trainer takes at most from its start to its end; None: not known.
+
+        Args:
+            per_epoch: batches of this process in an epoch.
+        """
+        assert self.trainer is not None
+        steps, epochs = self.trainer.max_steps, self.trainer.max_epochs
+        limits = [steps * self.trainer.accumulate_grad_batches] if steps >= 0 else []
+        limits += [epochs * per_epoch] if epochs is not None and epochs >= 0 else []
+        return min(limits, default=None)
 
     def _place(self) -> tuple[int, int]:
         """Rank of this process and number of processes."""
@@ -98,9 +125,6 @@ class SplitDataModule(LightningDataModule):
     def _module(self) -> _Module:
         assert self.trainer is not None, "tokenizer and prompts are those of the trainer's module"
         return cast(_Module, self.trainer.lightning_module)
-
-    def _tokenize(self) -> Tokenize:
-        return partial(self._module.tokenize, max_length=self.max_length)
 
     def _prompted(self, data: TaskData) -> TaskData:
         """The data set as the module reads it, which can be another one in the next fit."""

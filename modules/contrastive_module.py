@@ -1,13 +1,14 @@
 """Contrastive training of an expert, or of a joint model: the same thing on more data sets."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from modules.checkpoints.base_model import find_base_model
 from modules.checkpoints.identity import weights_identity
@@ -32,6 +33,14 @@ class ContrastiveModule(EmbeddingModule):
         weight_decay: of weight matrices and embeddings; biases and norms have none.
         trust_remote_code: let transformers run code that comes with the model.
         attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; None: what transformers takes.
+        optimizer: makes the optimizer from groups of parameters, with ``lr`` unless it has one of its own; None: AdamW.
+        schedule: makes the schedule of the learning rate from the optimizer, stepped every optimiser step; None: linear
+            warm-up and decay.
+
+    Example:
+        >>> expert = ContrastiveModule("base", lr=3e-5, optimizer=partial(torch.optim.Adafactor, weight_decay=0.01))
+        >>> Trainer(max_steps=500).fit(expert, datamodule=TaskDataModule(tasks))
+        >>> expert.save("experts/sts")
     """
 
     def __init__(
@@ -43,6 +52,8 @@ class ContrastiveModule(EmbeddingModule):
         weight_decay: float = 0.0,
         trust_remote_code: bool = False,
         attn_implementation: str | None = None,
+        optimizer: Callable[..., Optimizer] | None = None,
+        schedule: Callable[[Optimizer], LRScheduler] | None = None,
     ) -> None:
         encoder = TextEncoder.load(
             base, pooling=pooling, trust_remote_code=trust_remote_code, attn_implementation=attn_implementation
@@ -52,6 +63,7 @@ class ContrastiveModule(EmbeddingModule):
         self.lr = lr
         self.warmup = warmup
         self.weight_decay = weight_decay
+        self._make_optimizer, self._make_schedule = optimizer, schedule
         self.encoder.train()  # transformers loads in evaluation mode, and Lightning keeps the mode it finds
 
     def on_fit_start(self) -> None:
@@ -74,16 +86,27 @@ class ContrastiveModule(EmbeddingModule):
         return output.loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW with linear warm-up and linear decay, stepped every optimiser step."""
+        """Return the optimizer and its schedule: by default AdamW with linear warm-up and linear decay."""
+        optimizer = self._optimizer()
+        steps = self.trainer.estimated_stepping_batches
+        schedule = (
+            LambdaLR(optimizer, lambda step: warmup_factor(step, steps, self.warmup))
+            if self._make_schedule is None
+            else self._make_schedule(optimizer)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _optimizer(self) -> Optimizer:
         trained = [p for p in self.parameters() if p.requires_grad]
+        if self._make_optimizer is not None:
+            given = getattr(self._make_optimizer, "keywords", {})
+            return self._make_optimizer(trained, **({} if "lr" in given else {"lr": self.lr}))
         groups = [
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        optimizer = AdamW(groups, lr=self.lr)
-        steps = self.trainer.estimated_stepping_batches
-        schedule = LambdaLR(optimizer, lambda step: warmup_factor(step, steps, self.warmup))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        # The fused step is five times as fast on a CPU. Mixed precision refuses to clip what it may have unscaled.
+        return AdamW(groups, lr=self.lr, fused=not self.trainer.gradient_clip_val)
 
     def save(self, folder: str | Path) -> None:
         """Write the encoder as a folder that ``SentenceTransformer(folder)`` loads, and which models it comes from."""

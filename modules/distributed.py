@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other: all-gather with its gradient, what the main one has, and failures."""
+"""Communication of the processes of a run: all-gather with its gradient, values of the main process, and failures."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -102,7 +102,7 @@ class OtherProcessFailed(RuntimeError):
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def fail_together() -> Iterator[None]:
     """End the block in all processes when one of them raises in it, so that none waits for it for ever.
 
     Blocks may be nested: a process that fails in the outer one is found out by the others at the end of the inner one

@@ -7,10 +7,10 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from modules.distributed import Gather, local, together
-from modules.encoding.features import Features
+from modules.distributed import Gather, fail_together, local
 from modules.encoding.prompts import Side, describe_prompts, prompts_by_side, trained_prompts
 from modules.encoding.text_encoder import TextEncoder
+from modules.encoding.tokenization import Tokenization
 from modules.errors import UserError
 from modules.losses.metrics import TaskMetrics
 from modules.losses.task_batch import TaskBatch
@@ -53,11 +53,9 @@ class EmbeddingModule(LightningModule):
             raise UserError(f"{type(self).__name__} needs a TaskDataModule or a ProbeDataModule as its datamodule")
         return found
 
-    def tokenize(
-        self, texts: Sequence[str], max_length: int | None = None, prompts: str | Sequence[str] = ""
-    ) -> Features:
-        """Tokenise as the encoder does; data modules call this."""
-        return self.encoder.tokenize(texts, max_length, prompts)
+    def tokenization(self, max_length: int | None = None) -> Tokenization:
+        """Return how the encoder tokenises; data modules ask for it."""
+        return self.encoder.tokenization(max_length)
 
     @property
     def side_prompts(self) -> dict[Side, str]:
@@ -164,7 +162,7 @@ class EmbeddingModule(LightningModule):
         """
         if not self.trainer.strategy.reduce_boolean_decision(finite):
             self.keep_best()
-            with together():
+            with fail_together():
                 if not finite:
                     step = self.trainer.global_step
                     raise UserError(f"{problem()} after {step} steps; look at these rows, or lower the learning rate")

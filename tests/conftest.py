@@ -8,8 +8,10 @@ import os
 import random
 import shutil
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
+os.environ["HF_DATASETS_CACHE"] = mkdtemp(prefix="datasets-")  # before datasets is imported: not the user's own
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: two processes test at the same time, see the Makefile
 
 import datasets
@@ -27,6 +29,10 @@ LONGEST = ("test_study.py", "test_fit.py", "test_distributed.py", "test_real_row
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
+def pytest_sessionfinish() -> None:
+    shutil.rmtree(os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
@@ -76,10 +82,10 @@ class Project:
                 "qa": {"data": [{"source": str(self.folder / "qa.jsonl")}], **training},
                 "sts": {"data": [{"source": str(self.folder / "sts.jsonl")}], **training},
             },
-            "data": {"size": 32, "validation_size": 24, "batch_size": 8},
+            "probe": {"size": 32, "validation_size": 24, "batch_size": 8},
             "baselines": ["base", "experts", "joint", "average", "slerp", "learned_linear"],
+            "position": {"max_epochs": 2},
             "trainer": {
-                "max_epochs": 2,
                 "accelerator": "cpu",
                 "devices": 1,
                 "num_sanity_val_steps": 0,

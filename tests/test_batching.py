@@ -1,9 +1,11 @@
 import pickle
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from lightning import LightningModule, Trainer
@@ -22,11 +24,12 @@ from datamodules import (
     evaluation_batches,
     text_id,
 )
-from datamodules.batching import Batch
+from datamodules.batching import Batch, Mode
+from datamodules.collate import Tokenize
 from modules.encoding.features import Features
 from modules.errors import UserError
 from modules.losses.info_nce import same_text_mask
-from modules.losses.task_batch import LossConfig, TaskBatch
+from modules.losses.task_batch import NO_TEXT, LossConfig, TaskBatch
 
 NAMES = ["big", "small"]
 SIZES = [50, 20]
@@ -99,6 +102,27 @@ def test_a_batch_depends_on_seed_and_position_only() -> None:
     assert epochs(schedule(seed=3), 1) != whole[len(later) : 2 * len(later)]
 
 
+def test_the_rows_of_a_data_set_are_shuffled_anew_in_each_pass() -> None:
+    rows: list[list[int]] = [[], []]
+    for batch in epochs(schedule(seed=3), 6):
+        for task, row in batch:
+            rows[task].append(row)
+    for task, size in enumerate(SIZES):
+        passes = [np.random.default_rng([3, task, number]).permutation(size) for number in range(9)]
+        assert rows[task] == np.concatenate(passes)[: len(rows[task])].tolist()
+
+
+@pytest.mark.parametrize("mode", ["rows", "batches"])
+@pytest.mark.parametrize("batches", [0, 3, 8, 11, 40])
+def test_the_rows_that_the_first_batches_use(mode: Mode, batches: int) -> None:
+    parts = [schedule(batch_size=2, rank=rank, world_size=2, mode=mode) for rank in range(2)]
+    seen: list[set[int]] = [set(), set()]
+    for part in parts:
+        for batch in epochs(part, 6)[:batches]:
+            seen[batch[0][0]].update(row for _, row in batch)
+    assert [set(rows.tolist()) for rows in schedule(batch_size=2, world_size=2, mode=mode).first_rows(batches)] == seen
+
+
 def test_processes_share_the_rows_of_a_batch() -> None:
     whole = epochs(schedule(batch_size=4), 3)
     parts = [epochs(schedule(batch_size=2, rank=rank, world_size=2), 3) for rank in range(2)]
@@ -150,6 +174,15 @@ def test_collator_makes_a_task_batch() -> None:
     assert batch.rows is None
 
 
+def test_a_row_may_have_fewer_negatives() -> None:
+    data = TaskData(
+        "p", "pairs", [["a", "b"], ["c", "d"], ["e", ""]], ["", "", "p: "], None, None, LossConfig("infonce")
+    )
+    batch = Collator([data], tokenize)([(0, 1), (0, 0)])
+    assert batch.text_ids[2].tolist() == [NO_TEXT, text_id("e")]
+    assert len(batch.features[2]["input_ids"]) == 2
+
+
 @pytest.mark.parametrize("prompts", [["", "", ""], ["query: ", "passage: ", ""]])
 def test_prompts_hide_no_false_negatives(prompts: list[str]) -> None:
     """A candidate that is the anchor itself, or the positive of the row, is no negative of it."""
@@ -173,8 +206,8 @@ class Recorder(LightningModule):
 
     side_prompts: ClassVar = {"query": "", "document": "", "text": ""}
 
-    def tokenize(self, texts: list[str], max_length: int | None = None, prompts: Sequence[str] = ()) -> Features:
-        return tokenize(texts, max_length, prompts)
+    def tokenization(self, max_length: int | None = None) -> Tokenize:
+        return partial(tokenize, max_length=max_length)
 
     def training_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
         self.trained.append(batch.text_ids[0].tolist())

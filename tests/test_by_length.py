@@ -44,3 +44,11 @@ def test_a_small_batch_is_left_as_it_is() -> None:
     features = ENCODER.tokenize(UNEVEN[:ROWS])
     embed_by_length(lambda given: seen.append(given) or given["input_ids"], features)
     assert seen == [features]
+
+
+def test_a_batch_of_full_texts_is_left_as_it_is() -> None:
+    """Parts would save no padding, and make the matrix products smaller."""
+    seen = []
+    features = ENCODER.tokenize([" ".join(WORDS[:6])] * (3 * ROWS))
+    embed_by_length(lambda given: seen.append(given) or given["input_ids"], features)
+    assert seen == [features]

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from modules import Average, TextEncoder, UserError
 from modules.compatibility.config_differences import config_difference
 from modules.compatibility.tokenizer_differences import tokenizer_difference
-from modules.on_disk.merge import merge_files
+from modules.on_disk.merge_files import merge_files
 from modules.on_disk.plan import Plan
 from modules.positioning.task_vectors import load_task_vectors
 from tests.tiny_checkpoints import edit_json, read_weights, save_models, write_weights

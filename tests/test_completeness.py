@@ -16,25 +16,23 @@ from typing import Any
 import datasets
 import pytest
 import torch
-import yaml
 from jsonargparse import Namespace
 from lightning import Trainer
 from safetensors.torch import save
 
 from callbacks import MtebCallback
-from callbacks.task_fingerprint import task_fingerprint
-from datamodules import DataSource, ProbeDataModule, TaskDataModule
+from callbacks.mteb.task_fingerprint import task_fingerprint
+from datamodules import DataSource, ProbeDataModule
 from lightning_app.recipe.model_recipes import ExpertRecipe, MergeRecipe
-from lightning_app.recipe.recipe_parser import instantiate
-from lightning_app.recipe.run_settings import read_settings
+from lightning_app.recipe.position_settings import PositionSettings
+from lightning_app.recipe.recipe_parser import instantiate, parse
 from lightning_app.recipe.study_recipe import StudyRecipe
 from lightning_app.stages.scorer import Scorer, scoring_content
-from lightning_app.stages.stage_graph import Stage, StageGraph, with_inputs
-from lightning_app.stages.trainers import TrainerFactory
-from lightning_app.study.study import Study
-from lightning_app.verbs.expert_cli import ExpertCLI
-from lightning_app.verbs.study import StudyCLI
-from modules import ContrastiveModule, Expert, LossConfig, MergeModule
+from lightning_app.stages.stage import Stage
+from lightning_app.stages.stage_graph import StageGraph, with_inputs
+from lightning_app.study.study_rows import Study
+from lightning_app.verbs.recipe_run import RecipeRun
+from modules import Expert, LossConfig, MergeModule, UserError
 from tests.conftest import Project, write_rows
 from tests.tiny_encoder import tiny_encoder
 from tests.tiny_mirror import PAIRS, write_sts, write_xquad
@@ -79,13 +77,12 @@ def recipe_of(project: Project) -> dict[str, Any]:
 class Keys:
     """The keys of all stages of a recipe, with some settings changed."""
 
-    def __init__(self, project: Project) -> None:
-        project.write(recipe_of(project))
-        self.cli = StudyCLI(["--config", str(project.recipe)])
-        self.config = self.cli.config
+    def __init__(self, project: Project, content: dict[str, Any] | None = None) -> None:
+        project.write(content or recipe_of(project))
+        self.config = parse("study", ["--config", str(project.recipe)])
         self.before = self.stages()
 
-    def stages(self, changes: dict[str, Any] | None = None) -> dict[str, Stage]:
+    def run(self, changes: dict[str, Any] | None = None) -> RecipeRun:
         config = deepcopy(self.config)
         for path, value in (changes or {}).items():
             *parents, last = path.split("/")
@@ -93,11 +90,13 @@ class Keys:
             for parent in parents:
                 part = part[int(parent) if isinstance(part, list) else parent]
             part[last] = value
-        self.cli.config = config
-        trainers = TrainerFactory(config.trainer, config.run_dir, config.seed_everything, self.cli.own())
-        scorer = Scorer(self.cli.mteb, torch.device("cpu"), self.cli.loading)
-        study = instantiate(study=(StudyRecipe, config.study)).study
-        made = Study(read_settings(config), study, trainers, StageGraph(config.run_dir), scorer, scorer)
+        return RecipeRun(config)
+
+    def stages(self, changes: dict[str, Any] | None = None) -> dict[str, Stage]:
+        run = self.run(changes)
+        scorer = Scorer(run.mteb, torch.device("cpu"))
+        recipe = instantiate(study=(StudyRecipe, run.config.study)).study
+        made = Study(run.models, recipe, StageGraph(run.settings.run_dir), scorer, scorer)
         return {f"{stage.kind}:{stage.name}": stage for stage in with_inputs(made.known_stages())}
 
     def check(self, changes: dict[str, Any], roots: Names) -> None:
@@ -155,19 +154,40 @@ def expert_rows(project: Project) -> dict[str, Row]:
         "max_length": ({"recipes/qa/max_length": 9}, {"model:qa"}),
         "validate_every": ({"recipes/qa/validate_every": 2}, {"model:qa"}),
         "conflict_every": ({"recipes/joint/conflict_every": 2}, {"model:joint"}),
+        "optimizer": ({"recipes/qa/optimizer": {"class_path": "torch.optim.SGD", "init_args": {}}}, {"model:qa"}),
+        "schedule": (
+            {"recipes/qa/schedule": {"class_path": "torch.optim.lr_scheduler.LinearLR", "init_args": {}}},
+            {"model:qa"},
+        ),
+        "keep_best": ({"recipes/qa/keep_best": True, "recipes/qa/validate_every": 2}, {"model:qa"}),
+        "stop_early": (
+            {
+                "recipes/qa/stop_early": Namespace(others_at_most=1.5, patience=None),
+                "recipes/qa/validate_every": 2,
+            },
+            {"model:qa"},
+        ),
+        "keep": ({"recipes/qa/keep": Namespace(every=2)}, {"model:qa"}),
     }
 
 
-def source_rows(project: Project) -> dict[str, Row]:
+def source_rows(project: Project) -> dict[str, Row | None]:
     qa, sts = "recipes/qa/data/0", "recipes/sts/data/0"
     return {
         "source": ({f"{qa}/source": str(project.folder / "elsewhere" / "moved.jsonl")}, set()),
-        "task": ({f"{qa}/task": "x"}, set()),
+        "task": None,  # of python_docs, and in the name of another data set there
+        "config": None,  # of hub data sets
         "split": ({f"{qa}/split": "test"}, set()),
+        "revision": None,  # of hub data sets
         "columns": ({f"{qa}/columns": {"anchor": "positive", "positive": "anchor"}}, OF_QA),
         "prompts": ({f"{qa}/prompts": {"anchor": "query : "}}, OF_QA),
         "limit": ({f"{qa}/limit": 120}, OF_QA),
         "min_score": ({f"{sts}/min_score": 0.1, "recipes/late/data/0/min_score": 0.1}, SPLITS - {"model:qa"}),
+        "score_range": (
+            {f"{sts}/score_range": (0.0, 2.0), "recipes/late/data/0/score_range": (0.0, 2.0)},
+            SPLITS - {"model:qa"},
+        ),
+        "on_bad_row": ({f"{qa}/on_bad_row": "skip"}, set()),  # no row is bad
         "share": ({f"{qa}/share": 2.0}, {"model:qa"}),
         "loss": ({f"{qa}/loss": Namespace(name="infonce", temperature=0.2)}, OF_QA),
         "name": ({f"{qa}/name": "renamed"}, set()),
@@ -199,7 +219,7 @@ def model_rows(project: Project) -> dict[str, Row]:
     experts = {name: Namespace(recipe=name, path=None) for name in ("sts", "qa")}
     return {
         "base": ({"model/base": str(project.folder / "other")}, OF_BASE),
-        "experts": ({"model/experts": experts}, OF_EXPERTS),
+        "experts": ({"model/experts": experts}, OF_EXPERTS | PROBED),  # and so is the order of the probe's data sets
         "method": (
             {"model/method": of("modules.MultiSlerp")},
             WITH_SCALE | {"merge:mixture"},
@@ -219,16 +239,16 @@ def model_rows(project: Project) -> dict[str, Row]:
 
 
 PROBE_ROWS: dict[str, Row] = {
-    "tasks": ({"data/tasks": "only qa"}, SPLITS),
-    "size": ({"data/size": 48}, SPLITS),
-    "validation_size": ({"data/validation_size": 32}, SPLITS),
-    "batch_size": ({"data/batch_size": 9}, PROBED),
-    "max_length": ({"data/max_length": 9}, PROBED),
-    "num_workers": ({"data/num_workers": 1}, set()),
-    "seed": ({"data/seed": 1}, PROBED),
-    "reserve": ({"data/reserve": 48}, SPLITS),
-    "task_weights": ({"data/task_weights": {"qa": 3.0, "sts": 1.0}}, SPLITS),
-    "loss": ({"data/loss": Namespace(name="auto", temperature=0.2)}, PROBED),
+    "tasks": ({"probe/tasks": "only qa"}, SPLITS),
+    "size": ({"probe/size": 48}, SPLITS),
+    "validation_size": ({"probe/validation_size": 32}, SPLITS),
+    "batch_size": ({"probe/batch_size": 9}, PROBED),
+    "max_length": ({"probe/max_length": 9}, PROBED),
+    "num_workers": ({"probe/num_workers": 1}, set()),
+    "seed": ({"probe/seed": 1}, PROBED),
+    "reserve": ({"probe/reserve": 48}, SPLITS),
+    "task_weights": ({"probe/task_weights": {"qa": 3.0, "sts": 1.0}}, SPLITS),
+    "loss": ({"probe/loss": Namespace(name="auto", temperature=0.2)}, PROBED),
 }
 
 MTEB_ROWS: dict[str, Row | None] = {
@@ -239,7 +259,7 @@ MTEB_ROWS: dict[str, Row | None] = {
     "max_examples": ({"mteb/max_examples": 10}, SCORED),
     "max_corpus": ({"mteb/max_corpus": 10}, set()),  # the task has none
     "prompts": ({"mteb/prompts": {"STS": "query : "}}, SCORED),
-    "every_n_epochs": ({"mteb/every_n_epochs": None}, set()),
+    "every_n_epochs": ({"mteb/every_n_epochs": 1}, set()),
     "every_n_steps": ({"mteb/every_n_steps": 2}, set()),
     "at_start": ({"mteb/at_start": True}, set()),
     "at_end": ({"mteb/at_end": True}, set()),
@@ -248,7 +268,6 @@ MTEB_ROWS: dict[str, Row | None] = {
     "precision": ({"mteb/precision": "bfloat16"}, SCORED),
 }
 
-MAIN = {"position:self_positioning"}
 STOP = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss"}}
 
 TRAINER_ROWS: dict[str, tuple[Any, Names]] = {
@@ -258,20 +277,13 @@ TRAINER_ROWS: dict[str, tuple[Any, Names]] = {
     "num_nodes": (2, COMPUTED),
     "precision": ("bf16-mixed", COMPUTED),
     "logger": (False, set()),
-    "callbacks": ([STOP], MAIN),
+    "callbacks": ([STOP], TRAINED | POSITIONS),
     "fast_dev_run": (True, COMPUTED),
-    "max_epochs": (3, POSITIONS),
-    "min_epochs": (2, POSITIONS),
-    "max_steps": (5, POSITIONS),
-    "min_steps": (2, POSITIONS),
-    "max_time": ("00:00:10:00", POSITIONS),
     "limit_train_batches": (3, TRAINED | MINI_BATCH),
     "limit_val_batches": (3, COMPUTED),
     "limit_test_batches": (3, set()),
     "limit_predict_batches": (3, set()),
     "overfit_batches": (3, COMPUTED - {"position:by_bfgs"}),
-    "val_check_interval": (2, POSITIONS),
-    "check_val_every_n_epoch": (2, POSITIONS),
     "num_sanity_val_steps": (2, set()),
     "log_every_n_steps": (5, set()),
     "enable_checkpointing": (True, set()),
@@ -289,10 +301,24 @@ TRAINER_ROWS: dict[str, tuple[Any, Names]] = {
     "barebones": (True, set()),
     "plugins": ([of("lightning.pytorch.plugins.MixedPrecision")], COMPUTED),
     "sync_batchnorm": (True, COMPUTED),
-    "reload_dataloaders_every_n_epochs": (1, TRAINED | MINI_BATCH | {"position:by_bfgs"}),
+    "reload_dataloaders_every_n_epochs": (1, TRAINED | POSITIONS),
     "default_root_dir": ("elsewhere", set()),
     "enable_autolog_hparams": (False, set()),
     "model_registry": ("x", set()),
+}
+
+POSITION_ROWS: dict[str, tuple[Any, Names]] = {
+    "max_epochs": (3, POSITIONS),
+    "min_epochs": (2, POSITIONS),
+    "max_steps": (5, POSITIONS),
+    "min_steps": (2, POSITIONS),
+    "max_time": ("00:00:10:00", POSITIONS),
+    "check_val_every_n_epoch": (2, POSITIONS),
+    "val_check_interval": (2, POSITIONS),
+    "gradient_clip_val": (1.0, MINI_BATCH),
+    "gradient_clip_algorithm": ("value", MINI_BATCH),
+    "accumulate_grad_batches": (2, MINI_BATCH),
+    "limit_train_batches": (3, MINI_BATCH),
 }
 
 STUDY_ROWS: dict[str, tuple[Any, Names]] = {
@@ -319,7 +345,10 @@ SECTION_ROWS: dict[str, tuple[Any, Names]] = {
     "run_dir": ("elsewhere", set()),
     "fresh": (True, set()),
     "dry_run": (True, set()),
+    "quiet": (True, set()),
+    "log_json": (True, set()),
     "baselines": (["base", "joint"], set()),
+    "decontaminate": (True, SPLITS),
 }
 
 
@@ -375,7 +404,7 @@ def test_merges(keys: Keys) -> None:
 def test_experts(keys: Keys, project: Project) -> None:
     given = {
         "model/experts/sts": Namespace(path=str(project.folder / "other"), recipe=None),
-        "data/tasks": sources(keys),
+        "probe/tasks": sources(keys),
     }
     late = {"model/experts/sts": Namespace(path=None, recipe="late")}
     of_sts = {"probe:sts", "scores:sts"}
@@ -387,7 +416,7 @@ def test_experts(keys: Keys, project: Project) -> None:
 
 
 def sources(keys: Keys) -> list[Any]:
-    """The data sets of the two experts, as ``data.tasks``."""
+    """The data sets of the two experts, as ``probe.tasks``."""
     return [source for name in ("qa", "sts") for source in deepcopy(keys.config.recipes[name].data)]
 
 
@@ -395,8 +424,8 @@ def test_the_section_model(keys: Keys, project: Project) -> None:
     check_table(keys, MergeModule, model_rows(project))
 
 
-def test_the_section_data(keys: Keys) -> None:
-    only_qa = {"tasks": ({"data/tasks": sources(keys)[:1]}, SPLITS)}
+def test_the_section_probe(keys: Keys) -> None:
+    only_qa = {"tasks": ({"probe/tasks": sources(keys)[:1]}, SPLITS)}
     check_table(keys, ProbeDataModule, PROBE_ROWS | only_qa)
 
 
@@ -407,93 +436,68 @@ def test_the_section_mteb(keys: Keys, project: Project) -> None:
 
 
 def test_scores_depend_on_the_tasks_not_on_how_they_are_found(keys: Keys) -> None:
-    [task] = keys.cli.mteb.load()
+    run = keys.run()
+    [task] = run.mteb.load()
     expected = {"tasks": [["STSBenchmark", task_fingerprint(task)]], "prompts": {}, "precision": "float32"}
-    assert scoring_content(keys.cli.mteb) == expected
+    assert scoring_content(run.mteb) == expected
 
 
 def test_the_section_trainer(keys: Keys) -> None:
-    check_table(keys, Trainer, {name: ({f"trainer/{name}": v}, roots) for name, (v, roots) in TRAINER_ROWS.items()})
+    rows = {name: ({f"trainer/{name}": v}, roots) for name, (v, roots) in TRAINER_ROWS.items()}
+    assert set(rows) == set(vars(keys.config.trainer)), "lengths are of the position, or a recipe's own"
+    assert set(rows) <= names_of(Trainer)
+    check_rows(keys, list(rows.values()))
+
+
+def test_the_section_position(keys: Keys) -> None:
+    rows = {name: ({f"position/{name}": v}, roots) for name, (v, roots) in POSITION_ROWS.items()}
+    check_table(keys, PositionSettings, rows)
 
 
 def test_a_callback_that_follows_scores_depends_on_how_they_are_taken(keys: Keys, project: Project) -> None:
     follows = STOP | {"init_args": {"monitor": "mteb/average"}}
-    trainer = {"trainer/callbacks": [Namespace(**follows)]}
+    trainer = {"trainer/callbacks": [Namespace(**follows)], "mteb/every_n_epochs": 1}
     found = [
         keys.stages(trainer | changes)["position:self_positioning"].key
         for changes in ({}, {"mteb/every_n_steps": 2}, {"mteb/data_root": str(project.folder / "turned")}, {})
     ]
     assert len(set(found)) == 3 and found[0] == found[3]
+    with pytest.raises(UserError, match="a callback follows MTEB scores, and none are taken in training"):
+        keys.stages(trainer | {"mteb/every_n_epochs": None})
 
 
 def test_the_section_study(keys: Keys) -> None:
     check_table(keys, StudyRecipe, {name: ({f"study/{name}": v}, roots) for name, (v, roots) in STUDY_ROWS.items()})
 
 
-class OneExpert(ExpertCLI):
-    """The recipe of a single expert, as far as its stage."""
+def test_a_recipe_without_experts(project: Project) -> None:
+    content = project.content()
+    del content["model"]["experts"]
+    project.write(content | {"baselines": []})
+    config = parse("fit", ["--config", str(project.recipe)])
 
-    def before_instantiate_classes(self) -> None:
-        section = self.section
-        self.trainers = TrainerFactory(section.trainer, section.run_dir, section.seed_everything, self.own())
-        self.stage = self.prepare()
+    def keys(**changes: Any) -> dict[str, str]:
+        changed = deepcopy(config)
+        for path, value in changes.items():
+            section, *parents, last = path.split("__")
+            part = changed[section]
+            for parent in parents:
+                part = part[parent]
+            part[last] = value
+        models = RecipeRun(changed).models
+        rows = {model.name: model.stage.key for model in models.baseline_models() if model.stage is not None}
+        assert models.main.name == "sts" and set(rows) == {"qa", "sts"}
+        return rows
 
-    def instantiate_classes(self) -> None:
-        pass
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
-
-
-ONE_EXPERT: dict[Any, dict[str, tuple[str, bool]]] = {
-    ContrastiveModule: {
-        "base": ("{folder}/other", True),
-        "pooling": ("mean", False),
-        "lr": ("0.1", True),
-        "warmup": ("0.5", True),
-        "weight_decay": ("0.1", True),
-        "trust_remote_code": ("true", False),
-        "attn_implementation": ("eager", True),
-    },
-    TaskDataModule: {
-        "tasks": ("[{{source: {folder}/sts.jsonl}}]", True),
-        "validation_size": ("20", True),
-        "batch_size": ("9", True),
-        "max_length": ("9", True),
-        "num_workers": ("1", False),
-        "seed": ("1", True),
-    },
-    Trainer: {"max_steps": ("7", True), "max_time": ("00:00:01:00", True), "log_every_n_steps": ("3", False)},
-}
-
-
-def test_the_recipe_of_one_expert(project: Project) -> None:
-    file = project.folder / "expert.yaml"
-    data = {"tasks": [{"source": str(project.folder / "qa.jsonl")}], "batch_size": 8, "validation_size": 16}
-    file.write_text(yaml.safe_dump({"model": {"base": str(project.base)}, "data": data}))
-
-    def key(**options: str) -> str:
-        arguments = [f"--{name}={value.format(folder=project.folder)}" for name, value in options.items()]
-        stage = OneExpert(["fit", "--config", str(file), *arguments]).stage
-        assert stage is not None
-        return stage.key
-
-    before, without_effect = key(), {}
-    for kind, rows in ONE_EXPERT.items():
-        assert kind is Trainer or set(rows) == names_of(kind)
-        section = {ContrastiveModule: "model", TaskDataModule: "data", Trainer: "trainer"}[kind]
-        for name, (value, matters) in rows.items():
-            if matters:
-                assert key(**{f"{section}.{name}": value}) != before, name
-            else:
-                without_effect[f"{section}.{name}"] = value
-    assert key(**without_effect) == before
-    stop = {"trainer.callbacks": "[{{class_path: EarlyStopping, init_args: {{monitor: val/loss}}}}]"}
-    assert key(**stop) != before
+    before = keys()
+    assert keys(probe__num_workers=1, model__mu=0.5) == before
+    for changes in ({"probe__validation_size": 16}, {"model__base": str(project.folder / "other")}):
+        assert not set(keys(**changes).values()) & set(before.values()), changes
+    assert {name for name, key in keys(recipes__qa__lr=0.5).items() if key != before[name]} == {"qa"}
 
 
 def test_everything_else_in_a_recipe(keys: Keys) -> None:
-    sections = {"config", "model", "data", "trainer", "mteb", "recipes", "merges", "study"}
+    sections = {"model", "probe", "position", "trainer", "mteb", "recipes", "merges", "study"}
     assert set(SECTION_ROWS) == set(vars(keys.config)) - sections
     check_rows(keys, [({name: value}, roots) for name, (value, roots) in SECTION_ROWS.items()])
 

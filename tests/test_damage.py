@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from safetensors.torch import save_file
 from callbacks import MtebCallback, ResumableRun
 from callbacks.csv_trace import CsvTrace
 from lightning_app.__main__ import main
-from lightning_app.stages.loading import Loading
 from lightning_app.stages.model import Model
-from lightning_app.stages.scorer import Scorer, read_examples, read_scores
-from lightning_app.stages.stage_graph import Stage, StageGraph
+from lightning_app.stages.score import Score, read_examples, read_scores
+from lightning_app.stages.scorer import Scorer
+from lightning_app.stages.stage import Stage
+from lightning_app.stages.stage_graph import StageGraph
 from lightning_app.stages.survey import Point, read_points, write_points
 from modules.checkpoints.whole import is_whole
 from modules.on_disk.kept_grams import Grams, kept_grams
@@ -47,8 +49,9 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
     for module in (
         "lightning_app.stages.stage_graph",
+        "lightning_app.stages.screen",
         "callbacks.resumable_run",
-        "callbacks.examples",
+        "callbacks.mteb.result_cache",
         "lightning_app.stages.survey",
     ):
         monkeypatch.setattr(f"{module}.rank_zero_info", lines.append)
@@ -62,15 +65,19 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_stage_with_a_damaged_file_is_made_again(tmp_path: Path, said: list[str], damage: Damage, name: str) -> None:
     runs = []
 
-    def run(folder: Path) -> None:
-        runs.append(folder)
-        (folder / "model").mkdir(exist_ok=True)
-        (folder / "scores.json").write_text('{"STS": 50.0}')
-        (folder / "model" / "config.json").write_text('{"hidden_size": 16}')
-        torch.save({"state": torch.ones(9)}, folder / "last.ckpt")
-        save_file({"weight": torch.ones(9)}, folder / "model" / "model.safetensors")
+    @dataclass(frozen=True)
+    class Made(Stage):
+        kind = "model"
 
-    graph, stage = StageGraph(tmp_path), Stage("model", "x", {"a": 1}, run)
+        def run(self, folder: Path, graph: StageGraph) -> None:
+            runs.append(folder)
+            (folder / "model").mkdir(exist_ok=True)
+            (folder / "scores.json").write_text('{"STS": 50.0}')
+            (folder / "model" / "config.json").write_text('{"hidden_size": 16}')
+            torch.save({"state": torch.ones(9)}, folder / "last.ckpt")
+            save_file({"weight": torch.ones(9)}, folder / "model" / "model.safetensors")
+
+    graph, stage = StageGraph(tmp_path), Made("x")
     folder = graph.run(stage)
     assert graph.is_done(stage)
     damage(folder / name)
@@ -79,7 +86,7 @@ def test_a_stage_with_a_damaged_file_is_made_again(tmp_path: Path, said: list[st
     graph.run(stage)
     graph.run(stage)
     assert len(runs) == 2 and is_whole(folder / name)
-    assert said == [f"{folder / name} is damaged: model x is made again", "[model] x"]
+    assert said == [f"{folder / name} is damaged: model x is made again", "[1 of 1] model x"]
 
 
 @both
@@ -103,7 +110,7 @@ def test_a_task_is_scored_again(tmp_path: Path, said: list[str], damage: Damage,
     tiny_encoder().save(tmp_path / "base")
     graph, base = StageGraph(tmp_path / "run"), Model("base", path=str(tmp_path / "base"))
     mteb = MtebCallback(["STSBenchmark"], data_root=str(tmp_path))
-    stage = Scorer(mteb, torch.device("cpu"), Loading()).stage(base, graph)
+    stage = Score("base", base, Scorer(mteb, torch.device("cpu")))
     folder = graph.run(stage)
     scores, examples = read_scores(folder), read_examples(folder, graph.score_cache)
     [file] = (graph.score_cache / kind).rglob("STSBenchmark.json")
@@ -158,7 +165,7 @@ def test_a_trace_keeps_its_whole_rows(tmp_path: Path) -> None:
 def test_a_checkpoint_that_is_named(experts: Project, capsys: pytest.CaptureFixture[str], damage: Damage) -> None:
     content: dict[str, Any] = experts.content()
     content["model"]["experts"] = {name: {"path": str(experts.folder / name)} for name in ("qa", "sts")}
-    content["data"]["tasks"] = [{"source": str(experts.folder / f"{name}.jsonl")} for name in ("qa", "sts")]
+    content["probe"]["tasks"] = [{"source": str(experts.folder / f"{name}.jsonl")} for name in ("qa", "sts")]
     experts.write(content | {"recipes": {}, "baselines": []})
     checkpoint = experts.folder / "some.ckpt"
     torch.save({"state": torch.ones(9)}, checkpoint)

@@ -18,8 +18,8 @@ from modules.encoding.text_encoder import TextEncoder
 from modules.encoding.text_tokenizer import TextTokenizer
 from modules.encoding.tokenized_texts import TokenizedTexts
 from modules.errors import UserError
-from modules.merging.base import Prepared
 from modules.merging.granularity import groups_of
+from modules.merging.merge_method import Prepared
 from modules.positioning.merged_encoder import MergedEncoder
 from modules.positioning.position import Position
 from modules.positioning.task_vectors import gram_matrices

@@ -16,7 +16,7 @@ from torch import nn
 from modules import Average, TextEncoder, UserError
 from modules.checkpoints.text_settings import NO_LIMIT
 from modules.json_files import read_json
-from modules.on_disk.merge import merge_files
+from modules.on_disk.merge_files import merge_files
 from modules.on_disk.plan import Plan
 from modules.positioning.task_vectors import load_task_vectors
 from tests.test_lora import factors, write_adapter

@@ -78,7 +78,7 @@ def changed(project: Project, path: str, value: Any) -> list[str]:
         (
             "model.experts",
             {"x": "no/such"},
-            "data.tasks is needed: expert 'x' is a folder, which has no rows to probe with",
+            "probe.tasks is needed: expert 'x' is a folder, which has no rows to probe with",
         ),
         (
             "model.method",
@@ -92,8 +92,8 @@ def changed(project: Project, path: str, value: Any) -> list[str]:
         ("recipes.qa.lrr", 1.0, "lrr"),
         ("recipes.qa.batch_size", 500, "lower batch_size"),
         ("recipes.qa.loss", {"name": "cosent"}, "loss 'cosent' does not fit pairs rows"),
-        ("data.batch_size", 1, "batch_size is 1"),
-        ("data.batch_size", 30, "the probe of qa has 16 rows, less than a batch of 30"),
+        ("probe.batch_size", 1, "batch_size is 1"),
+        ("probe.batch_size", 30, "the probe of qa has 16 rows, less than a batch of 30"),
     ],
 )
 def test_a_recipe(project: Project, capsys: pytest.CaptureFixture[str], path: str, value: Any, message: str) -> None:
@@ -120,7 +120,7 @@ def expert_with(project: Project, **change: Any) -> list[str]:
     write_rows(project.folder / "probe.jsonl", [{"anchor": f"a cat {i}", "positive": f"dog {i}"} for i in range(90)])
     content = project.content()
     content["model"]["experts"] = {"bad": {"path": str(project.folder / "bad")}}
-    content["data"] |= {"tasks": [{"source": str(project.folder / "probe.jsonl")}], "size": 16, "validation_size": 8}
+    content["probe"] |= {"tasks": [{"source": str(project.folder / "probe.jsonl")}], "size": 16, "validation_size": 8}
     project.write(content | {"recipes": {}, "baselines": []})
     return ["fit", "--config", str(project.recipe)]
 

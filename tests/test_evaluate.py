@@ -2,21 +2,24 @@
 
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-import callbacks.task_fingerprint
+import callbacks.mteb.task_fingerprint
 from callbacks import MtebCallback, TaskSelection
-from callbacks.mteb_encoder import MtebEncoder
-from callbacks.mteb_tasks import evaluate_tasks, load_tasks
-from callbacks.task_fingerprint import task_fingerprint
-from lightning_app.stages.loading import Loading
+from callbacks.mteb.mteb_encoder import MtebEncoder
+from callbacks.mteb.task_evaluation import evaluate_tasks
+from callbacks.mteb.task_fingerprint import task_fingerprint
+from callbacks.mteb.task_loading import load_tasks
 from lightning_app.stages.model import Model
-from lightning_app.stages.scorer import Scorer, read_examples, read_scores, revision
-from lightning_app.stages.stage_graph import Stage, StageGraph
+from lightning_app.stages.score import Score, read_examples, read_scores
+from lightning_app.stages.scorer import Scorer, revision
+from lightning_app.stages.stage import Stage
+from lightning_app.stages.stage_graph import StageGraph
 from modules import TextEncoder
 from tests.tiny_encoder import Settings, tiny_encoder
 from tests.tiny_mirror import PAIRS, QUERIES, SENTENCES, write_clustering, write_sts, write_xquad
@@ -47,9 +50,9 @@ def base(tmp_path: Path) -> Model:
     return Model("base", path=str(tmp_path / "base"))
 
 
-def scores_stage(model: Model, graph: StageGraph, data_root: Path, tasks: list[str], **options: Any) -> Stage:
+def scores_stage(model: Model, data_root: Path, tasks: list[str], **options: Any) -> Score:
     settings = MtebCallback(tasks, data_root=str(data_root), **options)
-    return Scorer(settings, torch.device("cpu"), Loading()).stage(model, graph)
+    return Score(model.name, model, Scorer(settings, torch.device("cpu")))
 
 
 def loaded(root: Path, name: str = "STSBenchmark", **caps: int) -> Any:
@@ -81,7 +84,7 @@ def test_the_revision_is_of_all_that_determines_a_score(tmp_path: Path, monkeypa
     before = of()
     assert len({before, *others}) == 10
     assert of() == of(tiny_encoder(0)) == of(task=loaded(tmp_path / "two"))
-    monkeypatch.setattr(callbacks.task_fingerprint, "version", lambda package: "another")
+    monkeypatch.setattr(callbacks.mteb.task_fingerprint, "version", lambda package: "another")
     task_fingerprint.cache_clear()
     assert of() not in {before, *others}
 
@@ -91,7 +94,7 @@ def test_the_precision_is_that_of_the_recipe_and_part_of_the_key(
 ) -> None:
     graph = StageGraph(tmp_path / "run")
     for name in ("float32", "bfloat16"):
-        graph.run(scores_stage(base, graph, tmp_path, ["STSBenchmark"], precision=name))
+        graph.run(scores_stage(base, tmp_path, ["STSBenchmark"], precision=name))
     assert sorted(encoded) == sorted((text, name) for text in SENTENCES for name in ("float32", "bfloat16"))
 
 
@@ -102,7 +105,7 @@ def test_other_gold_scores_give_other_scores(base: Model, tmp_path: Path, encode
     write_sts(tmp_path / "turned", pairs=turned)
     graph = StageGraph(tmp_path / "run")
     first, second, third = (
-        read_scores(graph.run(scores_stage(base, graph, root, ["STSBenchmark"])))["STSBenchmark"]
+        read_scores(graph.run(scores_stage(base, root, ["STSBenchmark"])))["STSBenchmark"]
         for root in (tmp_path, tmp_path / "turned", tmp_path)
     )
     assert first == third == pytest.approx(-second, abs=1e-6) and first != second
@@ -112,10 +115,10 @@ def test_other_gold_scores_give_other_scores(base: Model, tmp_path: Path, encode
 def test_another_task_is_scored_by_itself(base: Model, tmp_path: Path, encoded: list[tuple[str, str]]) -> None:
     write_clustering(tmp_path)
     graph = StageGraph(tmp_path / "run")
-    first = graph.run(scores_stage(base, graph, tmp_path, ["STSBenchmark", "TwentyNewsgroupsClustering"]))
+    first = graph.run(scores_stage(base, tmp_path, ["STSBenchmark", "TwentyNewsgroupsClustering"]))
     encoded.clear()
     names = ["XQuADRetrieval", "TwentyNewsgroupsClustering", "STSBenchmark"]
-    second = graph.run(scores_stage(base, graph, tmp_path, names))
+    second = graph.run(scores_stage(base, tmp_path, names))
     assert {query["text"] for query in QUERIES} <= {text for text, _ in encoded}
     assert not {text for text, _ in encoded} & set(SENTENCES[:2])
     scores = read_scores(second)
@@ -133,26 +136,30 @@ def test_another_task_is_scored_by_itself(base: Model, tmp_path: Path, encoded: 
 def test_equal_weights_are_scored_once_whatever_they_are_called(
     base: Model, tmp_path: Path, encoded: list[tuple[str, str]]
 ) -> None:
-    def linked(folder: Path) -> None:
-        shutil.copytree(tmp_path / "base", folder / "model", copy_function=os.link)
+    @dataclass(frozen=True)
+    class Linked(Stage):
+        kind = "model"
+
+        def run(self, folder: Path, graph: StageGraph) -> None:
+            shutil.copytree(tmp_path / "base", folder / "model", copy_function=os.link)
 
     graph = StageGraph(tmp_path / "run")
-    chosen = Model("mu = 0.05/1", stage=Stage("model", "chosen", {"mu": 0.05}, linked))
-    first = graph.run(scores_stage(chosen, graph, tmp_path, ["STSBenchmark"]))
+    chosen = Model("mu = 0.05/1", stage=Linked("chosen"))
+    first = graph.run(scores_stage(chosen, tmp_path, ["STSBenchmark"]))
     assert encoded and [path.name for path in (graph.score_cache / "results").iterdir()] == ["local__mu---0-05-1"]
     encoded.clear()
-    second = graph.run(scores_stage(base, graph, tmp_path, ["STSBenchmark"]))
+    second = graph.run(scores_stage(base, tmp_path, ["STSBenchmark"]))
     assert not encoded and first != second
     assert read_scores(first) == read_scores(second)
     assert read_examples(first, graph.score_cache) == read_examples(second, graph.score_cache) != {}
-    graph.run(scores_stage(base, graph, tmp_path, ["STSBenchmark"], prompts={"STS": "the "}))
+    graph.run(scores_stage(base, tmp_path, ["STSBenchmark"], prompts={"STS": "the "}))
     assert len(encoded) == len(SENTENCES), "with another prompt it is another score"
 
 
 def test_a_fresh_graph_forgets_the_scores_of_tasks(base: Model, tmp_path: Path, encoded: list[tuple[str, str]]) -> None:
     for fresh in (False, True):
         graph = StageGraph(tmp_path / "run", fresh)
-        graph.run(scores_stage(base, graph, tmp_path, ["STSBenchmark"]))
+        graph.run(scores_stage(base, tmp_path, ["STSBenchmark"]))
     assert len(encoded) == 2 * len(SENTENCES)
 
 

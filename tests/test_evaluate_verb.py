@@ -156,7 +156,7 @@ def test_mistakes(
 
 def _no_data(selection: Any, data_root: str | None) -> list[Any]:
     """Finds tasks, but reads none."""
-    from callbacks.task_selection import find_tasks
+    from callbacks.mteb.task_selection import find_tasks
 
     find_tasks(selection)
     return []

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from modules import MergeModule, TaskArithmetic, TextEncoder
 from modules.checkpoints.checkpoint_layout import read_layout
-from modules.on_disk.merge import merge_files
+from modules.on_disk.merge_files import merge_files
 from modules.on_disk.plan import Plan
 from modules.positioning.task_vectors import load_task_vectors
 from tests.tiny_families import BACKBONES, FAMILIES, TEXTS, save_family, save_plain

@@ -153,17 +153,45 @@ def test_an_expert_may_start_from_another_recipe(project: Project) -> None:
     assert {"model-joint", "model-qa", "model-sts", "position-self_positioning"} == set(project.stages())
 
 
-def test_a_single_expert_has_a_recipe_too(project: Project) -> None:
+def test_a_recipe_without_experts_trains_its_recipes(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     content = project.content()
-    data = {"tasks": content["recipes"]["qa"]["data"], "batch_size": 8, "validation_size": 16}
-    expert = {"base": str(project.base), "lr": 1e-3}
-    trainer = content["trainer"] | {"max_steps": 5}
-    project.write({"run_dir": str(project.run_dir), "model": expert, "data": data, "trainer": trainer})
+    del content["model"]["experts"], content["recipes"]["sts"]
+    project.write(content | {"baselines": []})
     fit(project)
-    assert SentenceTransformer(str(project.stages()["model-expert"] / "model"), device="cpu").encode("a cat").shape == (
-        16,
-    )
+    model = project.stages()["model-qa"] / "model"
+    assert (project.run_dir / "model").resolve() == model.resolve()
+    assert SentenceTransformer(str(model), device="cpu").encode("a cat").shape == (16,)
     assert main(["validate", "--config", str(project.recipe)]) == 0
+    assert "val/qa/recall@1" in capsys.readouterr().out
+
+
+def test_every_training_has_the_loggers_and_callbacks_of_the_recipe(project: Project) -> None:
+    """Made anew for each, under its name; a callback that follows scores is where scores are taken, and only there."""
+    content = project.content()
+    write_sts(project.folder)
+    csv_logger = {"class_path": "CSVLogger", "init_args": {"save_dir": str(project.run_dir)}}
+    stop = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss", "patience": 9}}
+    follow = {"class_path": "EarlyStopping", "init_args": {"monitor": "mteb/average", "mode": "max"}}
+    content["trainer"] |= {"logger": [csv_logger], "callbacks": [stop, follow]}
+    content["mteb"] = {
+        "tasks": ["STSBenchmark"],
+        "data_root": str(project.folder),
+        "every_n_epochs": 1,
+        "at_start": True,
+    }
+    project.write(content | {"baselines": ["learned_linear"]})
+    fit(project)
+    logs = {path.parent.name: path.read_text() for path in project.run_dir.glob("logs/*/metrics.csv")}
+    assert set(logs) == {"qa", "sts", "learned_linear", "self_positioning"}
+    assert all("val/loss" in text for text in logs.values())
+    contents = {
+        name: json.loads((folder / "stage.json").read_text())["content"]["trainer"]["counted"]["callbacks"]
+        for name, folder in project.stages().items()
+        if not name.startswith("scores")
+    }
+    assert {name: len(callbacks) for name, callbacks in contents.items()} == {
+        "model-qa": 1, "model-sts": 1, "position-learned_linear": 1, "position-self_positioning": 2,
+    }  # fmt: skip
 
 
 def test_the_report_says_what_is_shared_with_and_fitted_to_test_tasks(project: Project) -> None:
@@ -171,9 +199,9 @@ def test_the_report_says_what_is_shared_with_and_fitted_to_test_tasks(project: P
     write_sts(project.folder, pairs=[row | {"sentence1": row["sentence1"].upper() + "!"} for row in rows])
     content = project.content()
     stop = {"class_path": "EarlyStopping", "init_args": {"monitor": "mteb/average", "mode": "max"}}
-    trainer = content["trainer"] | {"max_epochs": 1, "callbacks": [stop]}
-    mteb = {"tasks": ["STSBenchmark"], "data_root": str(project.folder), "at_start": True}
-    project.write(content | {"baselines": [], "trainer": trainer, "mteb": mteb})
+    trainer = content["trainer"] | {"callbacks": [stop]}
+    mteb = {"tasks": ["STSBenchmark"], "data_root": str(project.folder), "every_n_epochs": 1, "at_start": True}
+    project.write(content | {"baselines": [], "trainer": trainer, "mteb": mteb, "position": {"max_epochs": 1}})
     fit(project)
     report = (project.run_dir / "report.md").read_text()
     assert "- EarlyStopping follows mteb/average, by the recipe's choice" in report

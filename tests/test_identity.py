@@ -17,7 +17,7 @@ from modules.checkpoints.checkpoint_io import CheckpointWriter, TensorFile
 from modules.checkpoints.identity import identity, settings_identity, weights_identity
 from modules.checkpoints.lineage import read_lineage, write_lineage
 from modules.checkpoints.tensor_hashes import hash_tensors
-from modules.on_disk.merge import merge_files
+from modules.on_disk.merge_files import merge_files
 from modules.on_disk.plan import Plan
 from tests.tiny_checkpoints import edit_json, read_weights, save_models, write_weights
 from tests.tiny_encoder import tiny_encoder, tiny_tokenizer

@@ -16,7 +16,7 @@ from torch import Tensor
 from modules.checkpoints.lineage import write_lineage
 from modules.errors import UserError
 from modules.merging import Average, MergeMethod, MultiSlerp, Slerp
-from modules.on_disk.merge import merge_files
+from modules.on_disk.merge_files import merge_files
 from modules.on_disk.plan import Plan
 from tests.tiny_checkpoints import State, read_weights, save_models, write_weights
 

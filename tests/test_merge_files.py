@@ -41,7 +41,7 @@ from modules.merging.combine import combine
 from modules.merging.granularity import groups_of
 from modules.on_disk import kept_grams
 from modules.on_disk import merge as merging
-from modules.on_disk.merge import merge_files
+from modules.on_disk.merge_files import merge_files
 from modules.on_disk.plan import Plan
 from modules.positioning.position import merge_coefficients
 from modules.positioning.task_vectors import gram_matrices, load_task_vectors, prepare_vectors

@@ -14,8 +14,8 @@ from transformers import BartConfig, BertModel
 from transformers.models.bart.modeling_bart import BartEncoder
 
 from modules import Slerp, TextEncoder
-from modules.merging.base import Prepared
 from modules.merging.granularity import groups_of
+from modules.merging.merge_method import Prepared
 from modules.positioning.merged_encoder import MergedEncoder
 from modules.positioning.position import Position
 from modules.positioning.recompute import checkpointed_in_evaluation, checkpointing_layers

@@ -22,8 +22,8 @@ from modules.merging import (
     TaskArithmetic,
     Ties,
 )
-from modules.merging.base import Prepared, Statistics
 from modules.merging.combine import attach_coefficients, combine
+from modules.merging.merge_method import Prepared, Statistics
 from modules.on_disk.plan import Plan
 from modules.positioning.position import Position, merge_coefficients
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from modules import Average, MultiSlerp, Slerp, TextEncoder, Ties
-from modules.on_disk.merge import merge_files
+from modules.on_disk.merge_files import merge_files
 from modules.on_disk.plan import Plan
 from modules.positioning.experts import merged_encoder
 from modules.positioning.task_vectors import load_task_vectors

@@ -14,9 +14,10 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from callbacks.mteb.mteb_encoder import MtebEncoder
+from callbacks.mteb.task_evaluation import evaluate_tasks
+from callbacks.mteb.task_loading import load_tasks
 from callbacks.mteb_callback import MtebCallback
-from callbacks.mteb_encoder import MtebEncoder
-from callbacks.mteb_tasks import evaluate_tasks, load_tasks
 from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
 from modules.say_once import say_once
@@ -83,7 +84,7 @@ def fit(callbacks: list[Any], folder: str, **options: Any) -> PushApart:
 
 
 def test_logs_the_scores_of_the_current_weights(mirror: str) -> None:
-    callback = Scores(["STSBenchmark"], data_root=mirror)
+    callback = Scores(["STSBenchmark"], every_n_epochs=1, data_root=mirror)
     module = fit([callback], mirror)
     expected = evaluate_tasks(MtebEncoder(module.encoder), load_tasks(["STSBenchmark"], mirror))["STSBenchmark"]
     assert set(callback.seen[-1]) == {"mteb/STSBenchmark", "mteb/average/STS", "mteb/average"}
@@ -92,7 +93,7 @@ def test_logs_the_scores_of_the_current_weights(mirror: str) -> None:
 
 
 def test_training_goes_on_as_if_nothing_had_happened(mirror: str) -> None:
-    plain, scored = fit([], mirror), fit([MtebCallback(["STSBenchmark"], data_root=mirror)], mirror)
+    plain, scored = fit([], mirror), fit([MtebCallback(["STSBenchmark"], every_n_epochs=1, data_root=mirror)], mirror)
     for (name, before), after in zip(plain.state_dict().items(), scored.state_dict().values(), strict=True):
         assert torch.equal(before, after), name
     assert scored.modes == [True] * 6
@@ -108,7 +109,7 @@ def test_every_n_epochs(mirror: str) -> None:
 
 def test_every_n_steps_at_the_start_and_at_the_end(mirror: str) -> None:
     """Three epochs of two steps."""
-    when = {"every_n_epochs": None, "every_n_steps": 4, "at_start": True, "at_end": True}
+    when = {"every_n_steps": 4, "at_start": True, "at_end": True}
     logger = CSVLogger(mirror)
     fit([MtebCallback(["STSBenchmark"], data_root=mirror, **when)], mirror, logger=logger)  # type: ignore[arg-type]
     with (Path(logger.log_dir) / "metrics.csv").open() as file:
@@ -118,7 +119,7 @@ def test_every_n_steps_at_the_start_and_at_the_end(mirror: str) -> None:
 
 
 def test_checkpoints_and_early_stopping_follow_the_scores(mirror: str) -> None:
-    callback = Scores(["STSBenchmark"], data_root=mirror)
+    callback = Scores(["STSBenchmark"], every_n_epochs=1, data_root=mirror)
     kept = ModelCheckpoint(f"{mirror}/kept", monitor="mteb/average", mode="max", save_weights_only=True)
     stop = EarlyStopping("mteb/average/STS", mode="min", stopping_threshold=101.0, check_on_train_epoch_end=True)
     fit([stop, callback, kept], mirror, enable_checkpointing=True)
@@ -156,17 +157,17 @@ def test_prompts_change_the_scores_and_are_said_once(mirror: str, monkeypatch: p
     monkeypatch.setattr("modules.say_once.rank_zero_info", said.append)
     seen = []
     for prompts in ({}, {"STS": "query : the sky "}):
-        callback = Scores(["STSBenchmark"], data_root=mirror, prompts=prompts)
+        callback = Scores(["STSBenchmark"], every_n_epochs=1, data_root=mirror, prompts=prompts)
         fit([callback], mirror, max_epochs=2)
         seen.append(callback.seen[0]["mteb/average"])
     assert seen[0] != seen[1]
     assert said == ["  STSBenchmark: no prompt", "  STSBenchmark: prompt 'query : the sky '"]
     with pytest.raises(UserError, match="prompts: STSS is no task and no type of tasks; did you mean STS?"):
-        fit([MtebCallback(["STSBenchmark"], data_root=mirror, prompts={"STSS": "x"})], mirror)
+        fit([MtebCallback(["STSBenchmark"], every_n_epochs=1, data_root=mirror, prompts={"STSS": "x"})], mirror)
 
 
 def test_each_text_is_tokenised_once_in_a_fit(mirror: str, tokenised: list[str]) -> None:
-    callback = Scores(["STSBenchmark"], data_root=mirror, at_start=True)
+    callback = Scores(["STSBenchmark"], every_n_epochs=1, data_root=mirror, at_start=True)
     fit([callback], mirror)
     assert len(callback.seen) == 3 and sorted(tokenised) == sorted(SENTENCES)
     fit([callback], mirror, max_epochs=1)
@@ -177,10 +178,20 @@ def test_scores_in_bfloat16(mirror: str, monkeypatch: pytest.MonkeyPatch) -> Non
     used: list[str] = []
     encode = TextEncoder.encode
     monkeypatch.setattr(TextEncoder, "encode", lambda *a, **o: used.append(o["precision"]) or encode(*a, **o))
-    fit([MtebCallback(["STSBenchmark"], data_root=mirror, precision="bfloat16")], mirror, max_epochs=1)
+    fit(
+        [MtebCallback(["STSBenchmark"], every_n_epochs=1, data_root=mirror, precision="bfloat16")], mirror, max_epochs=1
+    )
     assert set(used) == {"bfloat16"}
     with pytest.raises(UserError, match="mteb.precision: 'float16' is unknown; use float32 or bfloat16"):
         MtebCallback(["STSBenchmark"], precision="float16")
+
+
+def test_a_callback_that_would_never_score_is_refused(mirror: str) -> None:
+    with pytest.raises(UserError, match="MtebCallback: no schedule is given, so nothing would be scored; give every_n"):
+        fit([MtebCallback(["STSBenchmark"], data_root=mirror)], mirror)
+    with pytest.raises(UserError, match="MtebCallback: no tasks are given; name them in tasks, types or benchmark"):
+        fit([MtebCallback(every_n_epochs=1)], mirror)
+    assert MtebCallback(["STSBenchmark"], data_root=mirror).load(), "a recipe scores the tasks after training"
 
 
 def test_fast_dev_run_evaluates_once(mirror: str) -> None:
@@ -190,19 +201,19 @@ def test_fast_dev_run_evaluates_once(mirror: str) -> None:
 
 
 def test_max_steps_in_the_middle_of_an_epoch_evaluates(mirror: str) -> None:
-    callback = Scores(["STSBenchmark"], data_root=mirror)
+    callback = Scores(["STSBenchmark"], every_n_epochs=1, data_root=mirror)
     fit([callback], mirror, max_steps=1, max_epochs=-1)
     assert "mteb/average" in callback.seen[0]
 
 
 def test_unknown_task_fails_before_training(mirror: str) -> None:
     with pytest.raises(UserError, match="did you mean STSBenchmark"):
-        fit([MtebCallback(["STSBenchmrk"], data_root=mirror)], mirror)
+        fit([MtebCallback(["STSBenchmrk"], at_end=True, data_root=mirror)], mirror)
 
 
 def test_two_processes_log_the_same(mirror: str) -> None:
     fit(
-        [_SavedScores(["STSBenchmark"], data_root=mirror)],
+        [_SavedScores(["STSBenchmark"], every_n_epochs=1, data_root=mirror)],
         mirror,
         strategy=DDPStrategy(start_method=forkserver()),
         devices=2,

@@ -10,8 +10,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from callbacks.mteb_encoder import MtebEncoder
-from callbacks.mteb_tasks import evaluate_tasks, load_tasks
+from callbacks.mteb.mteb_encoder import MtebEncoder
+from callbacks.mteb.task_evaluation import evaluate_tasks
+from callbacks.mteb.task_loading import load_tasks
 from modules.encoding.text_encoder import TextEncoder
 from tests.processes import in_two_processes
 from tests.tiny_encoder import Settings, tiny_encoder
@@ -54,7 +55,7 @@ def test_order_is_kept_and_each_text_encoded_once() -> None:
 
 
 def test_a_prompt_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", logger="callbacks.mteb_encoder")
+    caplog.set_level("INFO", logger="callbacks.mteb.mteb_encoder")
     from mteb.types import PromptType
 
     model = MtebEncoder(recorder(), prompts={"STS": "the "})

@@ -12,9 +12,10 @@ import torch
 from scipy.stats import spearmanr
 from torch.nn import functional as F
 
-from callbacks.mteb_encoder import MtebEncoder
-from callbacks.mteb_tasks import averages, evaluate_tasks, load_tasks
-from datamodules.mirror import mirrored_path
+from callbacks.mteb.mteb_encoder import MtebEncoder
+from callbacks.mteb.task_evaluation import averages, evaluate_tasks
+from callbacks.mteb.task_loading import load_tasks
+from datamodules.sources.mirror import mirrored_path
 from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
 from tests.tiny_encoder import tiny_encoder
@@ -103,7 +104,7 @@ def test_every_loader_of_mteb_reads_the_mirror(tmp_path: Path) -> None:
 def test_without_a_network_a_missing_data_set_is_one_quick_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("datamodules.mirror._answers", lambda endpoint: False)
+    monkeypatch.setattr("datamodules.sources.mirror._answers", lambda endpoint: False)
     load_tasks(["PythonDocsSTS"])  # waits for mteb
     started = time.perf_counter()
     with pytest.raises(UserError) as caught:
@@ -175,7 +176,7 @@ def test_unreadable_data(tmp_path: Path) -> None:
 
 
 def test_python_docs_tasks() -> None:
-    from datamodules import python_docs
+    from datamodules.sources import python_docs
 
     tasks = load_tasks(["PythonDocsSTS", "PythonDocsRetrieval"])
     scores = evaluate_tasks(MtebEncoder(tiny_encoder()), tasks, batch_size=256)

@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 
 from modules import Average, Expert, MergeModule, TextEncoder, UserError
 from modules.checkpoints.base_model import find_base_model
-from modules.on_disk.merge import merge_files
+from modules.on_disk.merge_files import merge_files
 from modules.on_disk.plan import Plan
 from modules.positioning.task_vectors import load_task_vectors
 from tests.test_base_model import cached

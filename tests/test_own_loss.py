@@ -1,4 +1,4 @@
-"""A loss that the package does not have, defined as `modules.losses.base.Loss` says: trained, validated, positioned."""
+"""A loss that the package does not have, defined as `modules.losses.loss.Loss` says: trained, validated, positioned."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -14,8 +14,8 @@ from modules import ContrastiveModule, LossConfig, MergeModule, UserError
 from modules.distributed import Gather
 from modules.encoding.prompts import prompts_by_side
 from modules.losses import LOSSES, Loss, losses_for, register
-from modules.losses.base import Metrics
 from modules.losses.cosines import paired_cosines
+from modules.losses.loss import Metrics
 from modules.losses.task_batch import TaskBatch
 from modules.merging.collect_statistics import collect_fisher
 from tests.conftest import Project

@@ -2,8 +2,8 @@ import time
 
 import pytest
 
-from datamodules import python_docs
-from datamodules.python_docs import Entry, load_python_docs, nearness
+from datamodules.sources import python_docs
+from datamodules.sources.python_docs import Entry, load_python_docs, nearness
 from modules.errors import UserError
 
 

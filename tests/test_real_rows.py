@@ -9,7 +9,7 @@ import yaml
 from datamodules import DataSource, SplitTask, TaskData, load_tasks
 from datamodules.row_groups import RowGroups
 from lightning_app.recipe.model_recipes import ExpertRecipe
-from lightning_app.recipe.recipe_data import RecipeData
+from lightning_app.stages.recipe_data import RecipeData
 from modules import Expert
 from tests.test_splits import anchors, shared
 

@@ -8,7 +8,7 @@ import pytest
 from datamodules import DataSource, TaskDataModule
 from datamodules.batching import OneTaskBatches
 from lightning_app.recipe.model_recipes import ExpertRecipe
-from lightning_app.recipe.recipe_data import RecipeData
+from lightning_app.stages.recipe_data import RecipeData
 from modules import Expert, LossConfig, UserError
 from tests.conftest import Project
 
@@ -99,7 +99,7 @@ def test_a_smaller_probe_is_the_beginning_of_a_larger_one(project: Project) -> N
     for small, large in zip(modules[0].splits, modules[1].splits, strict=True):
         assert small.probe.texts[0] == large.probe.texts[0][: len(small.probe)]
         assert small.validation.texts == large.validation.texts
-    with pytest.raises(UserError, match="raise data.reserve"):
+    with pytest.raises(UserError, match="raise probe.reserve"):
         data.probe(64)
 
 

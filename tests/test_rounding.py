@@ -11,7 +11,7 @@ import torch
 
 from modules import Average, Slerp, TaskArithmetic, UserError
 from modules.merging import MergeMethod
-from modules.on_disk.merge import merge_files
+from modules.on_disk.merge_files import merge_files
 from modules.on_disk.plan import Plan
 from modules.on_disk.rounding import Rounding
 from tests.tiny_checkpoints import State, edit_json, flat, read_weights, save_models, write_weights

@@ -11,12 +11,13 @@ import torch
 from scipy.stats import spearmanr
 
 from callbacks import MtebCallback
-from callbacks.differences import difference_interval
-from callbacks.examples import evaluate_examples
-from callbacks.mteb_encoder import MtebEncoder
-from callbacks.mteb_tasks import evaluate_task, load_tasks, main_score
-from lightning_app.stages.loading import Loading
+from callbacks.mteb.mteb_encoder import MtebEncoder
+from callbacks.mteb.result_cache import evaluate_cached
+from callbacks.mteb.score_differences import difference_interval
+from callbacks.mteb.task_evaluation import evaluate_task, main_score
+from callbacks.mteb.task_loading import load_tasks
 from lightning_app.stages.model import Model
+from lightning_app.stages.score import Score
 from lightning_app.stages.scorer import Scorer
 from lightning_app.stages.stage_graph import StageGraph
 from lightning_app.study.significance import Row, read_row, significance, task_seed
@@ -51,7 +52,7 @@ def tasks_and_rows(folder: Path, names: list[str]) -> tuple[list[Any], Row, Row]
     tasks, rows = load_tasks(names, str(folder)), []
     for seed in (0, 3):
         encoder = MtebEncoder(tiny_encoder(seed), f"local/{seed}")
-        found = {task.metadata.name: evaluate_examples(encoder, task, folder / "out") for task in tasks}
+        found = {task.metadata.name: evaluate_cached(encoder, task, folder / "out") for task in tasks}
         scores = {name: main_score(result) for name, (result, _) in found.items()}
         rows.append(Row(scores, {name: examples for name, (_, examples) in found.items()}))
     return tasks, *rows
@@ -126,11 +127,11 @@ def test_a_task_without_examples_only_shifts_the_average(tmp_path: Path) -> None
 def test_rows_of_a_run(tmp_path: Path) -> None:
     write_sts(tmp_path)
     graph = StageGraph(tmp_path / "run")
-    scorer = Scorer(MtebCallback(["STSBenchmark"], data_root=str(tmp_path)), torch.device("cpu"), Loading())
+    scorer = Scorer(MtebCallback(["STSBenchmark"], data_root=str(tmp_path)), torch.device("cpu"))
     rows = []
     for seed in (0, 3):
         tiny_encoder(seed).save(tmp_path / f"model{seed}")
-        stage = scorer.stage(Model(f"model{seed}", path=str(tmp_path / f"model{seed}")), graph)
+        stage = Score(f"model{seed}", Model(f"model{seed}", path=str(tmp_path / f"model{seed}")), scorer)
         rows.append(read_row(graph.run(stage), graph.score_cache))
     tasks, *expected = tasks_and_rows(tmp_path, ["STSBenchmark"])
     assert significance(tasks, *rows) == significance(tasks, *expected)
@@ -165,6 +166,6 @@ def test_values_that_do_not_make_up_the_score_are_not_used(tmp_path: Path) -> No
     task = copy(task)
     ours = task._calculate_scores
     task._calculate_scores = lambda true, found: ours(true, found) | {"accuracy": 0.9}  # type: ignore[method-assign]
-    _, examples = evaluate_examples(MtebEncoder(tiny_encoder()), task, tmp_path / "out")
+    _, examples = evaluate_cached(MtebEncoder(tiny_encoder()), task, tmp_path / "out")
     assert examples == {"default/test": []}
     assert difference_interval(task, examples, examples) is None

@@ -16,9 +16,9 @@ from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
 from modules.losses.task_batch import LossConfig, TaskBatch
 from modules.merging import Fisher, MergeMethod, RegMean
-from modules.merging.base import Statistics
 from modules.merging.collect_statistics import collect_fisher, collect_input_grams, collect_statistics
 from modules.merging.combine import combine
+from modules.merging.merge_method import Statistics
 from modules.merging.statistics import read_statistics
 from tests.tiny_encoder import tiny_encoder
 

@@ -134,7 +134,7 @@ def test_a_dry_run_says_what_is_left_and_makes_nothing(project: Project, capsys:
         ({"study": {"resampling": {"of": "qa", "weights": [[1, 1]]}}}, "'qa' is not a recipe with a mix"),
         ({"study": {"sizes": [2.0]}}, "2.0 is not a fraction"),
         ({"study": {"sensitivity": {"of": "average"}}}, "'average' is not a learned merge"),
-        ({"study": {"sensitivity": {"probe_size": [4096]}}}, "raise data.reserve"),
+        ({"study": {"sensitivity": {"probe_size": [4096]}}}, "raise probe.reserve"),
         ({"study": {"tasks": {"qa": ["SciFact"]}}}, "study.tasks: 'SciFact' is not among mteb.tasks"),
         ({"study": {"tasks": {"oops": ["STSBenchmark"]}}}, "study.tasks: there is no expert 'oops'"),
         (

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modules.distributed import local
-from modules.losses.task_batch import LossConfig, TaskBatch
+from modules.losses.loss import make_loss
+from modules.losses.task_batch import NO_TEXT, LossConfig, TaskBatch
 from modules.losses.task_loss import task_loss
 
 TEMPERATURE = 0.07
@@ -101,6 +102,31 @@ def test_loss_and_gradient_equal_the_loop(case: str) -> None:
     gradients = torch.autograd.grad(loss, embeddings), torch.autograd.grad(expected, embeddings)
     for ours, theirs in zip(*gradients, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_a_negative_that_a_row_lacks_is_no_candidate() -> None:
+    """Against each row with a list of its own negatives, of all rows."""
+    rows = batch("infonce", [[1, 2, 3], [4, 5, 6], [7, NO_TEXT, 8], [9, NO_TEXT, NO_TEXT]])
+    embeddings = random_embeddings(4, 3)
+    anchors, positives, *_ = embeddings
+    negatives = [embeddings[2][0], embeddings[3][0], embeddings[2][2]]
+    candidates = torch.stack([*positives, *negatives])
+    each = [
+        torch.logsumexp(torch.stack([cos(anchor, other) for other in candidates]) / TEMPERATURE, 0)
+        - cos(anchor, positive) / TEMPERATURE
+        for anchor, positive in zip(anchors, positives, strict=True)
+    ]
+    loss, expected = run(rows, embeddings), torch.stack(each).mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    gradients = torch.autograd.grad(loss, embeddings), torch.autograd.grad(expected, embeddings)
+    for ours, theirs in zip(*gradients, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+    assert gradients[0][2][1].eq(0).all() and gradients[0][3][1:].eq(0).all()
+    infonce = make_loss(rows.loss)
+    for row, of_row in enumerate(each):
+        assert infonce.row_loss(embeddings, rows, row).item() == pytest.approx(of_row.item(), rel=1e-5)
+    wrong = infonce.observations(embeddings, rows)["negative_cosine"][0]
+    assert len(wrong) == 3 * (len(candidates) - 1)
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.02, 0.01])

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from callbacks.mteb_encoder import MtebEncoder
-from callbacks.mteb_tasks import load_tasks
-from callbacks.task_selection import TaskSelection, find_tasks
+from callbacks.mteb.mteb_encoder import MtebEncoder
+from callbacks.mteb.task_loading import load_tasks
+from callbacks.mteb.task_selection import TaskSelection, find_tasks
 from modules.errors import UserError
 from tests.tiny_encoder import Settings, tiny_encoder
 from tests.tiny_mirror import (
@@ -91,7 +91,7 @@ def test_a_cap_keeps_every_candidate(tmp_path: Path) -> None:
 
 
 def test_a_cap_keeps_the_same_examples_every_time(tmp_path: Path) -> None:
-    import callbacks.mteb_tasks
+    import callbacks.mteb.task_loading
 
     for write in (write_sts, write_classification, write_clustering):
         write(tmp_path)
@@ -101,7 +101,7 @@ def test_a_cap_keeps_the_same_examples_every_time(tmp_path: Path) -> None:
     assert len(banking.dataset["train"]) == 4 * len(LABELLED), "what a classifier is trained on stays whole"
     assert [len(row["sentences"]) for row in clustering.dataset["test"]] == [5, 5]
     first = sts.dataset["test"]["sentence1"][:]
-    callbacks.mteb_tasks._loaded.clear()
+    callbacks.mteb.task_loading._loaded.clear()
     [again] = load_tasks(TaskSelection(["STSBenchmark"], max_examples=5), str(tmp_path))
     assert again.dataset["test"]["sentence1"][:] == first
 

@@ -33,7 +33,7 @@ def test_pairs_with_negatives_and_an_extra_column(tmp_path: Path) -> None:
 def test_graded_rows_of_a_csv_file(tmp_path: Path) -> None:
     source = write(tmp_path / "x.csv", "sentence1,sentence2,score", '"a, b",c,0.25')
     task = load_task(DataSource(source), LossConfig("auto", 0.1))
-    assert (task.kind, task.texts, task.target) == ("graded", [["a, b"], ["c"]], [0.25])
+    assert (task.kind, task.texts, task.target.tolist()) == ("graded", [["a, b"], ["c"]], [0.25])
     assert task.loss == LossConfig("cosent", 0.1)
 
 
@@ -41,7 +41,7 @@ def test_graded_rows_of_a_csv_file(tmp_path: Path) -> None:
 def test_labels_are_numbered(tmp_path: Path, labels: list[Any]) -> None:
     source = write(tmp_path / "x.jsonl.gz", *[{"text": "t", "label": label} for label in labels])
     task = load_task(DataSource(source))
-    assert (task.kind, task.target, task.loss.name) == ("labelled", [1, 0, 1], "supcon")
+    assert (task.kind, task.target.tolist(), task.loss.name) == ("labelled", [1, 0, 1], "supcon")
 
 
 def test_parquet_and_renamed_columns(tmp_path: Path) -> None:
@@ -84,29 +84,43 @@ def test_a_list_of_positives_is_a_row_for_each(tmp_path: Path) -> None:
     source = write(tmp_path / "x.jsonl", *rows)
     task = load_task(DataSource(source, columns={"anchor": "query", "positive": "pos", "negative": "neg"}))
     assert list(zip(*task.texts, strict=True)) == [("a", "b", "n", "m"), ("a", "c", "n", "m"), ("d", "e", "o", "p")]
-    assert task.places == [1, 1, 2]
+    assert task.places.tolist() == [1, 1, 2]
     assert task.notes == ["2 rows with lists of positives are 3 pairs"]
     plural = write(tmp_path / "y.jsonl", {"anchor": "a", "positives": ["b", "c"], "negatives": ["n"]})
     assert load_task(DataSource(plural, prompts={"negative": "p: "})).prompts == [None, None, "p: "]
 
 
 @pytest.mark.parametrize(
-    ("negatives", "kept", "note"),
+    ("negatives", "kept", "counts"),
     [
-        ([{"negative_1": "n", "negative_2": "m"}, {"negative_1": "o"}], [["n", "o"]], "1 of 3 negatives are left out"),
-        ([{"negative": ["n", "m"]}, {"negative": ["o"]}], [["n", "o"]], "1 of 3 negatives are left out"),
-        ([{"negative": ["n", "m"]}, {"negative": []}], [], "2 of 2 negatives are left out"),
-        ([{"negative": "n"}, {}], [], "1 of 1 negatives are left out"),
-        ([{"negative": "n"}, {"negative": None}], [], "1 of 1 negatives are left out"),
+        ([{"negative_1": "n", "negative_2": "m"}, {"negative_1": "o"}], [["n", "o"], ["m", ""]], "1 to 2"),
+        ([{"negative_2": "m"}, {"negative_1": "o", "negative_2": " "}], [["m", "o"]], None),
+        ([{"negative": ["n", "m"]}, {"negative": ["o"]}], [["n", "o"], ["m", ""]], "1 to 2"),
+        ([{"negative": ["n", "m"]}, {"negative": []}], [["n", ""], ["m", ""]], "0 to 2"),
+        ([{"negative": "n"}, {}], [["n", ""]], "0 to 1"),
+        ([{"negative": None}, {"negative": "n"}], [["", "n"]], "0 to 1"),
+        ([{"negative": []}, {"negative": None}], [], None),
+        (
+            [{"negative_1": ["n", "m"], "negative_2": "l"}, {"negative_2": ["k"]}],
+            [["n", "k"], ["m", ""], ["l", ""]],
+            "1 to 3",
+        ),
     ],
 )
-def test_rows_with_different_numbers_of_negatives(
-    tmp_path: Path, negatives: list[dict[str, Any]], kept: list[list[str]], note: str
+def test_rows_keep_all_their_negatives(
+    tmp_path: Path, negatives: list[dict[str, Any]], kept: list[list[str]], counts: str | None
 ) -> None:
     task = load_task(DataSource(write(tmp_path / "x.jsonl", *(PAIR | columns for columns in negatives))))
     assert task.texts == [["a", "a"], ["b", "b"], *kept]
-    (said,) = task.notes
-    assert said.startswith(note) and f"every row keeps {len(kept)}, as many as {tmp_path}/x.jsonl:2 has" in said
+    assert task.notes == ([f"rows have {counts} negatives, and all of them are used"] if counts else [])
+    assert task.subset([1, 1, 0]).texts[2:] == [[column[1], column[1], column[0]] for column in kept]
+
+
+def test_pairs_of_one_row_have_its_negatives(tmp_path: Path) -> None:
+    rows = [{"query": "a", "pos": ["b", "c"], "neg": ["n", "m"]}, {"query": "d", "pos": "e", "neg": []}]
+    task = load_task(DataSource(write(tmp_path / "x.jsonl", *rows)))
+    expected = [("a", "b", "n", "m"), ("a", "c", "n", "m"), ("d", "e", "", "")]
+    assert list(zip(*task.texts, strict=True)) == expected
 
 
 @pytest.mark.parametrize("split", ["train", "dev"])
@@ -131,7 +145,7 @@ def test_a_folder_of_files(tmp_path: Path) -> None:
         pair = {"anchor": [f"a{number}"], "positive": [f"b{number}"]}
         parquet.write_table(pyarrow.table(pair), tmp_path / "parts" / f"part-{number}.parquet")
     task = load_task(DataSource(str(tmp_path / "parts")))
-    assert (task.name, task.texts, task.places) == ("parts", [["a0", "a1"], ["b0", "b1"]], [1, 2])
+    assert (task.name, task.texts, task.places.tolist()) == ("parts", [["a0", "a1"], ["b0", "b1"]], [1, 2])
 
     (tmp_path / "splits").mkdir()
     for split in ("train", "test"):
@@ -152,7 +166,7 @@ def test_labels_that_look_like_missing_ones_are_labels(tmp_path: Path, name: str
     rows = [{"text": "t", "label": label} for label in labels]
     lines = ["text,label", *(f"t,{label}" for label in labels)] if name == "x.csv" else rows
     task = load_task(DataSource(write(tmp_path / name, *lines)))
-    assert task.target == [1, 2, 3, 0]
+    assert task.target.tolist() == [1, 2, 3, 0]
     assert task.notes == ["taken as labels like any other, not as missing: 'NA', 'None', 'null'"]
 
 
@@ -169,13 +183,13 @@ def test_rows_know_their_places_and_what_is_left_out_is_counted(tmp_path: Path) 
     source = write(tmp_path / "x.jsonl", rows[0], "", *rows[1:])
     task = load_task(DataSource(source, min_score=4, limit=3))
     assert task.left_out == {"below min_score": 4, "limit": 3}
-    assert [f"a{place - 2}" for place in task.places or []] == task.texts[0]
-    assert [task.subset([2, 0]).places, task.subset([2, 0]).fingerprint()] == [
+    assert [f"a{place - 2}" for place in task.places] == task.texts[0]
+    assert [task.subset([2, 0]).places.tolist(), task.subset([2, 0]).fingerprint()] == [
         [task.places[2], task.places[0]],
         replace(task.subset([2, 0]), places=None, left_out={}, notes=["x"], name="y").fingerprint(),
     ]
     csv = write(tmp_path / "x.csv", "anchor,positive", "a,b", '"c\nd",e')
-    assert load_task(DataSource(csv)).places == [2, 4]
+    assert load_task(DataSource(csv)).places.tolist() == [2, 4]
 
 
 def test_prompts_of_negatives_are_those_of_the_positive(tmp_path: Path) -> None:
@@ -206,7 +220,8 @@ def test_fingerprint_leaves_out_the_name_only(tmp_path: Path) -> None:
         (DataSource("python_docs", task="retrieval"), "retrieval"),
         (DataSource("data/stsb/train.jsonl.gz"), "stsb"),
         (DataSource("data/pairs.v2.csv"), "pairs.v2"),
-        (DataSource("org/name", task="en"), "name-en"),
+        (DataSource("org/name", config="en"), "name-en"),
+        (DataSource("data/pairs.tsv.zst"), "pairs"),
         (DataSource("org/name", name="mine"), "mine"),
     ],
 )
@@ -237,7 +252,23 @@ def test_names(source: DataSource, name: str) -> None:
         ("x.jsonl", [GRADED | {"score": None}], "x.jsonl:1: score is None; scores lie in 0 to 1"),
         ("x.jsonl", [{"text": "t", "label": 0.5}], "x.jsonl:1: label is 0.5; labels are strings or whole numbers"),
         ("x.csv", ["anchor,positive", "a"], "x.csv:2: not 2 fields as in the header"),
+        ("x.jsonl", [PAIR, '{"anchor": "\\ud83d", "positive": "b"}'], "x.jsonl:2: holds half a character (a lone surr"),
+        ("x.jsonl", ["[" * 100_000], "x.jsonl:1: not valid JSON (too deeply nested)"),
         ("x.csv", ["anchor,positive", 'a,"b'], "x.csv:2: malformed CSV"),
+        ("x.tsv", ["anchor\tpositive", "a\tb\tc"], "x.tsv:2: not 2 fields as in the header"),
+        ("x.csv", ["anchor,positive"], "x.csv: has no rows"),
+        ("x.json", ['[{"anchor": "a", "positive": "b"}, 3]'], "x.json:row 2: holds int, not an object"),
+        ("x.json", ['[{"anchor": "a", "positive": "b"} {}]'], "x.json:row 1: not valid JSON (no comma or end"),
+        ("x.json", ['[{"anchor": "a", "positive": "b"}'], "x.json:row 1: not valid JSON (no comma or end"),
+        ("x.json", ['[{"anchor": "a", '], "x.json:row 1: not valid JSON (Expecting property name"),
+        (
+            "x.json",
+            ['[{"anchor": "a", "positive": "b"}] 3'],
+            "x.json: not valid JSON (more behind the end of the list)",
+        ),
+        ("x.json", ['{"anchor":', '"a"}'], "x.json:1: not valid JSON (Expecting value)"),
+        ("x.json", ["[]"], "x.json: has no rows"),
+        ("x.arrow", ["a"], "x.arrow: not a readable Arrow file"),
         ("x.txt", ["a"], "x.txt: unknown format; give a file that ends in .jsonl"),
         ("x.parquet", ["a"], "x.parquet: not a readable Parquet file"),
     ],
@@ -255,6 +286,12 @@ def test_a_bad_file_is_named_with_its_line(tmp_path: Path, file: str, rows: list
     [
         ({"columns": {"anchor": "question"}}, "no column 'question' (see 'columns'); found anchor, positive"),
         ({"columns": {"query": "anchor"}}, "columns names 'query'; expected are anchor, positive, negative"),
+        ({"score_range": (0, 5)}, "x: score_range is for graded rows, and these are pairs; remove it"),
+        ({"score_range": (5, 0)}, "x: score_range is (5, 0); give two numbers, the lower one first"),
+        ({"on_bad_row": "ignore"}, "x: on_bad_row is 'ignore'; set it to stop or skip"),
+        ({"task": "retrieval"}, "x: task is not for "),
+        ({"config": "en"}, "x: config is not for "),
+        ({"revision": "main"}, "x: revision is not for "),
         ({"prompts": {"query": "q: "}}, "prompts names query; the text columns are anchor, positive"),
         ({"limit": 0}, "limit is 0; it must be at least 1"),
         ({"min_score": 1.0}, "has no column 'score', which min_score needs"),
@@ -290,3 +327,54 @@ def test_a_source_that_is_nowhere(source: str) -> None:
 def test_python_docs_needs_a_task() -> None:
     with pytest.raises(UserError, match="python_docs needs 'task': retrieval or relatedness"):
         load_task(DataSource("python_docs"))
+
+
+def test_a_hub_name_has_a_config_and_no_task() -> None:
+    with pytest.raises(UserError, match="name: task is for python_docs; write config: en for a hub data set"):
+        load_task(DataSource("org/name", task="en"))
+
+
+def test_scores_are_rescaled(tmp_path: Path) -> None:
+    rows = [GRADED | {"score": score} for score in (0, 2.5, 5)]
+    source = write(tmp_path / "x.jsonl", *rows)
+    with pytest.raises(
+        UserError, match=r"x.jsonl:2: score is 2.5; scores lie in 0 to 1, or give their range, score_ra"
+    ):
+        load_task(DataSource(source))
+    assert load_task(DataSource(source, score_range=(0, 5))).target.tolist() == [0, 0.5, 1]
+    assert load_task(DataSource(source, score_range=(-5, 5), min_score=1)).target.tolist() == [0.75, 1]
+    with pytest.raises(UserError, match=r"x.jsonl:3: score is 5; scores lie in 0 to 4, mend it, or score_range"):
+        load_task(DataSource(source, score_range=(0, 4)))
+
+
+BAD_ROWS = ["{", [1], {"anchor": "a"}, PAIR | {"positive": " "}, PAIR | {"negative": 3}, PAIR | {"positive": []}]
+
+
+@pytest.mark.parametrize("bad", BAD_ROWS)
+def test_a_bad_row_is_skipped_if_wanted(tmp_path: Path, bad: Any) -> None:
+    source = write(tmp_path / "x.jsonl", PAIR, PAIR, bad, PAIR | {"anchor": "z"}, bad)
+    with pytest.raises(UserError, match="x.jsonl:3: ") as error:
+        load_task(DataSource(source))
+    task = load_task(DataSource(source, on_bad_row="skip"))
+    assert (task.texts, task.places.tolist()) == ([["a", "a", "z"], ["b"] * 3], [1, 2, 4])
+    ((reason, count),) = task.left_out.items()
+    assert reason.startswith("bad row, ") and count == 2
+    assert f"2 bad rows are skipped, the first: {error.value}" in task.notes
+
+
+def test_a_source_without_a_good_row(tmp_path: Path) -> None:
+    source = write(tmp_path / "x.jsonl", PAIR | {"anchor": " "}, "{")
+    with pytest.raises(UserError, match="x.jsonl: none of its 2 rows can be used, the first: .*x.jsonl:1: is blank"):
+        load_task(DataSource(source, on_bad_row="skip"))
+
+
+def test_bad_rows_of_a_table_are_counted_by_reason(tmp_path: Path) -> None:
+    lines = ["sentence1,sentence2,score", "a,b,0.5", "a,b", "a,b,2", "a,,1", "a,b,high", "c,d,1", "a,b,-1"]
+    task = load_task(DataSource(write(tmp_path / "x.csv", *lines), on_bad_row="skip"))
+    assert (task.texts, task.target.tolist(), task.places.tolist()) == ([["a", "c"], ["b", "d"]], [0.5, 1], [2, 7])
+    assert task.left_out == {
+        "bad row, wrong number of fields": 1,
+        "bad row, no score in 0 to 1": 2,
+        "bad row, no text in 'sentence2'": 1,
+        "bad row, no number in 'score'": 1,
+    }

@@ -22,7 +22,7 @@ from modules import ContrastiveModule, Slerp
 from modules.distributed import local
 from modules.losses.task_batch import TaskBatch
 from modules.losses.task_loss import task_loss
-from modules.merging.base import Prepared
+from modules.merging.merge_method import Prepared
 from modules.positioning.merged_encoder import MergedEncoder
 from modules.positioning.position import Position
 from modules.positioning.task_vectors import gram_matrices

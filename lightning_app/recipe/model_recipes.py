@@ -1,7 +1,7 @@
 """What a recipe says of the models to make; every field is a key of the YAML."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 from datamodules import DataSource
 from datamodules.resampling import Length
@@ -11,18 +11,35 @@ Weighting = Literal["learned", "equal", "size", "inverse_norm", "lm_cocktail", "
 
 
 @dataclass(frozen=True)
-class ExpertRecipe:
-    """How one model is trained: an expert, or a joint model.
+class StopEarly:
+    """When the training of an expert ends before its last step.
 
     Args:
-        data: the data sets, each a batch of its own; with several, ``share`` says how often each is drawn.
-        mix: train on the data of these other recipes instead, recipe to share; null: in proportion to the rows.
-        resample: with ``mix``, make the rows of the recipes have its proportions, instead of drawing from them by it:
-            ``total`` keeps how many there are in all, ``max`` those of the largest; see `resampled_sizes`.
-        rows: ``expert``, or ``probe``: train on the rows that positions are learned on (a control).
-        start: ``base``, the name of another model (``joint``, say), or a model folder.
-        loss: of every data set that has none of its own; null: ``LossConfig()``. With ``mix``: of all that is mixed, in
-            place of the recipes' own; null: these.
+        others_at_most: bound of the mean loss on the probe rows of the *other* tasks, relative to that at the start:
+            a gentle expert. The first validated step above it is the last, and is not kept; null: none.
+        patience: validations without a lower loss of its own; null: none.
+    """
+
+    others_at_most: float | None = None
+    patience: int | None = None
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Models of steps on the way.
+
+    Args:
+        every: optimiser steps from one model to the next.
+    """
+
+    every: int
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained, whatever its rows are.
+
+    Args:
         max_steps: optimiser steps.
         batch_size: rows a process and step.
         lr: peak learning rate.
@@ -32,14 +49,15 @@ class ExpertRecipe:
         validate_every: optimiser steps between validations; null: once, at the end.
         conflict_every: optimiser steps between measurements of the angle between the gradients of what is mixed;
             null: none.
+        optimizer: ``class_path`` and ``init_args``; null: AdamW with ``lr`` and ``weight_decay``. Another has ``lr``,
+            too, unless its ``init_args`` have one.
+        schedule: ``class_path`` and ``init_args`` of the schedule of the learning rate, stepped every optimiser step;
+            null: linear warm-up and decay.
+        keep_best: save the validated step with the lowest loss, not the last step; needs ``validate_every``.
+        stop_early: when training ends before ``max_steps``; the best step is kept. Needs ``validate_every``.
+        keep: models of steps on the way, which merges name ``NAME@STEP``; null: none.
     """
 
-    data: list[DataSource] = field(default_factory=list)
-    mix: dict[str, float | None] = field(default_factory=dict)
-    resample: Length | None = None
-    rows: Literal["expert", "probe"] = "expert"
-    start: str = "base"
-    loss: LossConfig | None = None
     max_steps: int = 500
     batch_size: int = 32
     lr: float = 2e-5
@@ -48,6 +66,54 @@ class ExpertRecipe:
     max_length: int | None = None
     validate_every: int | None = None
     conflict_every: int | None = None
+    optimizer: dict[str, Any] | None = None
+    schedule: dict[str, Any] | None = None
+    keep_best: bool = False
+    stop_early: StopEarly | None = None
+    keep: Keep | None = None
+
+
+@dataclass(frozen=True)
+class ExpertRecipe(Training):
+    """How one model is trained, and on what: an expert, or a joint model.
+
+    Args:
+        max_steps: optimiser steps.
+        batch_size: rows a process and step.
+        lr: peak learning rate.
+        warmup: fraction of the steps over which the learning rate rises.
+        weight_decay: of weight matrices.
+        max_length: tokens kept of a text while training; null: the model's own limit.
+        validate_every: optimiser steps between validations; null: once, at the end.
+        conflict_every: optimiser steps between measurements of the angle between the gradients of what is mixed;
+            null: none.
+        optimizer: ``class_path`` and ``init_args``; null: AdamW with ``lr`` and ``weight_decay``. Another has ``lr``,
+            too, unless its ``init_args`` have one.
+        schedule: ``class_path`` and ``init_args`` of the schedule of the learning rate, stepped every optimiser step;
+            null: linear warm-up and decay.
+        keep_best: save the validated step with the lowest loss, not the last step; needs ``validate_every``.
+        stop_early: when training ends before ``max_steps``; the best step is kept. Needs ``validate_every``.
+        keep: models of steps on the way, which merges name ``NAME@STEP``; null: none.
+        data: the data sets, each a batch of its own; with several, ``share`` says how often each is drawn.
+        mix: train on the data of these other recipes instead, recipe to share; null: in proportion to the rows.
+        resample: with ``mix``, make the rows of the recipes have its proportions, instead of drawing from them by it:
+            ``total`` keeps how many there are in all, ``max`` those of the largest; see `resampled_sizes`.
+        rows: ``expert``, or ``probe``: train on the rows that positions are learned on (a control).
+        start: ``base``, the name of another model (``joint``, say), or a model folder.
+        loss: of every data set that has none of its own; null: ``LossConfig()``. With ``mix``: of all that is mixed, in
+            place of the recipes' own; null: these.
+    """
+
+    data: list[DataSource] = field(default_factory=list)
+    mix: dict[str, float | None] = field(default_factory=dict)
+    resample: Length | None = None
+    rows: Literal["expert", "probe"] = "expert"
+    start: str = "base"
+    loss: LossConfig | None = None
+
+    def training(self) -> Training:
+        """Return how the model is trained, without its rows."""
+        return Training(**{entry.name: getattr(self, entry.name) for entry in fields(Training)})
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from datamodules import SplitTask
 from datamodules.decontamination import Overlap
 from lightning_app.report.markdown import markdown_table
 from lightning_app.report.rows_table import HEADER, rows_cells, rows_notes
-from lightning_app.stages.merge_stages import POSITION
+from lightning_app.stages.learn import POSITION
 from lightning_app.stages.model import Model
-from lightning_app.stages.scorer import read_scores
+from lightning_app.stages.score import read_scores
 from lightning_app.stages.stage_graph import Stage, StageGraph
 from modules.encoding.prompts import SidePrompts
 from modules.json_files import read_json

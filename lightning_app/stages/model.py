@@ -1,10 +1,11 @@
 """A model of a run: given as a folder, or made by a stage."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from lightning_app.stages.loading import Loading
-from lightning_app.stages.stage_graph import Stage, StageGraph
+from lightning_app.stages.model_loading import ModelLoading
+from lightning_app.stages.stage import BESIDE_KEY, Stage
+from lightning_app.stages.stage_graph import StageGraph
 
 
 @dataclass(frozen=True)
@@ -12,27 +13,31 @@ class Model:
     """A row of the final table; give one of `path` and `stage`.
 
     Args:
-        name: as the table calls it.
+        name: of the row.
         path: the folder or hub name, where the model was given.
-        stage: what makes it, in the folder ``model`` of its result, where it was not.
+        stage: the stage that makes it, in the folder `part` of its result, where it was not.
+        part: a folder of the stage's result.
+        loading: how a given model is loaded.
     """
 
-    name: str
+    name: str = field(metadata=BESIDE_KEY)
     path: str | None = None
     stage: Stage | None = None
+    part: str = "model"
+    loading: ModelLoading = field(default=ModelLoading(), metadata=BESIDE_KEY)
 
     @property
     def inputs(self) -> tuple[Stage, ...]:
-        """The stages that one which reads this model depends on."""
+        """The stages that a stage which reads this model depends on."""
         return () if self.stage is None else (self.stage,)
 
-    def identity(self, loading: Loading) -> dict[str, Any] | None:
-        """Return what tells a given model from others, for the key of a stage that reads it; a stage has its own."""
-        return None if self.path is None else loading.identity(self.path)
+    def key_content(self) -> Any:
+        """Return what tells the model from others: its whole identity, or the stage that makes it."""
+        return self.loading.identity(self.path) if self.path is not None else [self.stage, self.part]
 
     def folder(self, graph: StageGraph) -> str:
         """Return where the model lies, once its stage has run."""
         if self.stage is not None:
-            return str(graph.folder(self.stage) / "model")
+            return str(graph.folder(self.stage) / self.part)
         assert self.path is not None
         return self.path

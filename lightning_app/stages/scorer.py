@@ -1,4 +1,4 @@
-"""Scoring models on MTEB tasks: saved ones task by task, with a memory, and as stages."""
+"""Scoring models on MTEB tasks: saved ones task by task, with a memory, and loaded ones."""
 
 import hashlib
 import json
@@ -9,44 +9,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from tqdm.auto import tqdm
 
 from callbacks import MtebCallback, MtebEncoder, evaluate_tasks
-from callbacks.example_values import Examples
-from callbacks.examples import evaluate_examples
-from callbacks.examples import read_examples as read_task_examples
-from callbacks.mteb_encoder import Encoder
-from callbacks.mteb_tasks import main_score
-from callbacks.task_fingerprint import task_fingerprint
-from callbacks.task_texts import task_texts
-from lightning_app.stages.loading import Loading
+from callbacks.mteb.example_scores import ExampleScores
+from callbacks.mteb.mteb_encoder import Encoder
+from callbacks.mteb.result_cache import evaluate_cached
+from callbacks.mteb.task_evaluation import main_score
+from callbacks.mteb.task_fingerprint import task_fingerprint
+from callbacks.mteb.task_texts import count_texts
 from lightning_app.stages.model import Model
-from lightning_app.stages.stage_graph import Stage, StageGraph, is_main_process, safe_name
+from lightning_app.stages.stage_graph import StageGraph, safe_name
 from modules import TextEncoder
 from modules.checkpoints.identity import identity
-from modules.distributed import from_main, together
+from modules.distributed import fail_together, from_main, is_main_process
 from modules.encoding.tokenized_texts import TokenizedTexts
-from modules.json_files import read_json, write_json
 
 if TYPE_CHECKING:
     from mteb import AbsTask
 
-FILE = "scores.json"
-
-SCORED = "scored.json"
-"""Beside the scores: task to the name and revision under which the score cache has the model."""
-
 
 @dataclass(frozen=True)
 class ScoredTask:
-    """What a saved model got on a task.
+    """Score of a saved model on a task.
 
     Args:
         task: its name.
         score: the main score x 100.
         seconds: that the evaluation took, in this run or in the one that the result is taken from.
-        examples: what the model made of each example.
+        examples: scores of the model on each example.
         model: the name under which mteb's files have the model.
         revision: likewise.
     """
@@ -54,7 +44,7 @@ class ScoredTask:
     task: str
     score: float
     seconds: float
-    examples: Examples
+    examples: ExampleScores
     model: str
     revision: str
 
@@ -77,7 +67,7 @@ def score_tasks(
         encoder: the model, on its device.
         model: the folder or hub name that it was loaded from.
         tasks: with their data.
-        folder: see `evaluate_examples`.
+        folder: see `evaluate_cached`.
         name_of: revision to the model's name in mteb's files.
         prompts: win over the model's own.
         precision: what the model computes in.
@@ -85,17 +75,17 @@ def score_tasks(
         batch_size: texts in one forward pass.
     """
     sha256 = identity(model).digest()
-    wrapped = MtebEncoder(encoder, prompts=prompts, precision=precision, tokenized=tokenized)
+    wrapped = MtebEncoder(encoder, prompts=prompts, precision=precision, tokenized=tokenized, progress=True)
     for task in tasks:
         this = revision(encoder, sha256, prompts, precision, task)
-        one = wrapped.called(name_of(this), this)
-        result, examples = evaluate_examples(one, task, folder, batch_size=batch_size, progress=True)
+        one = wrapped.renamed(name_of(this), this)
+        result, examples = evaluate_cached(one, task, folder, batch_size=batch_size)
         seconds = result.evaluation_time or 0.0
         yield ScoredTask(task.metadata.name, main_score(result), seconds, examples, one.name, this)
 
 
 def revision(encoder: TextEncoder, sha256: str, prompts: Mapping[str, str], precision: str, task: "AbsTask") -> str:
-    """A hash of all that determines a score on a task: the model, how it is read, prompts, the task and its data.
+    """Return a hash of all that determines a score: the model, how it is read, prompts, the task and its data.
 
     Args:
         encoder: the model.
@@ -110,7 +100,7 @@ def revision(encoder: TextEncoder, sha256: str, prompts: Mapping[str, str], prec
 
 
 def scoring_content(mteb: MtebCallback) -> dict[str, Any]:
-    """All that scores depend on beside the model: the tasks, which are read for it, and how they are scored."""
+    """Return all that scores depend on beside the model: the tasks, which are read for it, and how they are scored."""
     tasks = [[task.metadata.name, task_fingerprint(task)] for task in mteb.load()]
     return {"tasks": tasks, "prompts": mteb.prompts, "precision": mteb.precision}
 
@@ -121,42 +111,25 @@ class Scorer:
     Args:
         mteb: the recipe's settings.
         device: where models are put; the same on every call of a process.
-        loading: how models are loaded.
     """
 
-    def __init__(self, mteb: MtebCallback, device: torch.device, loading: Loading) -> None:
+    def __init__(self, mteb: MtebCallback, device: torch.device) -> None:
         self.mteb = mteb
         self.device = device
-        self.loading = loading
         self.tokenized = TokenizedTexts()
 
-    def stage(self, model: Model, graph: StageGraph) -> Stage:
-        """The stage that scores a model; a task on which equal weights were scored before is not scored again.
-
-        Args:
-            model: whose weights.
-            graph: knows where they lie.
-        """
-
-        def run(where: Path) -> None:
-            scored = self.score(model, graph)
-            if is_main_process():
-                write_json(where / FILE, {found.task: found.score for found in scored})
-                write_json(where / SCORED, {found.task: [found.model, found.revision] for found in scored})
-            rank_zero_info("  " + ", ".join(f"{found.task} {found.score:.2f}" for found in scored))
-
-        content = self.content | {"given": model.identity(self.loading)}
-        return Stage("scores", model.name, content, run, model.inputs, self.texts)
+    def key_content(self) -> dict[str, Any]:
+        """Return all that scores depend on beside the model."""
+        return self._content
 
     @cached_property
-    def content(self) -> dict[str, Any]:
-        """All that scores depend on beside the model."""
+    def _content(self) -> dict[str, Any]:
         return scoring_content(self.mteb)
 
     @cached_property
     def texts(self) -> int:
-        """How many distinct texts the tasks have."""
-        return len({text for task in self.mteb.load() for text in task_texts(task)})
+        """Number of distinct texts of the tasks."""
+        return count_texts(self.mteb.load())
 
     def score(self, model: Model, graph: StageGraph) -> list[ScoredTask]:
         """Return the score of a model on each task, from the graph's score cache where that has it.
@@ -167,7 +140,7 @@ class Scorer:
         """
         folder, tasks = model.folder(graph), self.mteb.load()
         scored = score_tasks(
-            self.loading.load(folder).to(self.device),
+            model.loading.load(folder).to(self.device),
             folder,
             tasks,
             graph.score_cache,
@@ -177,7 +150,7 @@ class Scorer:
             tokenized=self.tokenized,
             batch_size=self.mteb.batch_size,
         )
-        return list(tqdm(scored, desc="MTEB", total=len(tasks), unit="task", leave=False))
+        return list(scored)
 
     def score_encoder(self, encoder: Encoder, name: str) -> dict[str, float]:
         """Task name to main score x 100 of a model that is loaded already.
@@ -187,34 +160,18 @@ class Scorer:
             name: what mteb calls it.
         """
         wrapped = MtebEncoder(
-            encoder, name=name, prompts=self.mteb.prompts, precision=self.mteb.precision, tokenized=self.tokenized
+            encoder,
+            name=name,
+            prompts=self.mteb.prompts,
+            precision=self.mteb.precision,
+            tokenized=self.tokenized,
+            progress=True,
         )
-        return evaluate_tasks(wrapped, self.mteb.load(), batch_size=self.mteb.batch_size, progress=True)
-
-
-def read_scores(folder: Path) -> dict[str, float]:
-    """Return the scores that a stage wrote."""
-    scores: dict[str, float] = read_json(folder / FILE)
-    return scores
-
-
-def read_examples(folder: Path, cache: Path) -> dict[str, Examples]:
-    """Return what the model of a scores stage made of the examples of each task.
-
-    Args:
-        folder: the stage's.
-        cache: the score cache of its graph.
-
-    Returns:
-        Task to examples; a task without any is not among them, and none is that was scored by a version that kept none.
-    """
-    scored: dict[str, list[str]] = read_json(folder / SCORED, default={})
-    found = {task: read_task_examples(cache, model, revision, task) for task, (model, revision) in scored.items()}
-    return {task: examples for task, examples in found.items() if examples}
+        return evaluate_tasks(wrapped, self.mteb.load(), batch_size=self.mteb.batch_size)
 
 
 def _name_in(cache: Path, revision: str, otherwise: str) -> str:
-    """The name under which a score cache has a revision, whichever stage it was that scored equal weights first."""
-    with together():
+    """Return the name under which a score cache has a revision, whichever stage scored equal weights first."""
+    with fail_together():
         found = sorted(cache.glob(f"results/local__*/{revision}")) if is_main_process() else []
     return from_main(found[0].parent.name.replace("__", "/", 1) if found else otherwise)

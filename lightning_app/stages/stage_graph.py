@@ -1,59 +1,31 @@
 """The graph of stages, keyed by content: nothing is computed twice, and nothing stale is served.
 
-A stage is a folder under ``<run_dir>/stages`` whose name ends in the stage's key: a hash of all that determines its
-result, the keys of its inputs included. The folder counts as done once it holds ``stage.json``, written last, and as
-long as none of its files is damaged.
+The result of a stage is a folder under ``<run_dir>/stages`` whose name ends in the stage's key: a hash of all that
+determines it, the keys of its inputs included. A stage writes into a folder aside, which is renamed once it is whole,
+so that a folder without ``.part`` at its end is done, as long as none of its files is damaged.
 """
 
 import gc
-import hashlib
-import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from lightning_app.stages.screen import Screen
+from lightning_app.stages.stage import Stage
 from modules.checkpoints.whole import damaged_files
 from modules.distributed import barrier, from_main, is_main_process
 from modules.json_files import read_kept_json, write_json
 
 DONE = "stage.json"
+"""Beside the result: kind, inputs and content of the stage, for people."""
 
 SECONDS = "seconds.json"
 
-
-@dataclass(frozen=True)
-class Stage:
-    """One result, and how it is made.
-
-    Args:
-        kind: what sort of result: ``model``, ``position``, ``scores``.
-        name: what it is called on screen and in its folder's name, if it is the first to be made of its key.
-        content: all that determines the result and is no input, as JSON.
-        run: writes the result into a folder; every process calls it. A folder left by an interrupted run is passed
-            again as it was left.
-        inputs: stages whose results `run` reads.
-        texts: about how many texts pass through a model, those trained on counted as often as they cost; no part of
-            the key.
-    """
-
-    kind: str
-    name: str
-    content: dict[str, Any]
-    run: Callable[[Path], None] = field(repr=False)
-    inputs: tuple["Stage", ...] = ()
-    texts: int = 0
-
-    @cached_property
-    def key(self) -> str:
-        """Hash of kind, content and inputs; the name is not part of it."""
-        parts = [self.kind, self.content, [stage.key for stage in self.inputs]]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+PART = ".part"
+"""What the name of a folder ends in whose stage is not done."""
 
 
 class StageGraph:
@@ -62,11 +34,13 @@ class StageGraph:
     Args:
         run_dir: results go to ``<run_dir>/stages``, scores of single tasks, which stages share, to ``<run_dir>/mteb``.
         fresh: forget what is there.
+        screen: says which stage is running.
     """
 
-    def __init__(self, run_dir: str | Path, fresh: bool = False) -> None:
+    def __init__(self, run_dir: str | Path, fresh: bool = False, screen: Screen | None = None) -> None:
         self.root = Path(run_dir) / "stages"
         self.score_cache = Path(run_dir) / "mteb"
+        self.screen = screen or Screen()
         if fresh and is_main_process():
             shutil.rmtree(self.root, ignore_errors=True)
             shutil.rmtree(self.score_cache, ignore_errors=True)
@@ -83,39 +57,73 @@ class StageGraph:
 
     def seconds(self, stage: Stage) -> float:
         """Return how long a stage took, all interrupted attempts included."""
-        kept = read_kept_json(self.folder(stage) / SECONDS, {}, "its time is taken as 0", rank_zero_info)
-        return float(kept.get("seconds", 0.0))
+        folder = self.folder(stage)
+        return _seconds(folder if folder.exists() else _aside(folder))
 
     def run(self, stage: Stage) -> Path:
         """Make a stage's inputs, then its result, unless they are there; return its folder."""
+        self.run_all([stage])
+        return self.folder(stage)
+
+    def run_all(self, stages: Sequence[Stage]) -> None:
+        """Make the results of stages, and of all that they need, unless they are there.
+
+        Args:
+            stages: in the order in which they are to be made; inputs go before.
+        """
+        wanted = self.missing(stages)
+        self.screen.plan(wanted)
+        for stage in wanted:
+            self._make(stage)
+
+    def missing(self, stages: Sequence[Stage]) -> list[Stage]:
+        """Return the stages that have to run, each once, inputs first; nothing is made again only to be made of."""
+        found: dict[str, Stage] = {}
+        seen: set[str] = set()
+
+        def visit(stage: Stage) -> None:
+            if stage.key not in seen:
+                seen.add(stage.key)
+                if not self.is_done(stage):
+                    for needed in stage.inputs:
+                        visit(needed)
+                    found[stage.key] = stage
+
+        for stage in stages:
+            visit(stage)
+        return list(found.values())
+
+    def _make(self, stage: Stage) -> None:
         folder = self.folder(stage)
-        if self.is_done(stage):
-            return folder
-        if is_main_process() and (folder / DONE).is_file():
-            rank_zero_info(f"{next(damaged_files(folder))} is damaged: {stage.kind} {stage.name} is made again")
-            (folder / DONE).unlink()
-        for needed in stage.inputs:
-            self.run(needed)
-        rank_zero_info(f"[{stage.kind}] {stage.name}")
-        folder.mkdir(parents=True, exist_ok=True)
+        aside = _aside(folder)
+        if is_main_process():
+            if folder.exists():
+                damaged = next(damaged_files(folder), folder / DONE)
+                rank_zero_info(f"{damaged} is damaged: {stage.kind} {stage.name} is made again")
+                shutil.rmtree(aside, ignore_errors=True)
+                folder.rename(aside)
+            aside.mkdir(parents=True, exist_ok=True)
+        barrier()
+        self.screen.begin(stage)
         started = time.perf_counter()
         try:
-            stage.run(folder)
+            stage.run(aside, self)
         finally:
             gc.collect()  # a Trainer and its module refer to each other: their weights would stay for a while
+            spent = time.perf_counter() - started
             if is_main_process():
-                spent = self.seconds(stage) + time.perf_counter() - started
-                write_json(folder / SECONDS, {"seconds": round(spent, 2)})
+                write_json(aside / SECONDS, {"seconds": round(_seconds(aside) + spent, 2)})
         barrier()  # all processes have written what they write
         if is_main_process():
             inputs = {needed.name: needed.key for needed in stage.inputs}
-            write_json(folder / DONE, {"kind": stage.kind, "inputs": inputs, "content": stage.content})
+            write_json(aside / DONE, {"kind": stage.kind, "inputs": inputs, "content": stage.content})
+            aside.rename(folder)
         barrier()  # all processes see it done
-        return folder
+        self.screen.end(stage, spent)
 
 
 def with_inputs(stages: Sequence[Stage]) -> list[Stage]:
-    """All stages that these need, each once, inputs first."""
+    """Return all stages that these need, each once, inputs first."""
     found: dict[str, Stage] = {}
 
     def visit(stage: Stage) -> None:
@@ -130,5 +138,14 @@ def with_inputs(stages: Sequence[Stage]) -> list[Stage]:
 
 
 def safe_name(name: str) -> str:
-    """A name that a folder can have."""
+    """Return a name that a folder can have."""
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(folder.name + PART)
+
+
+def _seconds(folder: Path) -> float:
+    kept = read_kept_json(folder / SECONDS, {}, "its time is taken as 0", rank_zero_info)
+    return float(kept.get("seconds", 0.0))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from callbacks.differences import resampled_differences
-from callbacks.example_values import Examples
-from lightning_app.stages.scorer import read_examples, read_scores
+from callbacks.mteb.example_scores import ExampleScores
+from callbacks.mteb.score_differences import resampled_differences
+from lightning_app.stages.score import read_examples, read_scores
 from modules.bootstrap import Interval, interval
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Row(NamedTuple):
     """
 
     scores: Mapping[str, float]
-    examples: Mapping[str, Examples]
+    examples: Mapping[str, ExampleScores]
 
 
 class Difference(NamedTuple):

@@ -1,4 +1,8 @@
-"""``python -m lightning_app evaluate``: MTEB scores of any saved model, or of two to compare."""
+"""``python -m lightning_app evaluate``: MTEB scores of any saved model, or of two to compare.
+
+A corpus is embedded in chunks of 50,000 documents. Beside the model, memory holds the embeddings of one chunk and their
+similarities to all queries, however large the corpus.
+"""
 
 import argparse
 from collections.abc import Mapping
@@ -10,11 +14,11 @@ import torch
 import yaml
 
 from callbacks import TaskSelection, load_tasks
-from callbacks.differences import difference_interval
-from callbacks.example_values import Examples
-from callbacks.mteb_tasks import averages
-from callbacks.prompts import check_prompts
-from callbacks.task_texts import overlaps
+from callbacks.mteb.example_scores import ExampleScores
+from callbacks.mteb.score_differences import difference_interval
+from callbacks.mteb.task_evaluation import averages
+from callbacks.mteb.task_prompts import check_prompts
+from callbacks.mteb.task_texts import overlaps
 from datamodules import DataSource, load_task
 from lightning_app.report.markdown import markdown_table
 from lightning_app.report.run_report import OVERLAP_LEGEND, overlap_table
@@ -36,17 +40,17 @@ INTERVAL_LEGEND = "The intervals are 95 % bootstrap intervals of the difference,
 
 @dataclass(frozen=True)
 class Scores:
-    """What one model got.
+    """Scores of one model.
 
     Args:
         scores: task to main score x 100.
         seconds: task to the time its evaluation took, in this run or in the one that its result is taken from.
-        examples: task to what the model made of each example.
+        examples: task to the model's example scores.
     """
 
     scores: dict[str, float]
     seconds: dict[str, float]
-    examples: dict[str, Examples]
+    examples: dict[str, ExampleScores]
 
 
 def main(arguments: list[str]) -> None:
@@ -123,7 +127,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def read_prompts(given: str | None) -> dict[str, str]:
-    """The prompts in a YAML file or text.
+    """Return the prompts in a YAML file or text.
 
     Raises:
         UserError: it is not a mapping of names to texts.
@@ -177,7 +181,7 @@ def model_name(model: str) -> str:
 
 
 def result_table(tasks: "list[AbsTask]", found: Scores) -> str:
-    """Tasks by main score and time, with averages."""
+    """Return a table of tasks by main score and time, with averages."""
     rows = [
         [name, str(task.metadata.type), task.metadata.main_score, f"{found.scores[name]:.2f}", f"{seconds:.1f}"]
         for task, (name, seconds) in zip(tasks, found.seconds.items(), strict=True)
@@ -187,7 +191,7 @@ def result_table(tasks: "list[AbsTask]", found: Scores) -> str:
 
 
 def comparison_table(tasks: "list[AbsTask]", a: Scores, b: Scores) -> str:
-    """Tasks by the scores of two models, their difference and, where the examples are known, its interval."""
+    """Return a table of tasks by the scores of two models, their difference and, where it is known, its interval."""
     rows = []
     for task in tasks:
         name = task.metadata.name

@@ -185,7 +185,7 @@ def _merge(options: argparse.Namespace) -> None:
     import torch
 
     from modules.checkpoints.checkpoint_io import parse_size
-    from modules.on_disk.merge import merge_files
+    from modules.on_disk.merge_files import merge_files
     from modules.on_disk.plan import Plan
 
     plan = Plan(

@@ -3,14 +3,26 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from jsonargparse import Namespace
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from safetensors.torch import save_file
 
-from datamodules.text_lines import read_lines
+from datamodules.sources.text_lines import read_lines
+from lightning_app.verbs.recipe_run import RecipeRun
 from modules import TextEncoder, UserError
 from modules.distributed import is_main_process
 from modules.encoding.prompts import named_prompts, prompts_by_side
 from modules.positioning.merged_encoder import MergedEncoder
+
+
+def run(config: Namespace) -> None:
+    """Embed the lines of a text file.
+
+    Raises:
+        UserError: a mistake of the user's, or the model is not made yet.
+    """
+    texts = read_texts(config.texts, config.out)
+    predict(RecipeRun(config).encoder(), texts, config.out, config.prompt, config.prompt_name)
 
 
 def read_texts(file: str | None, out: str | None) -> list[str]:
@@ -56,7 +68,7 @@ def predict(
     prompt = _prompt(encoder.prompts, encoder.default_prompt_name, prompt, prompt_name)
     if prompt:
         rank_zero_info(f"before every text: {prompt!r}")
-    embeddings = encoder.encode(texts, prompt, progress=True)
+    embeddings = encoder.encode(texts, prompt, bar="encoding")
     if is_main_process():
         save_file({"embeddings": embeddings}, out)
         print(f"{out}: embeddings {list(embeddings.shape)}")

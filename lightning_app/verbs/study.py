@@ -1,31 +1,26 @@
-"""The verb study: the parser of a merge recipe, without a Trainer of its own."""
+"""The verb study: the comparison before a merge is trusted."""
 
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 
 from jsonargparse import Namespace
-from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from callbacks import MtebCallback
-from callbacks.task_cap import full_name
-from lightning_app.recipe.named_merges import MAIN
+from callbacks.mteb.task_cap import full_name
 from lightning_app.recipe.recipe_parser import instantiate
-from lightning_app.recipe.run_settings import read_settings
 from lightning_app.recipe.study_recipe import StudyRecipe, check_tasks
-from lightning_app.report.dry_run import plan_table, time_per_text
+from lightning_app.report.dry_run import plan_table
 from lightning_app.report.rows_table import prompts_of
 from lightning_app.report.run_report import rows_table
 from lightning_app.stages.run_lock import locked
-from lightning_app.stages.scorer import Scorer
-from lightning_app.stages.stage_graph import StageGraph, is_main_process, with_inputs
-from lightning_app.stages.trainers import TrainerFactory
-from lightning_app.study.looks import Looks
-from lightning_app.study.report import StudyReport
-from lightning_app.study.study import Study
-from lightning_app.study.tables import StudyTables
-from lightning_app.verbs.merge_cli import MergeCLI
+from lightning_app.stages.stage_graph import with_inputs
+from lightning_app.study.study_report import StudyReport
+from lightning_app.study.study_rows import Study
+from lightning_app.study.study_tables import StudyTables
+from lightning_app.study.surroundings import Surroundings
+from lightning_app.verbs.recipe_run import RecipeRun
 from modules import UserError
+from modules.distributed import is_main_process
 
 AFTERWARDS = (
     "The other seeds of the best rows, the curves and the landscape come after these: where they are depends on what "
@@ -33,74 +28,43 @@ AFTERWARDS = (
 )
 
 
-class StudyCLI(MergeCLI):
-    """Parses a recipe, and runs its study; every Trainer is that of a stage."""
+def run(config: Namespace) -> None:
+    """Run a study, or say what it would do.
 
-    def __init__(self, args: list[str]) -> None:
-        super().__init__(args, run=False)
+    Raises:
+        UserError: a mistake in the recipe, before anything is trained.
+    """
+    recipe = RecipeRun(config)
+    if not recipe.settings.experts:
+        raise UserError("model.experts is empty: a study compares merges, name the experts")
+    if not recipe.mteb.selection:
+        raise UserError("mteb.tasks is empty: a study compares scores, name the tasks")
+    with nullcontext() if recipe.config.dry_run else locked(recipe.settings.run_dir):
+        study_of(recipe)
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """``dry_run`` beside the keys of a recipe."""
-        super().add_arguments_to_parser(parser)
-        parser.add_argument("--dry_run", action="store_true", help="Print the stages and about how long they take.")
 
-    @property
-    def section(self) -> Namespace:
-        """The configuration."""
-        config: Namespace = self.config
-        return config
-
-    def before_instantiate_classes(self) -> None:
-        """Nothing: every model of a study is a stage's."""
-
-    def instantiate_classes(self) -> None:
-        """Nothing, as well."""
-
-    def run(self) -> None:
-        """Run the study, or say what it would do.
-
-        Raises:
-            UserError: a mistake in the recipe, before anything is trained.
-        """
-        with ExitStack() as held:
-            if not self.section.dry_run:
-                held.enter_context(locked(self.section.run_dir))
-            self._run()
-
-    def _run(self) -> None:
-        section = self.section
-        if not self.mteb.selection:
-            raise UserError("mteb.tasks is empty: a study compares scores, name the tasks")
-        tasks = self.mteb.load()  # what is wrong here shows before training
-        graph = StageGraph(section.run_dir, section.fresh and not section.dry_run)
-        trainers = TrainerFactory(section.trainer, section.run_dir, int(section.seed_everything))
-        recipe: StudyRecipe = instantiate(study=(StudyRecipe, section.study)).study
-        check_tasks(recipe, list(section.model.experts), [full_name(task.metadata.name) for task in tasks])
-        scorer = Scorer(self.mteb, trainers.device, self.loading)
-        study = Study(read_settings(section), recipe, trainers, graph, scorer, self._scorer(trainers))
-        stages = with_inputs(study.known_stages())
-        for line in [*trainers.remarks(MAIN), *study.pipeline.remarks()]:
-            rank_zero_info(line)
-        rank_zero_info(f"\n{rows_table(list(study.pipeline.data.tasks.values()), prompts_of(section.model.base))}\n")
-        if section.dry_run:
-            if is_main_process():
-                rate = time_per_text(section.model.base, self.loading, study.pipeline.data, trainers.device)
-                print(plan_table(stages, graph, rate))
-                print(f"\n{AFTERWARDS}")
-            return
+def study_of(recipe: RecipeRun) -> None:
+    """Run the study of a recipe, or say what it would do."""
+    tasks = recipe.mteb.load()  # what is wrong here shows before training
+    wanted: StudyRecipe = instantiate(study=(StudyRecipe, recipe.config.study)).study
+    check_tasks(wanted, list(recipe.settings.experts), [full_name(task.metadata.name) for task in tasks])
+    graph = recipe.graph(fresh=recipe.config.fresh and not recipe.config.dry_run)
+    full = recipe.scorer(max_examples=None, max_corpus=None)
+    study = Study(recipe.models, wanted, graph, recipe.scorer(), full)
+    stages = with_inputs(study.known_stages())
+    for line in study.models.remarks():
+        rank_zero_info(line)
+    data = list(study.models.data.tasks.values())
+    rank_zero_info(f"\n{rows_table(data, prompts_of(recipe.settings.base))}\n")
+    if recipe.config.dry_run:
         if is_main_process():
-            self.save_config()
-        study.run()
-        looks = Looks(study, self._scorer(trainers, recipe.max_examples, recipe.max_corpus))
-        report = StudyReport(study, StudyTables(study, tasks), looks)
-        title = f"Study of {section.run_dir}"
-        page = report.write(Path(section.run_dir), title)
-        if is_main_process():
-            print(f"\n{report.tables.main().markdown()}\n\n{report.tables.choices().markdown()}\n\nreport: {page}")
-
-    def _scorer(
-        self, trainers: TrainerFactory, max_examples: int | None = None, max_corpus: int | None = None
-    ) -> Scorer:
-        """The recipe's scoring with other caps."""
-        caps = {"max_examples": max_examples, "max_corpus": max_corpus}
-        return Scorer(MtebCallback(**self.section.mteb.as_dict() | caps), trainers.device, self.loading)
+            print(f"{plan_table(stages, graph, recipe.time_per_text())}\n\n{AFTERWARDS}")
+        return
+    if is_main_process():
+        recipe.save_config()
+    study.run()
+    capped = recipe.scorer(max_examples=wanted.max_examples, max_corpus=wanted.max_corpus)
+    report = StudyReport(study, StudyTables(study, tasks), Surroundings(study, capped))
+    page = report.write(Path(recipe.settings.run_dir), f"Study of {recipe.settings.run_dir}")
+    if is_main_process():
+        print(f"\n{report.tables.main().markdown()}\n\n{report.tables.choices().markdown()}\n\nreport: {page}")

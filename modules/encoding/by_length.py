@@ -10,6 +10,9 @@ from modules.encoding.features import Features
 ROWS = 16
 """Texts that are padded together; fewer make the matrix products too small, more bring the padding back."""
 
+LEAST_SAVED = 0.1
+"""The share of a batch's tokens that parts have to save; less costs more in smaller matrix products."""
+
 
 def embed_by_length(encoder: Callable[[Features], Tensor], features: Features) -> Tensor:
     """Embed a padded batch in parts of texts of about the same length, each padded to its own longest.
@@ -38,9 +41,12 @@ def part_of(features: Features, rows: Tensor | slice, tokens: Tensor | slice) ->
 
 
 def parts_by_length(features: Features) -> list[tuple[Tensor, int]]:
-    """The parts that a batch is embedded in: the rows of each, ``[at most ROWS]``, and its length in tokens."""
+    """Return the parts that a batch is embedded in: the rows of each and its length in tokens."""
     ids = features["input_ids"]
+    whole = [(torch.arange(len(ids)), ids.shape[-1])]
     if ids.device.type != "cpu" or len(ids) <= ROWS:
-        return [(torch.arange(len(ids)), ids.shape[-1])]
+        return whole
     lengths = features["attention_mask"].sum(1)
-    return [(rows, int(lengths[rows[-1]])) for rows in lengths.argsort(stable=True).split(ROWS)]
+    parts = [(rows, int(lengths[rows[-1]])) for rows in lengths.argsort(stable=True).split(ROWS)]
+    tokens = sum(len(rows) * length for rows, length in parts)
+    return parts if tokens <= (1 - LEAST_SAVED) * ids.numel() else whole

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from itertools import pairwise
 from typing import TypedDict
 
@@ -12,7 +11,7 @@ from tqdm.auto import tqdm
 
 from modules.encoding.features import TokenIds, pad
 from modules.encoding.text_tokenizer import TextTokenizer
-from modules.encoding.tokenized_texts import look_up
+from modules.encoding.tokenized_texts import KnownTokens, look_up
 from modules.errors import UserError
 from modules.evaluation_mode import evaluation_mode
 
@@ -42,8 +41,8 @@ class EncodeOptions(TypedDict, total=False):
 
     batch_size: int
     precision: str
-    tokenized: dict[str, TokenIds] | None
-    progress: bool
+    tokenized: KnownTokens | None
+    bar: str
 
 
 Tokenize = Callable[[Sequence[str]], list[TokenIds]]
@@ -61,8 +60,8 @@ def encode_texts(
     pools_without_prompts: bool = False,
     batch_size: int = 64,
     precision: str = "float32",
-    tokenized: dict[str, TokenIds] | None = None,
-    progress: bool = False,
+    tokenized: KnownTokens | None = None,
+    bar: str = "",
 ) -> Tensor:
     """Embed texts in evaluation mode, without gradients; the encoder's mode is put back afterwards.
 
@@ -77,8 +76,8 @@ def encode_texts(
         batch_size: how many texts of `TOKENS_PER_TEXT` tokens a forward pass has room for; on an accelerator more, by
             its free memory.
         precision: one of `PRECISIONS`.
-        tokenized: token ids by text, see `TokenizedTexts`; those that were missing are added.
-        progress: show a bar.
+        tokenized: token ids by text, see `TokenizedTexts`; missing ones are added.
+        bar: label of a bar of the texts, where there is a terminal to draw it on; empty: none.
 
     Returns:
         ``[len(texts), dim]``, float32, on the CPU.
@@ -90,49 +89,65 @@ def encode_texts(
         raise UserError("there are no texts to embed")
     if precision not in PRECISIONS:
         raise UserError(f"precision '{precision}' is unknown: use one of {', '.join(PRECISIONS)}")
-    texts = [prompt + text for text in texts] if prompt else texts
     prompt_length = tokenizer.prompt_length(prompt, max_length) if pools_without_prompts else None
-    distinct = sorted(dict.fromkeys(texts), key=len, reverse=True)
-    tokenize = partial(look_up, tokenizer, max_length, tokenized)
-    rows: dict[str, int] = {}
-    embeddings = _OnTheCpu()
+    row_of = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+
+    def tokenize(chunk: Sequence[str]) -> list[TokenIds]:
+        return look_up(tokenizer, max_length, tokenized, [prompt + text for text in chunk])
+
+    longest_first = sorted(row_of, key=len, reverse=True)
+    chunks = list(_chunks(longest_first, len(prompt)))
+    embeddings = _OnTheCpu(len(row_of))
     with (
         evaluation_mode(encoder),
         torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"),
-        tqdm(total=len(distinct), desc="encoding", unit="text", disable=not progress, leave=False) as bar,
+        tqdm(total=len(row_of), desc=bar, unit="text", disable=None if bar else True, leave=False) as embedded,
     ):
-        for batch, ids in _batches(distinct, tokenize, _room(encoder, device, batch_size * TOKENS_PER_TEXT)):
+        for batch, ids in _batches(chunks, tokenize, _room(encoder, device, batch_size * TOKENS_PER_TEXT)):
             features = {key: value.to(device) for key, value in pad(ids, tokenizer.pad_id).items()}
             if prompt_length is not None:
                 features["prompt_lengths"] = torch.full((len(batch),), prompt_length, device=device)
-            embeddings.add(encoder(features).float())
-            rows.update(zip(batch, range(len(rows), len(rows) + len(batch)), strict=True))
-            bar.update(len(batch))
-    return embeddings.all()[[rows[text] for text in texts]]
+            embeddings.add([row_of[text] for text in batch], encoder(features).float())
+            embedded.update(len(batch))
+    found = embeddings.all()
+    return found if len(row_of) == len(texts) else found[[row_of[text] for text in texts]]
 
 
 class _OnTheCpu:
-    """Collects embeddings; an accelerator is waited for when many have come together, not at every batch."""
+    """Collects embeddings in one tensor; an accelerator is waited for when many have come together, not at every batch.
 
-    def __init__(self) -> None:
-        self._moved: list[Tensor] = []
+    Args:
+        count: rows that will be added.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._moved: Tensor | None = None
+        self._rows: list[int] = []
         self._waiting: list[Tensor] = []
         self._numbers = 0
 
-    def add(self, part: Tensor) -> None:
+    def add(self, rows: list[int], part: Tensor) -> None:
+        """Add the embeddings of some rows."""
+        self._rows += rows
         self._waiting.append(part)
         self._numbers += part.numel()
-        if self._numbers > MOST_WAITING:
+        if part.device.type == "cpu" or self._numbers > MOST_WAITING:
             self._move()
 
     def all(self) -> Tensor:
-        self._move()
-        return torch.cat(self._moved)
+        """Return the embeddings of all rows: ``[count, dim]``."""
+        if self._waiting:
+            self._move()
+        assert self._moved is not None
+        return self._moved
 
     def _move(self) -> None:
-        if self._waiting:
-            self._moved.append(torch.cat(self._waiting).cpu())
-            self._waiting, self._numbers = [], 0
+        moved = torch.cat(self._waiting).cpu()
+        if self._moved is None:
+            self._moved = moved.new_empty(self._count, moved.shape[-1])
+        self._moved[self._rows] = moved
+        self._rows, self._waiting, self._numbers = [], [], 0
 
 
 def _room(encoder: nn.Module, device: torch.device, tokens: int) -> int:
@@ -144,16 +159,19 @@ def _room(encoder: nn.Module, device: torch.device, tokens: int) -> int:
     return max(tokens, min(MOST_TOKENS, int(free / 2 / (BYTES_PER_ENTRY * widest))))
 
 
-def _batches(texts: Sequence[str], tokenize: Tokenize, budget: int) -> Iterator[tuple[list[str], list[TokenIds]]]:
-    """Texts that go through the model together, with their tokens; the texts are given from long to short."""
-    for chunk, ids in _tokenized_ahead(texts, tokenize):
+def _batches(
+    chunks: Sequence[Sequence[str]], tokenize: Tokenize, budget: int
+) -> Iterator[tuple[list[str], list[TokenIds]]]:
+    """Yield the texts that go through the model together, with their tokens; the texts are given from long to short."""
+    for chunk, ids in _tokenized_ahead(chunks, tokenize):
         for rows in plan_batches([len(tokens) for tokens in ids], budget):
             yield [chunk[row] for row in rows], [ids[row] for row in rows]
 
 
-def _tokenized_ahead(texts: Sequence[str], tokenize: Tokenize) -> Iterator[tuple[Sequence[str], list[TokenIds]]]:
-    """Chunks of texts with their tokens; while one is embedded, another thread tokenises the next."""
-    chunks = list(_chunks(texts))
+def _tokenized_ahead(
+    chunks: Sequence[Sequence[str]], tokenize: Tokenize
+) -> Iterator[tuple[Sequence[str], list[TokenIds]]]:
+    """Yield chunks of texts with their tokens; while one is embedded, another thread tokenises the next."""
     with ThreadPoolExecutor(max_workers=1) as thread:
         ahead = thread.submit(tokenize, chunks[0])
         for chunk, following in pairwise([*chunks, []]):
@@ -162,14 +180,15 @@ def _tokenized_ahead(texts: Sequence[str], tokenize: Tokenize) -> Iterator[tuple
             yield chunk, ids
 
 
-def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """The texts in their order, in pieces of `CHUNK` characters or of one text that is longer."""
+def _chunks(texts: Sequence[str], prompt_size: int) -> Iterator[Sequence[str]]:
+    """Yield the texts in their order, in pieces of `CHUNK` characters, prompts included, or of one longer text."""
     start, characters = 0, 0
     for end, text in enumerate(texts):
-        characters += len(text)
+        size = prompt_size + len(text)
+        characters += size
         if characters > CHUNK and end > start:
             yield texts[start:end]
-            start, characters = end, len(text)
+            start, characters = end, size
     yield texts[start:]
 
 

@@ -21,10 +21,11 @@ from modules.checkpoints.lora import is_adapter
 from modules.checkpoints.text_settings import Pipeline
 from modules.encoding.adapter_folder import AdapterFolder
 from modules.encoding.encode import EncodeOptions, encode_texts
-from modules.encoding.features import Features, pad
+from modules.encoding.features import Features
 from modules.encoding.pipeline import load_pipeline, parameter_places
 from modules.encoding.saving import save_pipeline
 from modules.encoding.text_tokenizer import TextTokenizer
+from modules.encoding.tokenization import Tokenization
 
 
 class TextEncoder(nn.Module):
@@ -190,14 +191,13 @@ class TextEncoder(nn.Module):
             max_length: a tighter limit than the model's own.
             prompts: what stands before all texts, or before each.
         """
+        each = [prompts] * len(texts) if isinstance(prompts, str) else prompts
+        return self.tokenization(max_length)(texts, prompts=each)
+
+    def tokenization(self, max_length: int | None = None) -> Tokenization:
+        """Return how texts are tokenised, with a tighter limit than the model's own if one is given."""
         limit = min(max_length or self.max_length, self.max_length)
-        each = [prompts] * len(texts) if isinstance(prompts, str) else list(prompts)
-        whole = [prompt + text for prompt, text in zip(each, texts, strict=True)]
-        features = pad(self.tokenizer(whole, limit), self.tokenizer.pad_id)
-        if self.pools_without_prompts:
-            lengths = [self.tokenizer.prompt_length(prompt, limit) for prompt in each]
-            features["prompt_lengths"] = torch.tensor(lengths)
-        return features
+        return Tokenization(self.tokenizer, limit, self.pools_without_prompts)
 
     @property
     def pools_without_prompts(self) -> bool:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -121,7 +122,7 @@ class TextTokenizer:
             self._prompt_lengths[key] = len(ids) - int(len(ids) > 0 and int(ids[-1]) in special)
         return self._prompt_lengths[key]
 
-    @property
+    @cached_property
     def identity(self) -> str | None:
         """Equal for tokenizers that give every text the same ids; None for those that cannot tell."""
         backend = _backend(self._first)
@@ -129,8 +130,11 @@ class TextTokenizer:
             return None
         backend.no_truncation()  # left over from the last call; transformers sets both again at the next
         backend.no_padding()
-        side = getattr(getattr(self._first, "tokenizer", None), "truncation_side", "right")
-        parts = [type(self._first).__name__, side, repr(sorted(self._options.items())), backend.to_str()]
+        tokenizer = getattr(self._first, "tokenizer", None)
+        side = getattr(tokenizer, "truncation_side", "right")
+        # What the backend does not write out.
+        beside = [self.pad_id, getattr(tokenizer, "split_special_tokens", False), sorted(self._options.items())]
+        parts = [type(self._first).__name__, side, repr(beside), backend.to_str()]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 

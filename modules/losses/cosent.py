@@ -11,8 +11,8 @@ from torchmetrics.regression import SpearmanCorrCoef
 
 from modules.distributed import Gather
 from modules.full_precision import in_full_precision
-from modules.losses.base import Loss, Metrics, register
 from modules.losses.cosines import paired_cosines
+from modules.losses.loss import Loss, Metrics, register
 from modules.losses.task_batch import TaskBatch
 
 

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from modules.distributed import Gather, own_places
 from modules.full_precision import in_full_precision
-from modules.losses.base import Loss, register
 from modules.losses.cosines import cosines
+from modules.losses.loss import Loss, register
 from modules.losses.ranking import RANKING, ranking
-from modules.losses.task_batch import TaskBatch
+from modules.losses.task_batch import NO_TEXT, TaskBatch
 
 
 @register
@@ -77,10 +77,11 @@ def info_nce(anchors: Tensor, candidates: Tensor, own: Tensor, excluded: Tensor,
 
 
 def same_text_mask(anchor_ids: Tensor, all_anchor_ids: Tensor, candidate_ids: Tensor, own: Tensor) -> Tensor:
-    """Return which candidates are false negatives, judged by equal texts.
+    """Return which candidates are no negatives of which anchors, judged by equal texts.
 
     A candidate is no negative of an anchor when its text is that of the anchor's own positive, or of the anchor itself,
-    or when it is the positive of another row with the same anchor (a query with several relevant documents).
+    or when it is the positive of another row with the same anchor (a query with several relevant documents). A cell
+    without a text (`NO_TEXT`), in rows that have fewer negatives than others, is a negative of none.
 
     Args:
         anchor_ids: ``[batch]`` text ids of this process's anchors.
@@ -93,6 +94,7 @@ def same_text_mask(anchor_ids: Tensor, all_anchor_ids: Tensor, candidate_ids: Te
     """
     own_ids = candidate_ids[own]
     excluded = (candidate_ids == own_ids[:, None]) | (candidate_ids == anchor_ids[:, None])
+    excluded |= candidate_ids == NO_TEXT
     excluded[:, : len(all_anchor_ids)] |= all_anchor_ids == anchor_ids[:, None]
     excluded[torch.arange(len(own), device=own.device), own] = False
     return excluded

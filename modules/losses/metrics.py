@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
-from modules.losses.base import LOSSES, make_loss
+from modules.losses.loss import LOSSES, make_loss
 from modules.losses.task_batch import TaskBatch
 from modules.losses.task_loss import TaskOutput
 

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from modules.distributed import Gather, own_places, processes_of
 from modules.full_precision import in_full_precision
-from modules.losses.base import Loss, register
 from modules.losses.cosines import cosines
+from modules.losses.loss import Loss, register
 from modules.losses.ranking import RANKING, ranking
 from modules.losses.task_batch import TaskBatch
 

@@ -13,6 +13,9 @@ from modules.encoding.features import Features
 Kind = Literal["pairs", "graded", "labelled"]
 """Kind of rows: anchor, positive and hard negatives; sentence1, sentence2 and score; text and label."""
 
+NO_TEXT = -1
+"""Id of a cell without a text: a row that has fewer negatives than others. It is no candidate of any anchor."""
+
 
 @dataclass  # not frozen: Lightning's `bf16-true` refuses frozen dataclasses in a batch
 class LossConfig:
@@ -41,7 +44,8 @@ class TaskBatch:
         loss: the loss of this data set, never ``auto``.
         features: one entry per text column: ``[anchor, positive, negative, ...]`` of pairs,
             ``[sentence1, sentence2]`` of graded pairs, ``[text]`` of labelled texts.
-        text_ids: ``[columns, batch]`` int64, equal exactly where texts are equal.
+        text_ids: ``[columns, batch]`` int64, equal exactly where texts are equal; `NO_TEXT` where a row has no negative
+            in this column: a loss leaves its embedding out.
         target: ``[batch]``: scores of graded pairs, float32; labels, int64; None for pairs.
         rows: where each row stands in its source, counted from 1, for messages; None: not known.
 

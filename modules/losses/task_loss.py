@@ -9,7 +9,7 @@ from modules.distributed import Gather, all_gather
 from modules.encoding.by_length import embed_by_length
 from modules.encoding.features import Features
 from modules.full_precision import float32_or_better
-from modules.losses.base import make_loss
+from modules.losses.loss import make_loss
 from modules.losses.task_batch import TaskBatch
 
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from modules.merging.base import MergeMethod, normalised
+from modules.merging.merge_method import MergeMethod, normalised
 
 
 class Average(MergeMethod):

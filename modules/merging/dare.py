@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from modules.merging.base import MergeMethod, Preparation, Prepared, Statistics, Stream, check_fraction
+from modules.merging.merge_method import MergeMethod, Preparation, Prepared, Statistics, Stream, check_fraction
 from modules.merging.slerp import Slerp
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from modules.merging.base import MergeMethod
+from modules.merging.merge_method import MergeMethod
 
 if TYPE_CHECKING:  # merging files does not wait for the searches
     from modules.search import Search

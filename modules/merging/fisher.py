@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from modules.errors import UserError
-from modules.merging.base import MergeMethod, Preparation, Prepared, Statistics, Stream, normalised
+from modules.merging.merge_method import MergeMethod, Preparation, Prepared, Statistics, Stream, normalised
 
 
 class Fisher(MergeMethod):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from modules.merging.base import Stream
+from modules.merging.merge_method import Stream
 
 HALF = 16
 """Bits of a float32 that each of the two passes looks at."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from modules.merging.base import MergeMethod, times, weights_of_directions
+from modules.merging.merge_method import MergeMethod, times, weights_of_directions
 
 
 class MultiSlerp(MergeMethod):

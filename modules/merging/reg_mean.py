@@ -4,7 +4,15 @@ import torch
 from torch import Tensor
 
 from modules.errors import UserError
-from modules.merging.base import MergeMethod, Preparation, Prepared, Statistics, Stream, check_fraction, normalised
+from modules.merging.merge_method import (
+    MergeMethod,
+    Preparation,
+    Prepared,
+    Statistics,
+    Stream,
+    check_fraction,
+    normalised,
+)
 
 
 class RegMean(MergeMethod):

@@ -6,7 +6,7 @@ The angle is taken between task vectors, not between weights: those of fine-tune
 import torch
 from torch import Tensor
 
-from modules.merging.base import MergeMethod, times
+from modules.merging.merge_method import MergeMethod, times
 
 SMALLEST_SINE = 1e-6
 """Below it two directions count as (anti)parallel, where SLERP is taken to its linear limit."""

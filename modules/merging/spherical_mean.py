@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from modules.merging.base import MergeMethod, outer, times, weights_of_directions
+from modules.merging.merge_method import MergeMethod, outer, times, weights_of_directions
 from modules.merging.slerp import SMALLEST_SINE
 
 CONVERGED = 1e-14

@@ -13,7 +13,7 @@ from torch import Tensor
 from modules.checkpoints.base_model import find_base_model
 from modules.checkpoints.identity import weights_identity
 from modules.errors import UserError
-from modules.merging.base import Statistics
+from modules.merging.merge_method import Statistics
 
 BASELINES = {"fisher": "fisher", "input_gram": "reg_mean"}
 """Kind of statistics to the baseline of a recipe that collects it."""

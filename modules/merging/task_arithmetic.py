@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from modules.merging.base import MergeMethod
+from modules.merging.merge_method import MergeMethod
 
 
 class TaskArithmetic(MergeMethod):

@@ -3,8 +3,16 @@
 import torch
 from torch import Tensor
 
-from modules.merging.base import MergeMethod, Preparation, Prepared, Statistics, Stream, check_fraction, normalised
 from modules.merging.magnitudes import global_thresholds, tensor_thresholds
+from modules.merging.merge_method import (
+    MergeMethod,
+    Preparation,
+    Prepared,
+    Statistics,
+    Stream,
+    check_fraction,
+    normalised,
+)
 
 
 class Ties(MergeMethod):

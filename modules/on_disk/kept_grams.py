@@ -18,7 +18,7 @@ from modules.checkpoints.lora import CONFIG
 from modules.checkpoints.task_vector_files import TaskVectorFiles, progress
 from modules.gram import gram_of
 from modules.json_files import read_kept_json
-from modules.merging.base import Preparation
+from modules.merging.merge_method import Preparation
 
 FOLDER = "statistics"
 """Beside an expert's weights: what was measured on it."""

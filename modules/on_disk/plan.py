@@ -11,7 +11,7 @@ from torch import Tensor
 
 from modules.checkpoints.checkpoint_io import MAX_SHARD_BYTES
 from modules.errors import UserError
-from modules.merging.base import MergeMethod
+from modules.merging.merge_method import MergeMethod
 from modules.positioning.position import merge_coefficients
 
 

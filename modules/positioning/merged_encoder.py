@@ -10,9 +10,10 @@ from modules.encoding.encode import EncodeOptions
 from modules.encoding.features import Features
 from modules.encoding.text_encoder import TextEncoder
 from modules.encoding.text_tokenizer import TextTokenizer
+from modules.encoding.tokenization import Tokenization
 from modules.full_precision import float32_or_better
-from modules.merging.base import Prepared
 from modules.merging.combine import attach_coefficients, combine
+from modules.merging.merge_method import Prepared
 from modules.positioning.merged_table import MergedTable
 from modules.positioning.position import Position
 from modules.positioning.recompute import checkpointed_in_evaluation, checkpointing_layers
@@ -164,6 +165,10 @@ class MergedEncoder(nn.Module):
     ) -> Features:
         """Tokenise as the base does."""
         return self.base.tokenize(texts, max_length, prompts)
+
+    def tokenization(self, max_length: int | None = None) -> Tokenization:
+        """Return how the base tokenises."""
+        return self.base.tokenization(max_length)
 
     def encode(self, texts: Sequence[str], prompt: str = "", **options: Unpack[EncodeOptions]) -> Tensor:
         """Embed texts at the current position: ``[len(texts), dim]``; see `TextEncoder.encode`."""

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modules.merging.base import Prepared
 from modules.merging.combine import attach_coefficients, combine
+from modules.merging.merge_method import Prepared
 
 
 class MergedTable(Tensor):

@@ -15,7 +15,7 @@ from modules.checkpoints.text_settings import Pipeline, text_settings
 from modules.compatibility.agree import agree
 from modules.encoding.text_encoder import TextEncoder
 from modules.gram import gram_of, sum_by_group
-from modules.merging.base import MergeMethod, Prepared, Statistics
+from modules.merging.merge_method import MergeMethod, Prepared, Statistics
 
 Vectors = dict[str, Tensor]
 """Parameter of the backbone to ``[N, *shape]``: the same parameter's difference in every expert."""

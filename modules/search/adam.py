@@ -3,7 +3,7 @@
 from torch import nn, optim
 from torch.optim import Optimizer
 
-from modules.search.base import Search
+from modules.search.search import Search
 
 
 class Adam(Search):

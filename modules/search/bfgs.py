@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from modules.search.base import Closure, NumberOptimizer, Search
+from modules.search.search import Closure, NumberOptimizer, Search
 
 SUFFICIENT = 1e-4
 """Armijo's constant: the part of the decrease promised by the slope that a step must give."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from modules.search.base import Closure, NumberOptimizer, Search
+from modules.search.search import Closure, NumberOptimizer, Search
 
 if TYPE_CHECKING:
     from cmaes import CMA

@@ -1,0 +1,1 @@
+"""MTEB tasks: chosen, loaded, capped, embedded, scored, and compared."""

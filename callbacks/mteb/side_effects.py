@@ -1,0 +1,39 @@
+"""mteb called as if it had no side effects: on random numbers, on what is shown, on other processes."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import datasets
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from modules.distributed import fail_together
+
+
+@contextmanager
+def without_side_effects() -> Iterator[None]:
+    """Call mteb in this block: random numbers go on as if it had not run, and its remarks are not shown.
+
+    mteb reseeds every generator when it is imported and when it makes a task, draws bars of ``datasets``, and remarks
+    at every evaluation that a task has a successor. A process that fails in the block fails all, see `fail_together`.
+    """
+    with fail_together(), isolate_rng(), _quiet():
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Show no progress bars of ``datasets`` and no remarks of mteb."""
+    bars, logger = datasets.are_progress_bars_disabled(), logging.getLogger("mteb")
+    level = logger.level
+    datasets.disable_progress_bars()
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="mteb")
+            yield
+    finally:
+        logger.setLevel(level)
+        if not bars:
+            datasets.enable_progress_bars()

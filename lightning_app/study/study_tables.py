@@ -1,0 +1,283 @@
+"""The tables of a study."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING
+
+from callbacks.mteb.task_cap import full_name
+from lightning_app.report.rows_table import HEADER, prompts_of, rows_cells, rows_notes
+from lightning_app.report.run_report import read_ending
+from lightning_app.report.table import Table
+from lightning_app.stages.learn import POSITION
+from lightning_app.stages.score import read_scores
+from lightning_app.study.cost import Cost, cost_of
+from lightning_app.study.significance import Difference, Significance, read_row, significance
+from lightning_app.study.study_rows import KINDS, Row, Study
+from lightning_app.study.surroundings import read_path
+from modules.json_files import read_json
+
+if TYPE_CHECKING:
+    from mteb import AbsTask
+
+
+class StudyTables:
+    """Reads the results of a study whose stages have run.
+
+    Args:
+        study: the study.
+        tasks: the MTEB tasks that its rows were scored on.
+    """
+
+    def __init__(self, study: Study, tasks: "Sequence[AbsTask]") -> None:
+        self.study = study
+        self.types = {task.metadata.name: str(task.metadata.type) for task in tasks}
+        owned = {name for names in study.recipe.tasks.values() for name in names}
+        self.seen = [name for name in self.types if full_name(name) in owned]
+        self.unseen = [name for name in self.types if full_name(name) not in owned]
+
+    def scores(self, row: Row) -> dict[str, float]:
+        """Task to main score x 100."""
+        return read_scores(self.study.graph.folder(self.study.score(row)))
+
+    def average(self, row: Row) -> float:
+        """The mean over all tasks."""
+        return fmean(self.scores(row).values())
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks in the order of the columns, seen ones first."""
+        return [*self.seen, *self.unseen]
+
+    @cached_property
+    def groups(self) -> dict[str, list[str]]:
+        """Name of each average to the tasks that it is over: all of them, and parts of at least two."""
+        by_type = {kind: [name for name, of in self.types.items() if of == kind] for kind in self.types.values()}
+        groups = by_type | {"seen": self.seen, "unseen": self.unseen}
+        some = {name: tasks for name, tasks in groups.items() if 1 < len(tasks) < len(self.types)}
+        return {"all": list(self.types)} | some
+
+    def main(self) -> Table:
+        """Models by tasks and averages; the best of each column is bold."""
+        rows = self.study.main_rows
+        values = [self._numbers(self.scores(row)) for row in rows]
+        best = _best(values)
+        other = self.compared_with
+        differences = [self.difference(other, row) for row in rows]
+        cells = []
+        for row, line, difference in zip(rows, values, differences, strict=True):
+            shown = [*(f"{value:.2f}" for value in line), _shown(difference.average)]
+            cells.append([row.name, *shown, f"{self.study.objective(row):.4f}", *self._own_cost(row)])
+        unseen = [f"{name} (unseen)" if self.seen else name for name in self.unseen]
+        header = ["model", *self._averages(), *self.seen, *unseen]
+        header += [f"minus {other.name}", "probe", "seconds", "with inputs"]
+        notes = [
+            "Main scores x 100, the best of each column in bold.",
+            f"minus {other.name}: difference of the means over all tasks, with its 95 % interval by the paired "
+            f"bootstrap over the tasks' examples.{_constant_tasks(differences[0])}",
+            "probe: mean loss on the probe-validation rows relative to the base's, on which every choice is made.",
+            "seconds: measured, of the model's own stage; with inputs: and of all that it is made of.",
+        ]
+        return Table("All models", header, cells, best, notes)
+
+    @property
+    def compared_with(self) -> Row:
+        """The row that the others are compared with: the best joint model, or the base where there is none."""
+        return self.study.headline.get("joint", self.study.base)
+
+    def difference(self, a: Row, b: Row, *, full: bool = False) -> Significance:
+        """Return how much better the second row is than the first, on the recipe's tasks, or on whole ones."""
+        study, graph = self.study, self.study.graph
+        rows = [read_row(graph.folder(study.score(row, full=full)), graph.score_cache) for row in (a, b)]
+        return significance((study.full if full else study.scorer).mteb.load(), *rows)
+
+    def differences(self) -> Table | None:
+        """The best learned merge against the base and the best of the other kinds, on whole tasks."""
+        headline = self.study.headline
+        if "learned" not in headline:
+            return None
+        learned, cells = headline["learned"], []
+        for other in (*(row for kind, row in headline.items() if kind != "learned"), self.study.base):
+            found = self.difference(other, learned, full=True)
+            by_task = [_shown(found.tasks[full_name(name)]) for name in self.tasks]
+            cells.append([other.name, _shown(found.average), *by_task])
+        header = [f"{learned.name} minus", "mean", *map(full_name, self.tasks)]
+        note = "Differences with 95 % intervals: the choice of test examples alone, not what a training's seed adds."
+        return Table("How sure the differences are, on whole tasks", header, cells, notes=[note])
+
+    def rows(self) -> Table:
+        """Return the table of what becomes of the rows of each data set."""
+        data = list(self.study.models.data.tasks.values())
+        notes = rows_notes(data, prompts_of(self.study.models.settings.base))
+        return Table("Rows of each data set", HEADER, list(map(rows_cells, data)), notes=notes)
+
+    def final(self) -> Table:
+        """The base and the best of each kind on whole tasks."""
+        rows = self.study.final_rows()
+        values = [self._numbers(self.full_scores(row)) for row in rows]
+        best = _best(values)
+        cells = [[row.name, *(f"{value:.2f}" for value in line)] for row, line in zip(rows, values, strict=True)]
+        return Table(
+            "The chosen models on whole tasks",
+            ["model", *self._averages(), *map(full_name, self.tasks)],
+            cells,
+            best,
+        )
+
+    def full_scores(self, row: Row) -> dict[str, float]:
+        """Name of each task, which may be capped, to the main score x 100 on the whole of it."""
+        found = read_scores(self.study.graph.folder(self.study.score(row, full=True)))
+        return {name: found[full_name(name)] for name in self.types}
+
+    def choices(self) -> Table:
+        """Return the table of what probe-validation rows choose, and what test tasks would have chosen."""
+        rows = []
+        for kind, chosen in self.study.headline.items():
+            oracle = max(self.study.candidates(kind), key=self.average)
+            lost = self.average(chosen) - self.average(oracle)
+            rows.append(
+                [
+                    KINDS[kind],
+                    chosen.name,
+                    f"{self.average(chosen):.2f}",
+                    oracle.name,
+                    f"{self.average(oracle):.2f}",
+                    f"{lost:+.2f}",
+                ]
+            )
+        header = ["best", "chosen on probe-validation", "mean", "an oracle's choice", "mean", "difference"]
+        return Table("What was chosen, and what the test scores would have chosen", header, rows)
+
+    def seeds(self) -> Table | None:
+        """The headline rows over the seeds."""
+        if not self.study.recipe.seeds:
+            return None
+        rows = []
+        for kind, others in self.study.seeded.items():
+            first = self.study.headline[kind]
+            means = [self.average(row) for row in (first, *others)]
+            singles = ", ".join(f"{mean:.2f}" for mean in means)
+            rows.append([KINDS[kind], first.name, singles, f"{fmean(means):.2f}", f"{stdev(means):.2f}"])
+        header = ["best", "model", "mean of all tasks, seed by seed", "mean", "standard deviation"]
+        return Table("Other seeds of the chosen models; everything they are made of is trained anew", header, rows)
+
+    def resampling(self) -> Table | None:
+        """The joint models of other proportions."""
+        rows = self.study.family("resampling")
+        if not rows:
+            return None
+        cells = []
+        for row in rows:
+            tasks = self.study.models.data.of(row.name)
+            counts: dict[str, int] = {}
+            for group, names in self.study.models.data.groups(row.name).items():
+                counts[group] = sum(len(task.expert) for task in tasks if task.name in names)
+            steps = self.study.models.recipes[row.name].max_steps
+            cells.append([row.name, *(f"{n:,}" for n in counts.values()), str(steps), *self._scored(row)])
+        header = ["model", *(f"rows of {name}" for name in counts), "steps", *self.types, "mean", "probe"]
+        return Table("Joint training, resampled", header, cells)
+
+    def orders(self) -> Table | None:
+        """The SLERP chain in several orders of the experts."""
+        rows = self.study.family("order")
+        if not rows:
+            return None
+        means = [self.average(row) for row in rows]
+        note = f"Spread of the mean over orders: {max(means) - min(means):.2f} points."
+        header = ["order of the chain", *self.types, "mean", "probe"]
+        return Table(
+            "The learned SLERP chain by order of the experts",
+            header,
+            [[r.name, *self._scored(r)] for r in rows],
+            notes=[note],
+        )
+
+    def coefficients(self, row: Row) -> dict[str, float] | None:
+        """The factor of each task vector in a merge against the base; None for any other model."""
+        merge = self.study.models.merges.get(row.model.name)
+        stage = row.model.stage
+        if merge is None or merge.start != "base" or stage is None:
+            return None
+        found = read_json(self.study.graph.folder(stage) / POSITION)["mean_position"]
+        return {key.removeprefix("c/"): value for key, value in found.items() if key.startswith("c/")}
+
+    def positions(self) -> Table:
+        """Return the table of where every merge stands, and how every search ended, those of the sweeps, too."""
+        found, graph = {}, self.study.graph
+        for row in self.study.main_rows:
+            if row.model.stage is not None and row.model.stage.kind == "position":
+                path = read_path(self.study, row.model.stage)
+                found[row.name] = path.chosen | {"scale": path.chosen_scale}
+        columns = list(dict.fromkeys(key for position in found.values() for key in position))
+        rows = [[name, *(f"{p[key]:.3f}" if key in p else "" for key in columns)] for name, p in found.items()]
+        searched = {row.name: row.model.stage for row in self.study.rows if row.model.stage is not None}
+        notes = [f"{n} {read_ending(stage, graph)}" for n, stage in searched.items() if stage.kind == "position"]
+        caption = "Positions learned: the factor of each task vector, means over layers"
+        return Table(caption, ["model", *columns], rows, notes=notes)
+
+    def costs(self) -> Table:
+        """Return the table of what each route costs, and what part of the resampling search that is."""
+        graph = self.study.graph
+        routes = {row.name: list(row.model.inputs) for row in self.study.main_rows if row.model.inputs}
+        searched = [stage for row in self.study.family("resampling") for stage in row.model.inputs]
+        counts = ["steps", "examples", "TFLOP", "seconds"]
+        header = ["route", *counts, *(f"{name}, all" for name in counts)]
+        note = (
+            "all: with all models that it is made of, each counted once. FLOPs are counted operation by operation, "
+            "by torch.utils.flop_counter, in training steps and validation's forward passes: in three of a kind, which "
+            "differ in the lengths of their texts, and from these all others follow."
+        )
+        if searched:
+            routes["the resampling search"] = searched
+            header += ["% of search", "% of search, all"]
+            note += " The last columns are parts of the FLOPs of the resampling search."
+        search = cost_of(searched, graph, inputs=True)
+        rows = []
+        for name, stages in routes.items():
+            own, whole = (cost_of(stages, graph, inputs=inputs) for inputs in (False, True))
+            parts = [f"{100 * cost.flops / search.flops:.1f}" for cost in (own, whole)] if searched else []
+            rows.append([name, *_cost_cells(own), *_cost_cells(whole), *parts])
+        return Table("Cost", header, rows, notes=[note])
+
+    def _averages(self) -> list[str]:
+        """The headers of the averages."""
+        return [f"mean {name}" for name in self.groups]
+
+    def _numbers(self, scores: Mapping[str, float]) -> list[float]:
+        """The averages, and the scores behind them."""
+        averages = [fmean(scores[name] for name in names) for names in self.groups.values()]
+        return [*averages, *(scores[name] for name in self.tasks)]
+
+    def _scored(self, row: Row) -> list[str]:
+        scores = self.scores(row)
+        return [
+            *(f"{scores[n]:.2f}" for n in self.types),
+            f"{self.average(row):.2f}",
+            f"{self.study.objective(row):.4f}",
+        ]
+
+    def _own_cost(self, row: Row) -> list[str]:
+        stages = list(row.model.inputs)
+        return [f"{cost_of(stages, self.study.graph, inputs=inputs).seconds:.0f}" for inputs in (False, True)]
+
+
+def _cost_cells(cost: Cost) -> list[str]:
+    return [f"{cost.steps:,}", f"{cost.examples:,}", f"{cost.flops / 1e12:.1f}", f"{cost.seconds:.0f}"]
+
+
+def _constant_tasks(found: Significance) -> str:
+    names = ", ".join(found.constant)
+    return f" Constants, because their examples are not known: {names}." if names else ""
+
+
+def _shown(difference: Difference) -> str:
+    if difference.interval is None:
+        return f"{difference.observed:+.2f}"
+    low, high = difference.interval
+    return f"{difference.observed:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def _best(values: Sequence[Sequence[float]]) -> set[tuple[int, int]]:
+    """Row and column of the highest value of each column, in a table whose first column is a name."""
+    columns = list(zip(*values, strict=True))
+    return {(i, 1 + j) for j, column in enumerate(columns) for i, value in enumerate(column) if value == max(column)}

@@ -1,0 +1,67 @@
+"""The verb fit: experts, merges, the learned position, scores, a report."""
+
+from pathlib import Path
+
+from jsonargparse import Namespace
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from callbacks.mteb.task_texts import overlaps
+from lightning_app.report.rows_table import prompts_of
+from lightning_app.report.run_report import report, rows_table
+from lightning_app.stages.published_model import publish
+from lightning_app.stages.recipe_models import RecipeModels
+from lightning_app.stages.run_lock import locked
+from lightning_app.stages.score import Score
+from lightning_app.stages.stage_graph import StageGraph
+from lightning_app.verbs.recipe_run import RecipeRun
+from modules.distributed import is_main_process
+
+
+def run(config: Namespace) -> None:
+    """Make every model of a recipe, score all, and report.
+
+    Raises:
+        UserError: a mistake of the user's, before anything is trained.
+    """
+    recipe = RecipeRun(config)
+    with locked(recipe.settings.run_dir):
+        if is_main_process():
+            recipe.save_config()
+        tasks = recipe.mteb.load()
+        models = recipe.models
+        rows = {model.name: model for model in [*models.baseline_models(), models.main]}
+        graph = recipe.graph(fresh=recipe.config.fresh)
+        rank_zero_info(f"\n{rows_table(list(models.data.tasks.values()), prompts_of(recipe.settings.base))}\n")
+        for line in models.remarks():
+            rank_zero_info(line)
+        scorer = recipe.scorer()
+        scores = {name: Score(name, model, scorer) for name, model in rows.items()} if tasks else {}
+        made = [stage for model in [models.main, *rows.values()] for stage in model.inputs]
+        graph.run_all([*made, *scores.values()])
+        if is_main_process():
+            finish(recipe, models, graph, scores)
+
+
+def finish(recipe: RecipeRun, models: RecipeModels, graph: StageGraph, scores: dict[str, Score]) -> None:
+    """Publish the run's model, and write and print the report."""
+    run_dir = Path(recipe.settings.run_dir)
+    place = publish(run_dir, models.main.folder(graph))
+    followed = [
+        f"{what}, by the recipe's choice: what it chooses is fitted to those tasks, and their scores above are no "
+        "longer those of held-out data"
+        for what in recipe.trainer.following_scores()
+    ]
+    data = list(models.data.tasks.values())
+    shared = overlaps(recipe.mteb.load(), [part for task in data for part in (task.expert, task.probe)])
+    text = report(
+        f"Report of {run_dir}",
+        list({model.name: model for model in [*models.baseline_models(), models.main]}.values()),
+        scores,
+        graph,
+        [*followed, place, f"curves: tensorboard --logdir {run_dir}/logs"],
+        shared,
+        data,
+        prompts_of(recipe.settings.base),
+    )
+    (run_dir / "report.md").write_text(text, encoding="utf-8")
+    print(f"\n{text}")

@@ -1,0 +1,266 @@
+"""Merging models on disk: from safetensors to safetensors, tensor by tensor, without building a model.
+
+Memory is a few tensors whatever the size of the models: N task vectors, the base's tensor and the merged one.
+
+Shapes: N experts.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modules.checkpoints.base_model import find_base_model
+from modules.checkpoints.checkpoint_io import TensorInfo
+from modules.checkpoints.checkpoint_layout import Weight, layout_writer, refuse_keys
+from modules.checkpoints.identity import weights_identity
+from modules.checkpoints.lineage import lineage_through, read_lineage
+from modules.checkpoints.lora import AdapterWriter, is_adapter
+from modules.checkpoints.model_settings import copy_settings
+from modules.checkpoints.task_vector_files import open_models, progress
+from modules.compatibility.agree import agree
+from modules.compatibility.safety import refuse_other_ancestors, refuse_suspicious
+from modules.errors import UserError
+from modules.gram import sum_by_group
+from modules.json_files import read_json
+from modules.merging.combine import combine
+from modules.merging.describe import describe
+from modules.merging.granularity import groups_of
+from modules.merging.merge_method import MergeMethod, Preparation, Statistics
+from modules.on_disk.kept_grams import Grams, kept_grams, measure
+from modules.on_disk.plan import Plan
+from modules.on_disk.record import write_records
+from modules.on_disk.rounding import NEGLIGIBLE, Rounding, is_narrow
+
+
+def merge_files(plan: Plan, out: str | Path, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Merge models on disk into a new folder.
+
+    The folder is written aside and takes its name last, so that what has the name is complete.
+
+    Args:
+        plan: what to merge, and how.
+        out: the new folder.
+        say: prints a line.
+
+    Returns:
+        What ``merge.json`` says.
+
+    Raises:
+        UserError: `out` is taken, a model is missing or broken, models do not go together or are suspicious, or a
+            method lacks statistics.
+    """
+    out = Path(out).expanduser()
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out} exists already; remove it or choose another --out")
+    zero = torch.zeros(len(plan.experts), len(plan.experts), dtype=torch.float64)
+    plan.coefficients(zero)  # a mistake in them shows before anything is read
+    with _written_aside(out) as folder:
+        merge = _Merge(plan, say)
+        record = merge.write(folder)
+        merge.files.close()
+    say(f"wrote {out}")
+    return record
+
+
+@contextmanager
+def _written_aside(out: Path) -> Iterator[Path]:
+    """A hidden folder that gets the name `out` if all goes well, and is removed if not."""
+    out = out.absolute()
+    aside = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        aside.rename(out)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+class _Merge:
+    """One merge: opened, checked, written."""
+
+    def __init__(self, plan: Plan, say: Callable[[str], None]) -> None:
+        self.plan, self.say = plan, say
+        self.base = find_base_model(plan.base)
+        self.folders = {name: _find_expert(model) for name, model in plan.experts.items()}
+        self.files = open_models(self.base, self.folders, say)
+        self.pipeline = agree(self.base, self.folders, plan.settings_of, say)
+        self.dtype = plan.dtype
+        groups_of(self.files.names, plan.granularity)  # a mistake in it shows before the long part
+        self.grams = Grams()
+        self.known: set[str] = set()  # names of tensors in `grams`, where they are not measured first
+        self.groups: dict[str, str] = {}
+        self.coefficients: dict[str, Tensor] = {}
+
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Merge into an empty folder; what is known only after all was read is checked last."""
+        method = self.plan.method
+        prepare = method.preparation(self.files.stream, self._statistics())
+        if method.uses_angles:
+            self.grams = self._measured(prepare)
+            self._refuse_suspicious()
+        self._set_coefficients(self.grams.prepared)
+        adapter = self._write_adapter(folder, prepare) if self.plan.adapter_rank else self._write_model(folder, prepare)
+        if not method.uses_angles:
+            self._refuse_suspicious()
+        weights = weights_identity(self.base)  # after all was read, so that nothing is read for it alone
+        if not self.plan.allow_suspicious:
+            known = {name: read_lineage(expert, self.say) for name, expert in self.folders.items()}
+            refuse_other_ancestors(weights, known)
+        return write_records(folder, self._record(weights) | adapter, lineage_through(self.base, weights, self.say))
+
+    def _statistics(self) -> Statistics | None:
+        kind = self.plan.method.statistics
+        if kind is None:
+            return None
+        from modules.merging.statistics import read_statistics  # here, because most methods need none
+
+        return read_statistics(kind, [str(folder) for folder in self.folders.values()])
+
+    def _measured(self, prepare: Preparation) -> Grams:
+        method = self.plan.method
+        changes = type(method).preparation is not MergeMethod.preparation
+        return kept_grams(
+            [self.base, *self.folders.values()],
+            describe(method) if changes else None,
+            lambda: measure(self.files, prepare if changes else None),
+            self.say,
+        )
+
+    def _set_coefficients(self, grams: Mapping[str, Tensor]) -> None:
+        """Coefficients of each group; without angles they are the same for all."""
+        self.groups = groups_of(grams or self.files.names, self.plan.granularity)
+        labels = list(dict.fromkeys(self.groups.values()))
+        experts = len(self.folders)
+        sums = (
+            sum_by_group(grams, self.groups, labels) if grams else torch.zeros(len(labels), experts, experts).double()
+        )
+        # All groups in one call, as a position takes them, which gives the same bits.
+        self.coefficients = dict(zip(labels, self.plan.coefficients(sums), strict=True))
+
+    def _refuse_suspicious(self) -> None:
+        if self.plan.allow_suspicious:
+            return
+        experts = len(self.folders)
+        total = sum(self.grams.raw.values(), torch.zeros(experts, experts, dtype=torch.float64))
+        refuse_suspicious(total, self.grams.base_square**0.5, list(self.folders))
+
+    def _load(self, name: str) -> tuple[Tensor, Tensor | None]:
+        """A tensor of the base and its task vectors; None where no expert changed it."""
+        base, vectors = self.files.load(name)
+        if not self.plan.method.uses_angles and name not in self.known:
+            self.grams.add(name, base, vectors)
+            self.known.add(name)
+        return base, vectors if name in self.grams.raw else None
+
+    def _combine(self, name: str, start: Tensor, vectors: Tensor, prepare: Preparation) -> Tensor:
+        """`start` plus the merged task vector."""
+        prepared = prepare(name, vectors)
+        return combine(start, prepared.vectors, self.coefficients[self.groups[name]], prepared.importance)
+
+    def _write_model(self, folder: Path, prepare: Preparation) -> dict[str, Any]:
+        entries = self.files.entries()
+        rounding = self._choose_dtype(prepare)
+        # What --dtype loses is measured while it is written.
+        insisted = rounding if self.plan.dtype and is_narrow(self.plan.dtype) else None
+        dtypes = [(weight, self._output_dtype(weight.info)) for _, weight in entries]
+        with layout_writer(folder, dtypes, self.plan.max_shard_bytes) as write:
+            for name, weight in progress(entries, "merging"):
+                write(weight, self._merged(name, weight, prepare, insisted))
+        code = copy_settings(self.base, self.pipeline, folder, _short(self.dtype))
+        if code:
+            self.say(f"the model's own code is carried along ({', '.join(code)}): read it before you allow it to run")
+        return self._say_rounding(rounding)
+
+    def _choose_dtype(self, prepare: Preparation) -> Rounding:
+        """Take float32 where the base's own dtypes would round away too much; a pass, for a base in narrower ones."""
+        rounding = Rounding()
+        if self.plan.dtype is None and any(is_narrow(weight.info.dtype) for weight in self.files.base.weights.values()):
+            for name in progress(self.files.names, "measuring what rounding loses"):
+                self._merged(name, self.files.base.weights[name], prepare, rounding)
+            if rounding.lost > NEGLIGIBLE:
+                self.dtype = torch.float32
+        return rounding
+
+    def _say_rounding(self, rounding: Rounding) -> dict[str, Any]:
+        """Return how much of the merged task vector is lost, or would have been, for ``merge.json``."""
+        if not rounding.dtypes:
+            return {}
+        names = " and ".join(rounding.dtypes)
+        if rounding.lost > NEGLIGIBLE and self.plan.dtype is None:
+            self.say(f"{names} would round away {rounding.lost:.0%} of the merged task vector: written in float32")
+        elif rounding.lost > NEGLIGIBLE:
+            self.say(f"{names}, as --dtype says, rounds away {rounding.lost:.0%} of the merged task vector")
+        return {"rounding": {"dtypes": rounding.dtypes, "lost": rounding.lost}}
+
+    def _merged(self, name: str, weight: Weight, prepare: Preparation, rounding: Rounding | None) -> Tensor:
+        if name not in self.files.names:
+            return self.files.load_base(weight)
+        base, vectors = self._load(name)
+        merged = base if vectors is None else self._combine(name, base, vectors, prepare)
+        if rounding is not None:
+            rounding.add(base, merged, self._output_dtype(weight.info))
+        return merged
+
+    def _output_dtype(self, info: TensorInfo) -> torch.dtype:
+        return self.dtype if self.dtype and info.dtype.is_floating_point else info.dtype
+
+    def _write_adapter(self, folder: Path, prepare: Preparation) -> dict[str, Any]:
+        assert self.plan.adapter_rank is not None
+        if read_json(self.base / "config.json").get("model_type") == "gpt2":
+            raise UserError("adapters of gpt2, whose weights are transposed, are not written; leave --adapter_rank out")
+        writer, others = AdapterWriter(self.plan.adapter_rank, self.plan.dtype or torch.float32), []
+        for name in progress(self.files.names, "merging"):
+            base, vectors = self._load(name)
+            if vectors is not None and (base.ndim != 2 or "/" in name or not name.endswith(".weight")):
+                others.append(name)
+            elif vectors is not None:
+                writer.add(name, self._combine(name, torch.zeros_like(base), vectors, prepare))
+        todo = "an adapter holds matrices of the backbone only; leave --adapter_rank out"
+        refuse_keys("experts changed what no adapter can hold", others, todo)
+        code = copy_settings(self.base, self.pipeline, folder, None)
+        for name in ("config.json", *code):  # the base's, which an adapter has no copy of
+            (folder / name).unlink()
+        summary = writer.write(folder, self.plan.base)
+        self.say(
+            f"adapter of rank {summary['rank']}: relative error {summary['error']:.3g}, "
+            f"worst {summary['worst_error']:.3g} in {summary['worst']}"
+        )
+        return {"adapter": summary}
+
+    def _record(self, weights: str) -> dict[str, Any]:
+        """Return what was merged, and how."""
+        plan, names = self.plan, list(self.folders)
+        a = plan.method.initial(len(names)).tolist() if plan.a is None else list(plan.a)
+        experts = {
+            name: {"path": plan.experts[name], "sha256": weights_identity(folder)}
+            for name, folder in self.folders.items()
+        }
+        coefficients = {k: dict(zip(names, c.tolist(), strict=True)) for k, c in self.coefficients.items()}
+        return {
+            "base": {"path": plan.base, "sha256": weights},
+            "experts": experts,
+            "method": describe(plan.method),
+            "a": dict(zip(names, a, strict=True)),
+            "scale": plan.scale,
+            "granularity": plan.granularity,
+            "coefficients": coefficients,
+            "dtype": _short(self.dtype) or "as in the base",
+            "settings": self.pipeline.settings,
+        }
+
+
+def _find_expert(model: str) -> Path:
+    folder = Path(model).expanduser()
+    return folder if is_adapter(folder) else find_base_model(model)
+
+
+def _short(dtype: torch.dtype | None) -> str | None:
+    return str(dtype).removeprefix("torch.") if dtype else None
