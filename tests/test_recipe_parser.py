@@ -1,5 +1,6 @@
 """One parser for all verbs: every section typed, the command line laid over, one line for a mistake."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from lightning_app.recipe.recipe_file import packaged_recipes
 from lightning_app.recipe.recipe_parser import dump, instantiate, parse
 from lightning_app.recipe.recipe_schema import OPTIONS, SECTIONS
 from modules import Bfgs, LossConfig, Ties, UserError
+
+ROOT = Path(__file__).parent.parent
 
 RECIPE: dict[str, Any] = {
     "run_dir": "here",
@@ -107,6 +110,15 @@ def test_a_study_is_laid_over_any_recipe(recipe: str) -> None:
 def test_the_default_recipes() -> None:
     assert parse("fit", []).run_dir == "runs/quickstart"
     assert parse("study", []).run_dir == "runs/quick"
+
+
+def test_the_recipes_of_the_readme_and_of_the_benchmarks(tmp_path: Path) -> None:
+    first, second = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "first.yaml").write_text(first)
+    (tmp_path / "second.yaml").write_text(second)
+    config = parse("fit", ["--config", str(tmp_path / "first.yaml"), "--config", str(tmp_path / "second.yaml")])
+    assert {"faq", "faq_from_joint"} <= set(config.recipes)
+    assert parse("fit", ["--config", str(ROOT / "benchmarks" / "search.yaml")]).position.max_epochs == 1
 
 
 @pytest.mark.parametrize("name", [*packaged_recipes()])
