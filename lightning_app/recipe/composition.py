@@ -5,10 +5,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from lightning_app.recipe.position_settings import TRAINER_LENGTHS
-from lightning_app.recipe.recipe_file import RecipeFile, RecipeLoader
+from lightning_app.recipe.recipe_file import RecipeFile, read_yaml
 from modules.errors import UserError, nearest
 
 DEFAULTS = "defaults"
@@ -116,14 +114,11 @@ def _nested(key: str, text: str) -> dict[str, Any]:
     Numbers stay strings, which the parser reads by the type of their key: a folder may be called ``2026``.
 
     Raises:
-        UserError: a list or dictionary is no YAML.
+        UserError: a list or dictionary is no YAML, or has a key twice.
     """
     value: Any = None if text.strip() in ("null", "~") else text
     if text.lstrip().startswith(("[", "{")):
-        try:
-            value = yaml.load(text, RecipeLoader)
-        except yaml.YAMLError as error:
-            raise UserError(f"--{key}: not valid YAML ({getattr(error, 'problem', error)}): {text}") from error
+        value, _ = read_yaml(text, f"--{key}")
     for part in reversed(key.split(".")):
         value = {part: value}
     return value

@@ -120,7 +120,7 @@ def instantiate(**values: tuple[Any, Any]) -> Namespace:
 def _explained(message: str, recipe: Composed) -> str:
     """Return what is wrong, in which entry of a section, and in which line of a recipe."""
     name = key_of(message).partition(".")[0]
-    if name in SECTIONS and SECTIONS[name].named and isinstance(entries := recipe.content[name], dict):
+    if name in SECTIONS and SECTIONS[name].named and isinstance(entries := recipe.content.get(name), dict):
         message = _first_wrong(name, entries) or message
     place = _place(key_of(message), recipe.places)
     return f"{place}: {message}" if place else message
