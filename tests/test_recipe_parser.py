@@ -142,8 +142,10 @@ def test_all_verbs_read_the_same_recipe(verb: str, recipe: str) -> None:
     [
         (["--model.muu", "3"], r"^unknown key 'model.muu'; did you mean 'model.mu'\?$"),
         (["--trainer.acelerator", "cpu"], r"^unknown key 'trainer.acelerator'; did you mean 'trainer.accelerator'\?$"),
-        (["--folder", "x"], r"^unknown key 'folder'"),
-        (["--modle.mu", "3"], r"^unknown key 'modle.mu'; did you mean 'model.mu'\?"),
+        (["--folder", "x"], r"^--folder: unknown key 'folder'; "),
+        (["--modle.mu", "3"], r"^--modle.mu: unknown key 'modle'; did you mean model\?$"),
+        (["--confg", "x"], r"^--confg: unknown key 'confg'; did you mean config\?$"),
+        (["--data.size", "3"], r"^--data.size: this section is called probe; data is a recipe's list of data sources$"),
         (["--model.mu", "abc"], r"model.mu.*float.*abc"),
         (["--recipes.qa.lrr", "1"], r"^recipes.qa: unknown key 'lrr'; did you mean 'lr'\?$"),
         (["--recipes.qa.data.limt", "1"], r"^recipes.qa.data: unknown key 'limt'; did you mean 'limit'\?$"),
