@@ -1,4 +1,4 @@
-"""Contrastive training of an expert, or of a joint model: the same thing on more data sets."""
+"""Contrastive training of an expert or a joint model, which differ only in their data sets."""
 
 from pathlib import Path
 
@@ -32,6 +32,14 @@ class ContrastiveModule(EmbeddingModule):
         weight_decay: of weight matrices and embeddings; biases and norms have none.
         trust_remote_code: let transformers run code that comes with the model.
         attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; None: what transformers takes.
+
+    Raises:
+        UserError: the base does not exist, or cannot be loaded whole.
+
+    Example:
+        >>> module = ContrastiveModule("sentence-transformers/all-MiniLM-L6-v2", lr=2e-5)
+        >>> Trainer(max_epochs=1).fit(module, datamodule=TaskDataModule(tasks))
+        >>> module.save("experts/sts")
     """
 
     def __init__(
@@ -58,7 +66,7 @@ class ContrastiveModule(EmbeddingModule):
         """Refuse weights of half precision; see `EmbeddingModule.on_fit_start` for the rest.
 
         Raises:
-            UserError: the Trainer's precision has made them so.
+            UserError: the Trainer's precision keeps the weights in bfloat16 or float16.
         """
         if any(p.dtype in (torch.bfloat16, torch.float16) for p in self.parameters()):
             raise UserError(
@@ -68,13 +76,13 @@ class ContrastiveModule(EmbeddingModule):
         super().on_fit_start()
 
     def training_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
-        """The loss of one batch."""
+        """Return the loss of a batch, with negatives from all processes, and log it."""
         output = self.training_loss(batch, all_gather)
         self.log_training(output, batch)
         return output.loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return AdamW with linear warm-up and linear decay, stepped every optimiser step."""
+        """Return AdamW with linear warm-up and linear decay of its rate per optimiser step."""
         trained = [p for p in self.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
@@ -87,19 +95,19 @@ class ContrastiveModule(EmbeddingModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def save(self, folder: str | Path) -> None:
-        """Write the encoder as a folder that ``SentenceTransformer(folder)`` loads, and which models it comes from."""
+        """Write the encoder, with its lineage, as a folder that ``SentenceTransformer(folder)`` loads."""
         assert isinstance(self.encoder, TextEncoder)
         self.encoder.save(folder)
         write_lineage(folder, self.ancestors)
 
 
 def warmup_factor(step: int, steps: float, warmup: float) -> float:
-    """The learning rate of a step as a fraction of its peak.
+    """Return the learning rate of a step as a fraction of its peak.
 
     Args:
         step: optimiser steps done.
         steps: optimiser steps in all; infinite for a run without an end, which keeps the peak.
-        warmup: fraction of them that rises.
+        warmup: fraction of the steps over which the rate rises.
     """
     if steps == float("inf"):
         return 1.0
