@@ -31,7 +31,7 @@ class ContrastiveModule(EmbeddingModule):
         warmup: fraction of the steps over which the rate rises linearly to its peak; then it falls linearly to zero.
         weight_decay: of weight matrices and embeddings; biases and norms have none.
         trust_remote_code: let transformers run code that comes with the model.
-        attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; None: what transformers takes.
+        attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; None: transformers' default.
 
     Raises:
         UserError: the base does not exist, or cannot be loaded whole.

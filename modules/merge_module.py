@@ -56,7 +56,7 @@ class MergeModule(EmbeddingModule):
         allow_suspicious: merge experts that equal the base or each other, or come from another base.
         settings_of: ``base`` or the name of the expert whose longest text and prompts are taken, where models differ in
             them; null: they must agree.
-        attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; None: what transformers takes.
+        attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; None: transformers' default.
 
     Raises:
         UserError: an expert is missing or does not fit the base.
