@@ -1,4 +1,4 @@
-"""Whether models go together: what differs, what that changes, and what to do; both routes of a merge ask here.
+"""Agreement of the models of a merge, on disk or in memory: the effect of a difference, and what to do about it.
 
 Only folders are read, no model is built, so that the route on disk and the one in memory come to one verdict. Parts
 that are equal in two identities (`modules.checkpoints.identity`) are compared no further; others are compared key by
@@ -31,6 +31,9 @@ def agree(
         settings_of: ``base`` or the name of the expert whose settings of texts are taken where they differ; None: they
             must agree.
         say: prints a line; harmless differences, and choices.
+
+    Returns:
+        The folder whose modules the merged model has, and its settings of texts.
 
     Raises:
         UserError: equal weights would compute otherwise, a text would become other tokens, or pipelines differ.
@@ -93,7 +96,7 @@ def _refuse_other_code(base: Path, expert: Path, who: str) -> None:
 
 
 def _classes(folder: Path) -> dict[str, str]:
-    """The classes that a model brings along, wherever their code lies: ``AutoModel`` to ``modeling.Class``."""
+    """Return the classes that a model brings along, wherever their code lies: ``AutoModel`` to ``modeling.Class``."""
     config = read_json(folder / "config.json", {})
     named = {key: (config.get("auto_map") or {}).get(key) for key in ("AutoConfig", "AutoModel")}
     return {key: name.rsplit("--", 1)[-1] for key, name in named.items() if name}
@@ -115,9 +118,12 @@ def _chosen_settings(base: Path, folders: Mapping[str, Path], name: str | None, 
 
     Args:
         base: folder of theta_0.
-        folders: of the models that say something of them.
-        name: of one of all models.
+        folders: name to folder of the models that have such settings.
+        name: of the model whose settings are taken where models differ; None: they must agree.
         say: prints a line.
+
+    Raises:
+        UserError: models differ, and none of `folders` is named.
     """
     settings = {other: text_settings(folder, base) for other, folder in folders.items()}
     first, standard = next(iter(settings.items()))
@@ -141,7 +147,7 @@ def _chosen_settings(base: Path, folders: Mapping[str, Path], name: str | None, 
 
 
 def pipeline_parts(folder: Path) -> dict[str, Any]:
-    """Return what turns hidden states into an embedding, in a form that no version that saved it changes."""
+    """Return the modules and settings that make an embedding of hidden states, alike for all saving versions."""
     modules = st_modules(folder)
     pooling = read_json(module_folder(folder, "Pooling", "1_Pooling") / "config.json", {})
     parts = {

@@ -39,7 +39,11 @@ def prompts_by_side(prompts: Mapping[str, str], default_name: str | None) -> dic
 
 
 def folder_prompts(model: str | Path) -> tuple[dict[str, str], str | None]:
-    """Return the prompts of a folder or hub name by name, and the name of the default prompt."""
+    """Return the prompts of a model by name, and the name of its default prompt.
+
+    Args:
+        model: a folder or a hub name.
+    """
     folder = find_base_model(str(model))
     settings = text_settings(folder, folder)
     return settings["prompts"], settings["default_prompt_name"]
