@@ -31,15 +31,7 @@ class ContrastiveModule(EmbeddingModule):
         warmup: fraction of the steps over which the rate rises linearly to its peak; then it falls linearly to zero.
         weight_decay: of weight matrices and embeddings; biases and norms have none.
         trust_remote_code: let transformers run code that comes with the model.
-        attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; None: transformers' default.
-
-    Raises:
-        UserError: the base does not exist, or cannot be loaded whole.
-
-    Example:
-        >>> module = ContrastiveModule("sentence-transformers/all-MiniLM-L6-v2", lr=2e-5)
-        >>> Trainer(max_epochs=1).fit(module, datamodule=TaskDataModule(tasks))
-        >>> module.save("experts/sts")
+        attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; None: what transformers takes.
     """
 
     def __init__(
@@ -82,7 +74,7 @@ class ContrastiveModule(EmbeddingModule):
         return output.loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return AdamW with linear warm-up and linear decay of its rate per optimiser step."""
+        """Return AdamW with linear warm-up and linear decay, stepped every optimiser step."""
         trained = [p for p in self.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},

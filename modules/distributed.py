@@ -1,4 +1,4 @@
-"""Communication between the processes of a run: all-gather with its gradient, values of the main process, failures."""
+"""What the processes of a run tell each other: all-gather with its gradient, what the main one has, and failures."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -103,7 +103,7 @@ class OtherProcessFailed(RuntimeError):
 
 @contextmanager
 def together() -> Iterator[None]:
-    """End the block in all processes when one of them raises in it, so that no process waits for ever.
+    """End the block in all processes when one of them raises in it, so that none waits for it for ever.
 
     Blocks may be nested: the other processes learn of a failure in the outer block at the end of their next inner one.
 

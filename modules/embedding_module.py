@@ -56,7 +56,7 @@ class EmbeddingModule(LightningModule):
     def tokenize(
         self, texts: Sequence[str], max_length: int | None = None, prompts: str | Sequence[str] = ""
     ) -> Features:
-        """Tokenise texts; data modules call this. See `TextEncoder.tokenize`."""
+        """Tokenise as the encoder does; data modules call this."""
         return self.encoder.tokenize(texts, max_length, prompts)
 
     @property

@@ -17,7 +17,7 @@ P = ParamSpec("P")
 def without_autocast(tensor: Tensor) -> torch.autocast:
     """Return a context manager that turns autocast off on a tensor's device.
 
-    Take gradients within it, too: those of a matrix product are matrix products, which autocast would cast as well.
+    Take gradients within it, too: the gradients of a matrix product are matrix products, which would be cast as well.
     """
     return torch.autocast(tensor.device.type, enabled=False)
 

@@ -80,7 +80,7 @@ def differences(ours: Any, theirs: Any, path: str = "") -> Iterator[tuple[str, A
         path: of both, for the recursion.
 
     Yields:
-        The place, as ``key.key[2]``, and both values there; what is absent is None.
+        The place, as ``key.key[2]``, and both values there; an absent value is None.
     """
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
         for key in dict.fromkeys([*ours, *theirs]):

@@ -20,7 +20,7 @@ FILES = [f"{place}{kind}" for place in ("", "*/") for kind in ("*.json", "*.safe
 """Files fetched from a hub repository: weights as safetensors only, never pickles, and no code unless told."""
 
 MARKS = ("config.json", "modules.json", "adapter_config.json")
-"""A model's folder has at least one of these: of transformers, sentence-transformers, PEFT."""
+"""Files of which a model's folder has at least one: of transformers, sentence-transformers, PEFT."""
 
 CODE = "*.py"
 """Code fetched from a hub repository where the user trusts it."""
@@ -114,4 +114,4 @@ def _from_hub(name: str, code: bool) -> Path | None:
         folder = Path(snapshot_download(name, allow_patterns=[*FILES, CODE] if code else FILES))
     except Exception:  # every library below raises its own kind of "not reached"
         return None
-    return _complete(folder, code)  # without a network it is what the cache has
+    return _complete(folder, code)  # without a network it is the snapshot in the cache

@@ -145,7 +145,7 @@ def _place(layout: Layout, name: str, weight: Weight, tied: bool) -> None:
 def canonical_names(keys: Iterable[str]) -> dict[str, str]:
     """Return the backbone's own names of a checkpoint's keys.
 
-    A wrapper's prefix is taken off if every key but those of heads has it: DistilBERT's own names begin with
+    A wrapper's prefix is taken off if every key but the heads' has it: DistilBERT's own names begin with
     ``transformer.`` too, but not all of them.
     """
     names = {key: OTHER_NAMES.get(key, re.sub(r"LayerNorm\.(gamma|beta)$", _modern, key)) for key in keys}
@@ -206,7 +206,7 @@ def match_layout(base: Layout, expert: Layout, who: str) -> list[str]:
         who: how messages call the expert.
 
     Returns:
-        The harmless differences, a line each.
+        The harmless differences, one per line.
 
     Raises:
         UserError: the expert lacks weights, has additional weights, or weights of other shapes.

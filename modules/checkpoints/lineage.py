@@ -35,7 +35,7 @@ def lineage_through(folder: str | Path, weights: str, say: Callable[[str], None]
 
 
 def read_lineage(folder: str | Path, say: Callable[[str], None] = print) -> list[str] | None:
-    """Return the recorded ancestors of a model; None where no comparable ones are recorded.
+    """Return the recorded ancestors of a model; None where no comparable ancestors are recorded.
 
     Args:
         folder: of the model.

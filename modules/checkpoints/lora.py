@@ -1,4 +1,4 @@
-"""LoRA adapters in PEFT's layout: read as task vectors, and written from merged ones.
+"""LoRA adapters in PEFT's layout: read as task vectors, and written from merged task vectors.
 
 An adapter is the task vector ``s B A`` on the weight of every module that it adapts, zero elsewhere. A merge takes the
 products: the factors of different adapters have nothing to do with each other.

@@ -36,7 +36,7 @@ def is_st_folder(folder: Path) -> bool:
 
 
 def st_modules(folder: Path) -> list[tuple[str, Path]]:
-    """Return kind and folder of every module of a sentence-transformers model; empty for a plain transformers one.
+    """Return kind and folder of every module of a sentence-transformers model; empty for a transformers checkpoint.
 
     Raises:
         UserError: a module lies outside the model's folder, or ``modules.json`` is no list of modules.
@@ -53,7 +53,7 @@ def st_modules(folder: Path) -> list[tuple[str, Path]]:
 
 
 def backbone_folder(folder: Path) -> Path:
-    """Return the first module's folder, with config, weights and tokenizer: the folder itself, or one within it."""
+    """Return the first module's folder, with config, weights and tokenizer: `folder`, or a folder within it."""
     modules = st_modules(folder)
     return modules[0][1] if modules else folder
 

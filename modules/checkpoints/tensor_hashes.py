@@ -88,7 +88,7 @@ def _read_header(file: FileIO, path: Path) -> dict[str, Entry]:
 
 
 def known_hashes(path: Path) -> dict[str, str]:
-    """Return the sha256 of a file's tensors by key, as far as they are known; a reader adds missing ones."""
+    """Return the sha256 of a file's tensors by key, as far as they are known; a reader adds missing hashes."""
     stat = path.stat()
     return _known_hashes(path.absolute(), stat.st_size, stat.st_mtime_ns)
 

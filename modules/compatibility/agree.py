@@ -1,4 +1,4 @@
-"""Agreement of the models of a merge, on disk or in memory: the effect of a difference, and what to do about it.
+"""Agreement of the models of a merge, on disk or in memory: the effect and the remedy of each difference.
 
 Only folders are read, no model is built, so that the route on disk and the one in memory come to one verdict. Parts
 that are equal in two identities (`modules.checkpoints.identity`) are compared no further; others are compared key by
@@ -27,7 +27,7 @@ def agree(
 
     Args:
         base: folder of theta_0.
-        experts: name to folder, of a model or an adapter; what a folder does not say is as in the base.
+        experts: name to folder, of a model or an adapter; settings that a folder does not have are as in the base.
         settings_of: ``base`` or the name of the expert whose settings of texts are taken where they differ; None: they
             must agree.
         say: prints a line; harmless differences, and choices.
@@ -114,7 +114,7 @@ def _refuse_other_pipeline(base: Path, standard: str, folder: Path, who: str) ->
 
 
 def _chosen_settings(base: Path, folders: Mapping[str, Path], name: str | None, say: Callable[[str], None]) -> Settings:
-    """Return the settings that all models agree on, or those of the model that is named.
+    """Return the settings that all models agree on, or the settings of the model that is named.
 
     Args:
         base: folder of theta_0.

@@ -68,7 +68,7 @@ def tokenizer_difference(base: Path, other: Path) -> str | None:
     found = _difference(ours, theirs)
     if found is None and ours.keys() == theirs.keys():
         return None
-    # A class adds what a folder does not say, and versions save one tokenizer in several forms: what it becomes counts.
+    # A class adds settings that a folder lacks, and versions save a tokenizer in several forms: its made form counts.
     made = _as_made(base, both_lower), _as_made(other, both_lower)
     return _difference(*made) if None not in made else found  # type: ignore[arg-type]
 

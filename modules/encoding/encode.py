@@ -77,7 +77,7 @@ def encode_texts(
         batch_size: number of texts of `TOKENS_PER_TEXT` tokens that a forward pass has room for; on an accelerator
             more, by its free memory.
         precision: one of `PRECISIONS`.
-        tokenized: token ids by text, see `TokenizedTexts`; missing texts are added.
+        tokenized: token ids by text, see `TokenizedTexts`; those that were missing are added.
         progress: show a bar.
 
     Returns:
@@ -112,7 +112,7 @@ def encode_texts(
 
 
 class _OnTheCpu:
-    """Collects embeddings; it waits for an accelerator when many have come together, not at every batch."""
+    """Collects embeddings; an accelerator is waited for when many have come together, not at every batch."""
 
     def __init__(self) -> None:
         self._moved: list[Tensor] = []
@@ -145,14 +145,14 @@ def _room(encoder: nn.Module, device: torch.device, tokens: int) -> int:
 
 
 def _batches(texts: Sequence[str], tokenize: Tokenize, budget: int) -> Iterator[tuple[list[str], list[TokenIds]]]:
-    """Yield the texts and tokens of each batch; the texts are given from long to short."""
+    """Texts that go through the model together, with their tokens; the texts are given from long to short."""
     for chunk, ids in _tokenized_ahead(texts, tokenize):
         for rows in plan_batches([len(tokens) for tokens in ids], budget):
             yield [chunk[row] for row in rows], [ids[row] for row in rows]
 
 
 def _tokenized_ahead(texts: Sequence[str], tokenize: Tokenize) -> Iterator[tuple[Sequence[str], list[TokenIds]]]:
-    """Yield chunks of texts with their tokens; while a chunk is embedded, another thread tokenises the next."""
+    """Chunks of texts with their tokens; while one is embedded, another thread tokenises the next."""
     chunks = list(_chunks(texts))
     with ThreadPoolExecutor(max_workers=1) as thread:
         ahead = thread.submit(tokenize, chunks[0])
@@ -163,7 +163,7 @@ def _tokenized_ahead(texts: Sequence[str], tokenize: Tokenize) -> Iterator[tuple
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Yield the texts in their order, in pieces of `CHUNK` characters or of one text that is longer."""
+    """The texts in their order, in pieces of `CHUNK` characters or of one text that is longer."""
     start, characters = 0, 0
     for end, text in enumerate(texts):
         characters += len(text)

@@ -52,7 +52,7 @@ def folder_prompts(model: str | Path) -> tuple[dict[str, str], str | None]:
 def trained_prompts(
     prompts: Mapping[str, str], default_name: str | None, data: Mapping[str, Mapping[Side, str | None]]
 ) -> tuple[dict[str, str], str | None, list[str]]:
-    """Name the prompts that a model is trained with, so that it adds by itself what training added.
+    """Name the prompts that a model is trained with, so that it adds by itself the prefixes of its training.
 
     A side on which all data sets have the same prefix gets it. Where they differ, the model's own prefix stays, and
     each data set has its prefix under its name: ``<data set>-query``, ``<data set>-document`` or ``<data set>``.

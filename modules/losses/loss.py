@@ -127,6 +127,6 @@ def make_loss(config: LossConfig) -> Loss:
 
 
 def losses_for(rows: Kind) -> list[str]:
-    """Return the names of the losses for a kind of rows, first the one that ``auto`` stands for."""
+    """Return the names of the losses for a kind of rows, first the loss that ``auto`` stands for."""
     others = (name for name, loss in LOSSES.items() if loss.rows == rows and name != FITTING[rows])
     return [FITTING[rows], *others]

@@ -56,7 +56,7 @@ def _histogram(stream: Stream, upper: list[int] | None) -> Tensor:
         if counts is None:
             counts = torch.zeros(len(vectors), 1 << HALF, dtype=torch.int64)
         for i, vector in enumerate(vectors):
-            for part in vector.detach().flatten().split(1 << 22):  # bounds what is held beside the tensor
+            for part in vector.detach().flatten().split(1 << 22):  # bounds the memory beside the tensor
                 bits = part.float().abs().contiguous().view(torch.int32)
                 values = bits >> HALF if upper is None else bits[bits >> HALF == upper[i]] & ((1 << HALF) - 1)
                 counts[i] += torch.bincount(values.cpu(), minlength=1 << HALF)

@@ -1,6 +1,6 @@
 """Spherical linear interpolation of task vectors, chained over more than two.
 
-The angle is taken between task vectors, not between weights: those of fine-tuned models are all but parallel.
+The angle is taken between task vectors, not between weights: the weights of fine-tuned models are all but parallel.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""TIES: trim, elect a sign, average what agrees."""
+"""TIES: trim, elect a sign, average the entries that agree."""
 
 import torch
 from torch import Tensor

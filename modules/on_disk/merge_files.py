@@ -41,7 +41,7 @@ from modules.on_disk.rounding import NEGLIGIBLE, Rounding, is_narrow
 def merge_files(plan: Plan, out: str | Path, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Merge models on disk into a new folder.
 
-    The folder is written aside and takes its name last, so that what has the name is complete.
+    The folder is written aside and takes its name last, so that a folder of that name is complete.
 
     Args:
         plan: the models, the method and its settings.

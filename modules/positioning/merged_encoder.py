@@ -101,7 +101,7 @@ class MergedEncoder(nn.Module):
         device, dtype = self._first.device, self._first.dtype
         if self._merged is not None and torch.equal(self._merged[0], c) and self._merged[1:3] == (device, dtype):
             return self._merged[3]
-        self._merged = self._tied = None  # before the new ones are made: two merged models need not be in memory
+        self._merged = self._tied = None  # before new weights are made: two merged models need not be in memory
         there = c.to(float32_or_better(self._first[:0]), non_blocking=True)  # all at once, not tensor by tensor
         merged = {
             name: self._combined(name, there[group]) for name, group in self._with_groups() if name not in self.tables
