@@ -86,7 +86,7 @@ class MergeMethod(ABC):
         """
         self.refuse_no_direction(a)
         finite = a.isfinite().all(-1, keepdim=True) & gram.isfinite().all(-1).all(-1, keepdim=True)
-        # Harmless numbers stand in for those that are not finite: an iteration or a solver might not end at NaN.
+        # Harmless numbers stand in for those that are not finite: an iteration or a solver might not stop at NaN.
         a, gram = a.where(finite, 1.0), gram.where(finite[..., None], 1.0)
         sign = torch.where(a.detach() < 0, -1.0, 1.0).to(a)
         c = sign * self.positive_coefficients(sign * a, outer(sign, sign) * gram)
