@@ -32,7 +32,7 @@ class ContrastiveModule(EmbeddingModule):
         warmup: fraction of the steps over which the rate rises linearly to its peak; then it falls linearly to zero.
         weight_decay: of weight matrices and embeddings; biases and norms have none.
         trust_remote_code: let transformers run code that comes with the model.
-        attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; None: what transformers takes.
+        attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; None: transformers' default.
         optimizer: makes the optimizer from groups of parameters, with ``lr`` unless it has one of its own; None: AdamW.
         schedule: makes the schedule of the learning rate from the optimizer, stepped every optimiser step; None: linear
             warm-up and decay.
