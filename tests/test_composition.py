@@ -159,6 +159,7 @@ def test_a_circle_of_recipes(write: Any) -> None:
         ("run_dir: a\nmodel: {mu: 1,\n  mu: 2}", r"^x.yaml:3: 'model.mu' is there already, in line 2; keep one"),
         ("recipes:\n  a: {data: [{source: x, share: 1, share: 2}]}", r"^x.yaml:2: 'recipes.a.data.0.share' is there"),
         ("model: {mu: 1\nrun_dir: a", r"^x.yaml:2: not valid YAML"),
+        ("model: &a {experts: {x: *a}}", r"^x.yaml: an anchor \(&\) lies within itself"),
         ("- model", r"^x.yaml: a recipe is a mapping of sections"),
         ("run_dir: !!python/name:os.system ''", r"^x.yaml:1: not valid YAML \(could not determine a constructor"),
         ("run_dir: a\nmodle: {mu: 1}", r"^x.yaml:2: unknown section 'modle'; did you mean model\?"),

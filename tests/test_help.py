@@ -12,7 +12,7 @@ from lightning_app.recipe.recipe_schema import SECTIONS
 from modules.losses import LOSSES
 
 
-def parsed_keys(verb: str | None = None) -> list[str]:
+def parsed_keys(verb: str = "fit") -> list[str]:
     """All keys of the parser, those of named entries included."""
     parser = make_parser(verb)
     keys = [a.dest for a in parser._actions if a.dest not in parser.groups and not a.dest.endswith(".help")]

@@ -53,7 +53,8 @@ def compose(files: Sequence[RecipeFile], keys: Sequence[tuple[str, str]], sectio
         places |= file.places
     for key, value in keys:
         content = laid_over(content, _with_position(_nested(key, value), remarks, places))
-        places[key] = ""
+        key = key.removesuffix("+")
+        places = {name: place for name, place in places.items() if not name.startswith(f"{key}.")} | {key: ""}
     for section in ("recipes", "merges"):
         if isinstance(entries := content.get(section), dict):
             content[section] = _with_defaults(section, entries)

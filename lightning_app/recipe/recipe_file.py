@@ -65,6 +65,8 @@ def read_recipe(path: str) -> RecipeFile:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
         raise UserError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)})") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: an anchor (&) lies within itself") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: a recipe is a mapping of sections, as 'model: ...'")
     said = {str(key): value for key, value in content.items() if value is not None}

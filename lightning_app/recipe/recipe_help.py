@@ -58,6 +58,7 @@ def _overview(verb: str, packed: Collection[str]) -> str:
         path = f"{name}.NAME" if section.named else name
         lines.append(_cut(f"{path}: {section.text}"))
         lines += _names(_section_keys(name)) if name in packed else _rows(_section_keys(name))
+    lines.append("classes and losses by name:")
     choices = {key.name: ", ".join(key.choices) for key in _section_keys("model") if key.choices}
     choices["loss.name"] = ", ".join(["auto", *LOSSES])
     lines += [line for name, known in choices.items() for line in _wrapped(f"{name}: {known}", "  ")]
@@ -101,7 +102,7 @@ def _described(keys: list[Key], indent: str) -> list[str]:
 
 
 def _first_sentence(text: str) -> str:
-    return re.split(r"[.;:](?: |$)", text, maxsplit=1)[0]
+    return re.split(r"[.;](?: |$)", text, maxsplit=1)[0]
 
 
 def _cut(line: str) -> str:

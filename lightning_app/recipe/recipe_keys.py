@@ -1,7 +1,7 @@
 """The keys that a class makes in a recipe: names, types, defaults and texts, from its signature and docstring."""
 
 import inspect
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -42,13 +42,13 @@ class Key:
     @property
     def nested(self) -> type | None:
         """The dataclass whose fields are keys below this one, or of every entry of its list."""
-        return next((kind for kind in _parts(self.kind) if is_dataclass(kind)), None)
+        return next((kind for kind in _parts(self.kind) if isinstance(kind, type) and is_dataclass(kind)), None)
 
     @property
     def choices(self) -> list[str]:
         """Class paths of the classes of `modules` that can be its value."""
         bases = tuple(kind for kind in _parts(self.kind) if isinstance(kind, type) and not is_dataclass(kind))
-        public = {name: getattr(modules, name) for name in modules.__all__}
+        public = {name: getattr(modules, name) for name in dir(modules)}
         return [f"modules.{name}" for name, kind in public.items() if issubclass(kind, bases) and kind not in bases]
 
 
@@ -63,16 +63,19 @@ def keys_of(
         types: type and default of keys that differ from those of the argument.
         prefix: of their names.
     """
-    hints = get_type_hints(owner.__init__)
-    documented = f"{inspect.getdoc(owner)}\n\n{inspect.getdoc(owner.__init__)}"
+    initialize: Callable[..., None] = owner.__init__  # type: ignore[misc]
+    hints = get_type_hints(initialize)
+    documented = f"{inspect.getdoc(owner)}\n\n{inspect.getdoc(initialize)}"
     texts = {param.arg_name: param.description or "" for param in docstring_parser.parse(documented).params}
     found = []
     for name, default in _defaults(owner).items():
         kind, default = (types or {}).get(name, (hints.get(name, Any), default))
         text = " ".join(texts.get(name, "").replace("`", "").split())
+        if name in skipped:
+            continue
         if is_dataclass(default) and not isinstance(default, type):
             found += keys_of(type(default), prefix=f"{prefix}{name}.")
-        elif name not in skipped:
+        else:
             found.append(Key(prefix + name, kind, default, text))
     return found
 
@@ -94,7 +97,7 @@ def short_type(kind: Any) -> str:
         return "|".join(dict.fromkeys(map(short_type, arguments)))
     if _is_mapping(origin):
         return f"{{name: {short_type(arguments[1])}}}"
-    if origin is not None and arguments:
+    if isinstance(origin, type) and issubclass(origin, Iterable):
         return f"[{short_type(arguments[0])}, ...]"
     if is_dataclass(kind):
         return "{...}"

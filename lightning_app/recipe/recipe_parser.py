@@ -1,6 +1,7 @@
 """The parser of the verbs that read a recipe: one clear line for a mistake, with the nearest name."""
 
 import json
+from copy import deepcopy
 from dataclasses import fields
 from functools import cache
 from typing import Any, NoReturn
@@ -58,10 +59,13 @@ def parse(verb: str, words: list[str]) -> Namespace:
     recipe = compose(files, [(key, value) for key, value in line.keys if key not in own], [*RUN_KEYS, *SECTIONS])
     for remark in recipe.remarks:
         rank_zero_info(remark)
+    for name in SECTIONS:
+        if not isinstance(section := recipe.content.get(name, {}), dict):
+            raise UserError(f"{name}: expected keys with values, got {section}")
     try:
-        config = make_parser(verb).parse_object(recipe.content | own)
+        config = make_parser(verb).parse_object(deepcopy(recipe.content) | own)
     except UserError as error:
-        raise UserError(_explained(error, recipe)) from error
+        raise UserError(_explained(str(error), recipe)) from error
     if line.print_config:
         print(dump(config), end="")
         raise SystemExit(0)
@@ -69,19 +73,14 @@ def parse(verb: str, words: list[str]) -> Namespace:
 
 
 @cache
-def make_parser(verb: str | None = None) -> OneLineParser:
-    """Return the parser of a recipe.
-
-    Args:
-        verb: whose options it takes as well; None: of no verb.
-    """
+def make_parser(verb: str) -> OneLineParser:
+    """Return the parser of a recipe and of a verb's options."""
     parser = OneLineParser(add_help=False)
     parser.add_class_arguments(RunSettings)
     for name, section in SECTIONS.items():
         _add_section(parser, name, section)
-    if verb:
-        skipped = {field.name for field in fields(VerbOptions)} - set(OPTIONS[verb])
-        parser.add_class_arguments(VerbOptions, skip=skipped)
+    skipped = {field.name for field in fields(VerbOptions)} - set(OPTIONS[verb])
+    parser.add_class_arguments(VerbOptions, skip=skipped)
     return parser
 
 
@@ -118,35 +117,36 @@ def instantiate(**values: tuple[Any, Any]) -> Namespace:
     return parser.instantiate(Namespace({name: value for name, (_, value) in values.items()}))
 
 
-def _explained(error: UserError, recipe: Composed) -> str:
+def _explained(message: str, recipe: Composed) -> str:
     """Return what is wrong, in which entry of a section, and in which line of a recipe."""
-    message = str(error)
-    for name, section in SECTIONS.items():
-        entries = recipe.content.get(name)
-        if section.named and isinstance(entries, dict) and key_of(message).partition(".")[0] == name:
-            message = _first_wrong(name, section.owner, entries) or message
+    name = key_of(message).partition(".")[0]
+    if name in SECTIONS and SECTIONS[name].named and isinstance(entries := recipe.content[name], dict):
+        message = _first_wrong(name, entries) or message
     place = _place(key_of(message), recipe.places)
     return f"{place}: {message}" if place else message
 
 
-def _first_wrong(name: str, owner: type, entries: dict[str, Any]) -> str | None:
-    """Return what is wrong with the first entry that is, each by itself."""
+def _first_wrong(section: str, entries: dict[str, Any]) -> str | None:
+    """Return what is wrong with the first entry that cannot be parsed by itself."""
     parser = OneLineParser(add_help=False)
-    parser.add_class_arguments(owner)
-    for entry, content in entries.items():
-        if not isinstance(content, dict):
-            return f"{name}.{entry}: expected keys with values, got {content}"
+    parser.add_class_arguments(SECTIONS[section].owner)
+    for name, entry in entries.items():
+        if not isinstance(entry, dict):
+            return f"{section}.{name}: expected keys with values, got {entry}"
         try:
-            parser.parse_object(content)
+            parser.parse_object(entry)
         except UserError as error:
             message = str(error)
-            return f"{name}.{entry}{': ' if message.startswith('unknown key') else '.'}{message}"
+            return f"{section}.{name}{': ' if message.startswith('unknown key') else '.'}{message}"
     return None
 
 
 def _place(key: str, places: dict[str, str]) -> str:
-    """Return where a key was given, or the nearest of the keys above it."""
+    """Return where a key was given; the message may leave out names above its last part, or its last parts."""
     section, _, rest = key.partition(".")
+    above, _, last = key.rpartition(".")
     of_all = f"{section}.{DEFAULTS}.{rest.partition('.')[2]}"
-    above = [key.rsplit(".", i)[0] for i in range(key.count(".") + 1)]
-    return next((places[name] for name in (key, of_all, *above) if name in places), "")
+    longer = [name for name in places if name.startswith(f"{above}.") and name.endswith(f".{last}")]
+    typed = [name for name, place in places.items() if name.startswith(f"{key}.") and not place]
+    shorter = [key.rsplit(".", i)[0] for i in range(1, key.count(".") + 1)]
+    return next((places[name] for name in (key, *longer, of_all, *typed, *shorter) if name in places), "")
