@@ -200,7 +200,8 @@ def _mapped(path: Path) -> pa.Table:
 def _negative_columns(rows: pa.Table, texts: pa.ChunkedArray, count: int) -> list[TextColumn]:
     """The negatives by column; a row that has fewer has the last text, which is empty, in the other columns."""
     first, counts, missing = rows[FIRST].to_numpy(), rows[COUNT].to_numpy(), len(texts) - 1
-    return [TextColumn(texts, np.where(counts > column, first + column, missing)) for column in range(count)]
+    whole = TextColumn(texts)
+    return [whole.take(np.where(counts > column, first + column, missing)) for column in range(count)]
 
 
 def _target(rows: pa.Table, labels: list[str]) -> NDArray[Any] | None:
