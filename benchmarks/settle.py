@@ -10,17 +10,14 @@ keys of the recipe can be given on the command line. Adam has a budget of 20 pas
 import sys
 from dataclasses import replace
 
-from lightning_app.stages.merge_stages import POSITION
-from lightning_app.stages.pipeline import Pipeline
-from lightning_app.verbs.app_cli import quiet_libraries
-
 from lightning_app.recipe.model_recipes import MergeRecipe
-from lightning_app.recipe.recipe_parser import recipe_path
-from lightning_app.recipe.recipe_settings import read_settings
-from lightning_app.report.run_report import markdown_table, read_ending
+from lightning_app.recipe.recipe_parser import parse
+from lightning_app.report.markdown import markdown_table
+from lightning_app.report.run_report import read_ending
+from lightning_app.stages.learn import POSITION
+from lightning_app.stages.recipe_models import RecipeModels
 from lightning_app.stages.stage_graph import StageGraph
-from lightning_app.stages.trainers import TrainerFactory
-from lightning_app.verbs.study import StudyCLI
+from lightning_app.verbs.recipe_run import RecipeRun
 from modules import Adam, Bfgs
 from modules.json_files import read_json
 
@@ -37,36 +34,30 @@ SEARCHES = {
 COLUMNS = ["search", "best objective", "last objective", "batches", "seconds", "coefficients", "end"]
 
 
-def pipeline(recipe: str, options: list[str]) -> Pipeline:
-    """Return a pipeline of the recipe's models, and of its position by each search."""
-    run_dir = f"runs/settle-{recipe}"
-    arguments = ["--config", recipe_path(recipe), "--run_dir", run_dir, "--trainer.enable_progress_bar", "false"]
-    section = StudyCLI([*arguments, *options]).section
-    section.trainer.max_epochs = -1
-    settings = read_settings(section)
-    batches = settings.probe["size"] // settings.probe["batch_size"]
+def models_of(recipe: str, options: list[str]) -> RecipeModels:
+    """Return the recipe's models, and its position by each search."""
+    arguments = ["--config", recipe, "--run_dir", f"runs/settle-{recipe}", "--trainer.enable_progress_bar", "false"]
+    models = RecipeRun(parse("study", [*arguments, *options])).models
+    batches = models.data.probe().batches
     merges = {
         name: replace(merge, max_steps=epochs * (batches if isinstance(merge.search, Adam) else 1))
         for name, (merge, epochs) in SEARCHES.items()
     }
-    trainers = TrainerFactory(section.trainer, run_dir, int(section.seed_everything))
-    return Pipeline(replace(settings, merges=merges, baselines=[]), trainers, StageGraph(run_dir))
+    return models.with_settings(replace(models.settings, merges=merges, baselines=[]))
 
 
 def main() -> None:
     """Run all searches and print a Markdown table."""
-    quiet_libraries()
     recipe, *options = sys.argv[1:]
-    models = pipeline(recipe, options)
+    models = models_of(recipe, options)
+    graph = StageGraph(models.settings.run_dir)
     rows = []
     for name in SEARCHES:
-        stage = models.model(name).stage
-        assert stage is not None
-        found = read_json(models.graph.run(stage) / POSITION)
+        stage = models.learned(name)
+        found = read_json(graph.run(stage) / POSITION)
         c = " / ".join(f"{value:.3f}" for key, value in found["mean_position"].items() if key.startswith("c/"))
         numbers = [f"{found['objective']:.4f}", f"{found['history'][-1]['objective']:.4f}", found["passes"]["forward"]]
-        seconds = f"{models.graph.seconds(stage):.0f}"
-        rows.append([name, *map(str, numbers), seconds, c, str(read_ending(stage, models.graph))])
+        rows.append([name, *map(str, numbers), f"{graph.seconds(stage):.0f}", c, str(read_ending(stage, graph))])
         print("\n" + markdown_table(COLUMNS, rows), flush=True)
 
 

@@ -62,16 +62,18 @@ class TaskTokens:
 
     def _made(self, column: int, used: NDArray[np.int64] | None) -> "TokenColumn":
         texts, own = self._data.texts[column], self._data.instructions.get(self._data.sides[column])
-        kept = _kept_rows(texts, used)
-        chosen = texts.whole if kept is None else texts.whole.take(kept)
-        prompts: str | TextColumn = str(self._data.prompts[column])
-        if own is not None:
-            assert np.array_equal(_or_all(own), _or_all(texts)), "texts and their prompts are taken together"
-            prompts = own.whole if kept is None else own.whole.take(kept)
-        parts = [self._tokenization.key, chosen.digest(), prompts if isinstance(prompts, str) else [prompts.digest()]]
+        prompts: str | TextColumn = str(self._data.prompts[column]) if own is None else own.whole
+        whole, rows = texts.whole, texts.rows
+        if own is not None and not (len(own.whole) == len(whole) and _same(own.rows, rows)):
+            # One negative belongs to several rows, each with a prompt of its own.
+            whole, prompts, rows = texts, own, None
+        kept = _kept_rows(rows, len(whole), used)
+        if kept is not None:
+            whole, prompts = whole.take(kept), prompts if isinstance(prompts, str) else prompts.take(kept)
+        parts = [self._tokenization.key, whole.digest(), prompts if isinstance(prompts, str) else [prompts.digest()]]
         key = hashlib.sha256(repr(parts).encode()).hexdigest()
-        folder = prepared(f"tokens-{key}", partial(_write, chosen, prompts, self._tokenization, self._data.name))
-        return TokenColumn(folder / FILE, texts.rows, kept)
+        folder = prepared(f"tokens-{key}", partial(_write, whole, prompts, self._tokenization, self._data.name))
+        return TokenColumn(folder / FILE, rows, kept)
 
 
 class TokenColumn:
@@ -79,7 +81,7 @@ class TokenColumn:
 
     Args:
         file: that `_write` made.
-        rows: which rows of the whole prepared column the column has; None: all.
+        rows: which rows of the whole column it has; None: all.
         kept: which of those the file has, in increasing order; None: all.
     """
 
@@ -109,23 +111,30 @@ class TokenColumn:
         return ids, np.array(texts, dtype=np.int64)
 
     def _places(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        prepared_rows = rows if self._rows is None else self._rows[rows]
+        wanted = rows if self._rows is None else self._rows[rows]
         if self._kept is None:
-            return prepared_rows
-        places = np.minimum(np.searchsorted(self._kept, prepared_rows), len(self._kept) - 1)
-        return places if np.array_equal(self._kept[places], prepared_rows) else None
+            return wanted
+        places = np.minimum(np.searchsorted(self._kept, wanted), len(self._kept) - 1)
+        return places if np.array_equal(self._kept[places], wanted) else None
 
 
-def _kept_rows(texts: TextColumn, used: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
-    """Rows of the whole prepared column to tokenise, in increasing order; None: all."""
-    if used is None and texts.rows is None:
+def _kept_rows(rows: NDArray[np.int64] | None, size: int, used: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+    """Rows of the whole column to tokenise, in increasing order; None: all.
+
+    Args:
+        rows: of the whole column, which a data set has; None: all.
+        size: rows of the whole column.
+        used: which rows of the data set will be asked for; None: all.
+    """
+    chosen = used if rows is None else rows if used is None else rows[used]
+    if chosen is None:
         return None
-    rows = np.unique(_or_all(texts) if used is None else _or_all(texts)[used])
-    return None if 2 * len(rows) >= len(texts.whole) else rows
+    kept = np.unique(chosen)
+    return None if 2 * len(kept) >= size else kept
 
 
-def _or_all(column: TextColumn) -> NDArray[np.int64]:
-    return np.arange(len(column)) if column.rows is None else column.rows
+def _same(one: NDArray[np.int64] | None, other: NDArray[np.int64] | None) -> bool:
+    return one is other or (one is not None and other is not None and np.array_equal(one, other))
 
 
 def _arrays(batch: pa.RecordBatch) -> tuple[NDArray[np.int64], NDArray[np.int32], TextIds]:
@@ -136,7 +145,8 @@ def _arrays(batch: pa.RecordBatch) -> tuple[NDArray[np.int64], NDArray[np.int32]
 
 
 def _write(texts: TextColumn, prompts: str | TextColumn, tokenization: Tokenization, name: str, folder: Path) -> None:
-    portions = _portions(zip(repeat(prompts) if isinstance(prompts, str) else prompts, texts, strict=False))
+    each = repeat(prompts, len(texts)) if isinstance(prompts, str) else prompts
+    portions = _portions(zip(each, texts, strict=True))
     bar = tqdm(total=len(texts), desc=f"tokenising {name}", delay=SECONDS_WITHOUT_BAR, disable=None, leave=False)
     with bar, pa.ipc.new_file(str(folder / FILE), SCHEMA) as writer:
         for batch in _tokenized_ahead(portions, tokenization):

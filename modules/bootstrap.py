@@ -1,4 +1,4 @@
-"""How sure a difference between two models is: the bootstrap over the examples both were scored on."""
+"""Significance of a difference between two models: the bootstrap over the examples that both were scored on."""
 
 from typing import NamedTuple
 
@@ -8,30 +8,35 @@ from scipy.stats import rankdata
 
 RESAMPLES = 1000
 CHUNK = 2**19
-"""Numbers ranked at once, which bounds the memory."""
+"""Numbers ranked at a time, which bounds the memory."""
 
 
 class Interval(NamedTuple):
-    """Where the middle 95 % of resampled values lie."""
+    """A percentile interval of resampled values."""
 
     low: float
     high: float
 
 
 def interval(resampled: NDArray[np.float64], level: float = 0.95) -> Interval:
-    """The percentile interval of resampled values."""
+    """Return the percentile interval of resampled values.
+
+    Args:
+        resampled: ``[resamples]``.
+        level: fraction of the values within it.
+    """
     tail = (1 - level) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail])
     return Interval(float(low), float(high))
 
 
 def mean_differences(a: ArrayLike, b: ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> NDArray[np.float64]:
-    """Resampled values of ``mean(b) - mean(a)``, ``[resamples]``.
+    """Return bootstrap resamples of ``mean(b) - mean(a)``: ``[resamples]``.
 
     Args:
-        a: one value an example, queries' scores say.
-        b: the other model's, of the same examples.
-        resamples: how often as many examples are drawn, with replacement.
+        a: ``[examples]``, a model's value per example, such as the score of a query.
+        b: ``[examples]``, the other model's.
+        resamples: number of resamples; each draws as many examples, with replacement.
         seed: of the draws.
     """
     difference = np.asarray(b, float) - np.asarray(a, float)
@@ -41,13 +46,13 @@ def mean_differences(a: ArrayLike, b: ArrayLike, resamples: int = RESAMPLES, see
 def spearman_differences(
     gold: ArrayLike, a: ArrayLike, b: ArrayLike, resamples: int = RESAMPLES, seed: int = 0
 ) -> NDArray[np.float64]:
-    """Resampled values of ``spearman(gold, b) - spearman(gold, a)``, ``[resamples]``.
+    """Return bootstrap resamples of ``spearman(gold, b) - spearman(gold, a)``: ``[resamples]``.
 
     Args:
-        gold: what a similarity should be, one an example.
-        a: similarities by one model.
-        b: by the other.
-        resamples: how often as many examples are drawn, with replacement.
+        gold: ``[examples]``, the reference score of each.
+        a: ``[examples]``, similarities by a model.
+        b: ``[examples]``, similarities by the other.
+        resamples: number of resamples; each draws as many examples, with replacement.
         seed: of the draws.
     """
     values = [np.asarray(x, float) for x in (gold, a, b)]
@@ -59,14 +64,14 @@ def spearman_differences(
 
 
 def _draws(size: int, resamples: int, seed: int) -> list[NDArray[np.int64]]:
-    """Places of the examples of every resample, in chunks ``[resamples of the chunk, size]``."""
+    """Draw the places of the examples of every resample, in chunks ``[resamples of the chunk, size]``."""
     generator = np.random.default_rng(seed)
     chunk = max(1, CHUNK // size)
     return [generator.integers(0, size, (min(chunk, resamples - start), size)) for start in range(0, resamples, chunk)]
 
 
 def _standardised(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each row with mean 0 and standard deviation 1; a constant row, which correlates with nothing, is 0."""
+    """Scale each row to mean 0 and standard deviation 1; a constant row, which correlates with nothing, becomes 0."""
     centred = rows - rows.mean(1, keepdims=True)
     deviation = centred.std(1, keepdims=True)
     return centred / np.where(deviation == 0, 1, deviation)

@@ -1,4 +1,4 @@
-"""Contrastive training of an expert, or of a joint model: the same thing on more data sets."""
+"""Contrastive training of an expert or a joint model, which differ only in their data sets."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +32,7 @@ class ContrastiveModule(EmbeddingModule):
         warmup: fraction of the steps over which the rate rises linearly to its peak; then it falls linearly to zero.
         weight_decay: of weight matrices and embeddings; biases and norms have none.
         trust_remote_code: let transformers run code that comes with the model.
-        attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; None: what transformers takes.
+        attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; None: transformers' default.
         optimizer: makes the optimizer from groups of parameters, with ``lr`` unless it has one of its own; None: AdamW.
         schedule: makes the schedule of the learning rate from the optimizer, stepped every optimiser step; None: linear
             warm-up and decay.
@@ -70,7 +70,7 @@ class ContrastiveModule(EmbeddingModule):
         """Refuse weights of half precision; see `EmbeddingModule.on_fit_start` for the rest.
 
         Raises:
-            UserError: the Trainer's precision has made them so.
+            UserError: the Trainer's precision keeps the weights in bfloat16 or float16.
         """
         if any(p.dtype in (torch.bfloat16, torch.float16) for p in self.parameters()):
             raise UserError(
@@ -80,7 +80,7 @@ class ContrastiveModule(EmbeddingModule):
         super().on_fit_start()
 
     def training_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
-        """The loss of one batch."""
+        """Return the loss of a batch, with negatives from all processes, and log it."""
         output = self.training_loss(batch, all_gather)
         self.log_training(output, batch)
         return output.loss
@@ -109,19 +109,19 @@ class ContrastiveModule(EmbeddingModule):
         return AdamW(groups, lr=self.lr, fused=not self.trainer.gradient_clip_val)
 
     def save(self, folder: str | Path) -> None:
-        """Write the encoder as a folder that ``SentenceTransformer(folder)`` loads, and which models it comes from."""
+        """Write the encoder, with its lineage, as a folder that ``SentenceTransformer(folder)`` loads."""
         assert isinstance(self.encoder, TextEncoder)
         self.encoder.save(folder)
         write_lineage(folder, self.ancestors)
 
 
 def warmup_factor(step: int, steps: float, warmup: float) -> float:
-    """The learning rate of a step as a fraction of its peak.
+    """Return the learning rate of a step as a fraction of its peak.
 
     Args:
         step: optimiser steps done.
         steps: optimiser steps in all; infinite for a run without an end, which keeps the peak.
-        warmup: fraction of them that rises.
+        warmup: fraction of the steps over which the rate rises.
     """
     if steps == float("inf"):
         return 1.0

@@ -13,11 +13,11 @@ from modules.errors import UserError
 T = TypeVar("T")
 
 Gather = Callable[[Tensor], Tensor]
-"""Maps the rows of this process to those that they are compared with: `all_gather`, or `local`."""
+"""Maps the rows of this process to the rows that they are compared with: `all_gather` or `local`."""
 
 
 class _AllGather(torch.autograd.Function):
-    """Backward: each process receives the sum, over all processes, of the gradients of its own rows."""
+    """All-gather whose backward pass gives each process the sum over all processes of the gradients of its rows."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ class _AllGather(torch.autograd.Function):
 
 
 def all_gather(tensor: Tensor) -> Tensor:
-    """Concatenate a tensor over the processes, in rank order; the gradient flows back to where rows came from.
+    """Concatenate a tensor over the processes, in rank order; the gradient of a row flows back to its process.
 
     Args:
         tensor: ``[rows, ...]``, of the same shape in every process.
@@ -45,23 +45,23 @@ def all_gather(tensor: Tensor) -> Tensor:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Keep to the rows of this process: negatives come from its own micro-batch only."""
+    """Return the rows of this process alone: negatives come from its own micro-batch only."""
     return tensor
 
 
 def own_places(rows: Tensor, gather: Gather) -> Tensor:
-    """Return where the rows of this process stand among the gathered ones: ``[batch]`` int64.
+    """Return the places of this process's rows among the gathered rows: ``[batch]`` int64.
 
     Args:
         rows: ``[batch, ...]``.
-        gather: whose rows are compared with.
+        gather: `all_gather` or `local`.
     """
     offset = 0 if gather is local else rank() * len(rows)
     return torch.arange(len(rows), device=rows.device) + offset
 
 
 def processes_of(gather: Gather) -> int:
-    """Return the number of processes whose rows are compared with."""
+    """Return the number of processes whose rows are gathered."""
     return 1 if gather is local else world_size()
 
 
@@ -76,7 +76,7 @@ def rank() -> int:
 
 
 def is_main_process() -> bool:
-    """Return whether this process writes; known before any process group exists, because launchers say it."""
+    """Return whether this is the main process, which writes files; launchers say it before a process group exists."""
     from lightning.pytorch.utilities.rank_zero import rank_zero_only  # here, because merging files does not wait for it
 
     return rank() == 0 and getattr(rank_zero_only, "rank", 0) == 0
@@ -92,25 +92,24 @@ def from_main(value: T) -> T:
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Wait until every process has reached this call."""
     if world_size() > 1:
         dist.barrier()
 
 
 class OtherProcessFailed(RuntimeError):
-    """Raised by a process that was well itself; its message is the error of the process that was not."""
+    """Raised in a process where another has failed; the message has the error of the other process."""
 
 
 @contextmanager
 def fail_together() -> Iterator[None]:
     """End the block in all processes when one of them raises in it, so that none waits for it for ever.
 
-    Blocks may be nested: a process that fails in the outer one is found out by the others at the end of the inner one
-    that they come to next.
+    Blocks may be nested: the other processes learn of a failure in the outer block at the end of their next inner one.
 
     Raises:
-        OtherProcessFailed: another process raised something; its message says which and what.
-        UserError: the same, if that was one.
+        OtherProcessFailed: another process raised an error; the message has the process and its error.
+        UserError: another process raised a UserError; the message is the same.
     """
     try:
         yield
@@ -127,7 +126,7 @@ def fail_together() -> Iterator[None]:
 
 
 def _exchange(error: Exception | None) -> list[Exception | None]:
-    """Tell all processes how this one fared, and hear of all."""
+    """Share this process's error with all, and return the error of each process, None where it has none."""
     told = None
     if error is not None:
         kind = UserError if isinstance(error, UserError) else OtherProcessFailed

@@ -1,4 +1,4 @@
-"""What experts, joint models and positions share: an encoder, and validation data set by data set."""
+"""The LightningModule of experts, joint models and positions: an encoder that is validated per data set."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,11 +19,11 @@ from modules.positioning.merged_encoder import MergedEncoder
 from modules.say_once import say_once
 
 SHOWN = 8
-"""Rows that a message names at most."""
+"""Maximum number of rows that a message names."""
 
 
 class EmbeddingModule(LightningModule):
-    """A LightningModule around an encoder.
+    """A LightningModule around an encoder, validated per data set.
 
     It trains with a data module that maps the name of each data set to its loss (``task_losses``) and to its prompts
     (``side_prompts``), in the order of the validation loaders.
@@ -43,7 +43,7 @@ class EmbeddingModule(LightningModule):
 
     @property
     def task_losses(self) -> dict[str, str]:
-        """Name of each data set to name of its loss, as the data module says."""
+        """Data set to the name of its loss, as the data module says."""
         losses: dict[str, str] = self._ask_data("task_losses")
         return losses
 
@@ -59,18 +59,18 @@ class EmbeddingModule(LightningModule):
 
     @property
     def side_prompts(self) -> dict[Side, str]:
-        """The prefixes that the encoder adds; data modules put them before texts that have none of their own."""
+        """Side to the prefix that the encoder adds; data modules put it before texts without a prefix of their own."""
         return prompts_by_side(self.encoder.prompts, self.encoder.default_prompt_name)
 
     def on_fit_start(self) -> None:
-        """Say which prompts each data set is trained with, and take them over."""
+        """Print the prompts that each data set is trained with, and name them in the encoder."""
         data: dict[str, dict[Side, str | None]] = self._ask_data("side_prompts")
         for name, prompts in data.items():
             say_once(f"  {name}: {describe_prompts(prompts)}")
         self.take_prompts(data)
 
     def take_prompts(self, data: Mapping[str, Mapping[Side, str | None]]) -> None:
-        """Have the encoder, and the model that is saved of it, name the prompts that it is trained with.
+        """Name the training prompts in the encoder, and so in the model that is saved.
 
         Args:
             data: data set to its prompts, see `trained_prompts`.
@@ -91,29 +91,29 @@ class EmbeddingModule(LightningModule):
         encoder.take_settings({"prompts": dict(prompts), "default_prompt_name": default_name})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the prompts, which are no weights."""
+        """Add the encoder's prompts to the checkpoint."""
         checkpoint["prompts"] = {"prompts": self.encoder.prompts, "default_name": self.encoder.default_prompt_name}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the prompts that the weights were trained with."""
+        """Restore the encoder's prompts, where the checkpoint has them."""
         if "prompts" in checkpoint:
             self.set_prompts(**checkpoint["prompts"])
 
     def on_validation_start(self) -> None:
-        """Make one set of metrics per data set.
+        """Make the metrics of each data set.
 
-        They are those of this validation only: of its data sets, and of tensors that a later one can change.
+        They are made outside inference mode, so that a later validation can change their tensors.
         """
         with torch.inference_mode(False):
             metrics = [TaskMetrics(loss) for loss in self.task_losses.values()]
             self.task_metrics = nn.ModuleList(metrics).to(self.device)
 
     def validation_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Add a batch to its data set's metrics; negatives are those of this process."""
+        """Add a batch to the metrics of its data set; negatives come from the batch only."""
         self._metrics_of(dataloader_idx).update(task_loss(self.encoder, batch, local), batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Log ``val/<data set>/<metric>``, and ``val/loss``, their mean loss."""
+        """Log ``val/<data set>/<metric>`` per data set, and ``val/loss``; see `validation_objective`."""
         losses = []
         for i, task in enumerate(self.task_losses):
             values = self._metrics_of(i).compute()
@@ -123,21 +123,28 @@ class EmbeddingModule(LightningModule):
         self.log("val/loss", self.validation_objective(torch.stack(losses)), prog_bar=True, sync_dist=True)
 
     def validation_objective(self, losses: Tensor) -> Tensor:
-        """Return ``val/loss``, on the device of the losses, given the mean loss of each data set: their mean."""
+        """Return ``val/loss``: the mean over the data sets.
+
+        Args:
+            losses: ``[data sets]``, the mean loss of each.
+
+        Returns:
+            A scalar on the device of `losses`.
+        """
         return losses.mean()
 
     def training_loss(self, batch: TaskBatch, gather: Gather) -> TaskOutput:
-        """Return the loss of a training batch; training ends at the first loss that is not finite.
+        """Return the loss and the embeddings of a training batch; end training at a loss that is not finite.
 
         Args:
             batch: rows of one data set.
             gather: see `task_loss`.
 
         Raises:
-            UserError: it is not finite, in this process or in another.
+            UserError: the loss is not finite, in this process or in another.
         """
         output = task_loss(self.encoder, batch, gather)
-        # Waits for the device once a batch: a NaN that is found later has cost the run, and the name of its rows.
+        # Waits for the device once per batch: a NaN that is found later has cost the run, and the name of its rows.
         finite = bool(output.loss.isfinite())
         if not self.trainer.strategy.reduce_boolean_decision(finite):
             places = _not_finite(output)
@@ -145,7 +152,7 @@ class EmbeddingModule(LightningModule):
             def problem() -> str:
                 return f"the loss of {rows_of(batch, places or None)} is {float(output.loss)}"
 
-            # What was gathered from another process can be at fault: the rows to name are there.
+            # Rows gathered from another process can be at fault: that process names them.
             self.stop_unless(not places, problem)
             self.stop_unless(finite, problem)
         return output
@@ -154,11 +161,11 @@ class EmbeddingModule(LightningModule):
         """End training in all processes if a number is not finite in one of them.
 
         Args:
-            finite: whether it is in this one.
-            problem: says which number is not, and where it comes from.
+            finite: whether the number is finite in this process.
+            problem: returns the beginning of the message: the number, and where it comes from.
 
         Raises:
-            UserError: a number is not finite.
+            UserError: the number is not finite in some process.
         """
         if not self.trainer.strategy.reduce_boolean_decision(finite):
             self.keep_best()
@@ -168,10 +175,10 @@ class EmbeddingModule(LightningModule):
                     raise UserError(f"{problem()} after {step} steps; look at these rows, or lower the learning rate")
 
     def keep_best(self) -> None:
-        """Go back to the best state known; a module that keeps none stays as it is."""
+        """Return to the best state seen; a module that keeps no state stays as it is."""
 
     def log_training(self, output: TaskOutput, batch: TaskBatch) -> None:
-        """Log the loss of a training batch, over all data sets and for its own."""
+        """Log the loss of a training batch as ``train/loss`` and ``train/<data set>/loss``."""
         self.log("train/loss", output.loss, prog_bar=True, batch_size=len(batch))
         self.log(f"train/{batch.task}/loss", output.loss, batch_size=len(batch))
 
@@ -185,8 +192,8 @@ def rows_of(batch: TaskBatch, places: Sequence[int] | None = None) -> str:
     """Return a batch in words: its data set and, where they are known, the rows of the source.
 
     Args:
-        batch: of one data set.
-        places: in the batch, of the rows to name; None: of all.
+        batch: rows of one data set.
+        places: places in the batch of the rows to name; None: all rows.
     """
     if batch.rows is None:
         return f"'{batch.task}'"

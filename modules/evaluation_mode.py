@@ -1,4 +1,4 @@
-"""Evaluation mode for a while."""
+"""A context manager for evaluation mode."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from torch import nn
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """In this block a module has no dropout and the like; its mode is put back afterwards."""
+    """Put a module in evaluation mode within the block, and restore its mode afterwards."""
     training = module.training
     module.eval()
     try:

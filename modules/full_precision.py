@@ -15,23 +15,23 @@ P = ParamSpec("P")
 
 
 def without_autocast(tensor: Tensor) -> torch.autocast:
-    """A block in which nothing on a tensor's device is cast.
+    """Return a context manager that turns autocast off on a tensor's device.
 
-    Gradients are to be taken in such a block, too: those of a product are products, and would be cast as well.
+    Take gradients within it, too: the gradients of a matrix product are matrix products, which would be cast as well.
     """
     return torch.autocast(tensor.device.type, enabled=False)
 
 
 def float32_or_better(tensor: Tensor) -> Tensor:
-    """The tensor in float32, or in float64 if it is that already."""
+    """Return a tensor in float32, or in float64 if it is float64 already."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def in_full_precision(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """Let a function compute in float32 or better: its floating-point tensors are raised, and autocast is off.
+    """Make a function compute in float32 or better: its floating-point tensors are raised, and autocast is off.
 
     Args:
-        function: of positional arguments, the first of which is a tensor.
+        function: takes tensors by position; the first argument is one.
     """
 
     @wraps(function)

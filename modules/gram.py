@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 CHUNK = 1 << 20
-"""Entries an expert that are held in float64 at a time."""
+"""Entries per expert that are held in float64 at a time."""
 
 
 def gram_of(vectors: Tensor) -> Tensor:
-    """``G[i, j] = <V_i, V_j>`` over one tensor, accumulated in float64.
+    """Return the Gram matrix ``G[i, j] = <V_i, V_j>`` of one tensor, accumulated in float64.
 
     Args:
         vectors: ``[N, *shape]``.
@@ -29,9 +29,9 @@ def gram_of(vectors: Tensor) -> Tensor:
 
 
 def sum_by_group(grams: Mapping[str, Tensor], groups: Mapping[str, str], labels: Iterable[str]) -> Tensor:
-    """Add up the Gram matrices of the tensors of each group.
+    """Return the sum of the Gram matrices of the tensors of each group.
 
-    Tensors are taken in the order of their names, so that every route adds up in the same order, to the last bit.
+    Tensors are added in the order of their names, so that every route gives the same bits.
 
     Args:
         grams: tensor name to ``[N, N]``.

@@ -1,4 +1,4 @@
-"""JSON files, of model folders and of what runs keep."""
+"""JSON files of model folders and runs: reading, writing, hashing and comparing them."""
 
 import hashlib
 import json
@@ -10,17 +10,17 @@ from modules.errors import UserError
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Written aside and renamed, so that a reader never sees half of it."""
+    """Write a JSON file aside and rename it, so that a reader never sees half of it."""
     aside = path.with_name(f"{path.name}.tmp")
     aside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     aside.replace(path)
 
 
 def read_json(path: Path, default: Any = None) -> Any:
-    """The content of a JSON file; `default` where there is no such file.
+    """Return the content of a JSON file, or `default` where there is no such file.
 
     Raises:
-        UserError: it is not valid JSON.
+        UserError: the file is not valid JSON.
     """
     if not path.is_file():
         return default
@@ -33,13 +33,13 @@ def read_json(path: Path, default: Any = None) -> Any:
 
 
 def read_kept_json(path: Path, default: Any, instead: str, say: Callable[[str], Any]) -> Any:
-    """The content of a JSON file that spares work; `default` where there is none, or half of one.
+    """Return the content of a JSON file that keeps results, or `default` where it is absent or damaged.
 
     Args:
         path: of the file.
-        default: what is returned in its place.
-        instead: what happens where the file is damaged.
-        say: prints that.
+        default: returned in place of the content.
+        instead: the consequence of a damaged file, for the message.
+        say: prints the message.
     """
     try:
         return read_json(path, default)
@@ -54,9 +54,9 @@ def json_sha256(content: Any) -> str:
 
 
 def path_within(folder: Path, name: str, file: Path) -> Path:
-    """The path of a file or folder that a JSON file names, which must lie in the folder of the model.
+    """Return the path of a file or folder that a JSON file names, which must lie in the folder of the model.
 
-    Judged by the name, because the files of a cache are links to where their content lies.
+    The name is judged, not the resolved path, because files in the Hugging Face cache are links out of the folder.
 
     Args:
         folder: of the model.
@@ -80,7 +80,7 @@ def differences(ours: Any, theirs: Any, path: str = "") -> Iterator[tuple[str, A
         path: of both, for the recursion.
 
     Yields:
-        The place, as ``key.key[2]``, and both values there; what is absent is None.
+        The place, as ``key.key[2]``, and both values there; an absent value is None.
     """
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
         for key in dict.fromkeys([*ours, *theirs]):
@@ -93,6 +93,6 @@ def differences(ours: Any, theirs: Any, path: str = "") -> Iterator[tuple[str, A
 
 
 def shown(value: Any) -> str:
-    """A JSON value for a message: a long one cut short."""
+    """Return a JSON value for a message, cut to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -34,7 +34,7 @@ from modules.search import Bfgs, Search
 
 
 class MergeModule(EmbeddingModule):
-    """Frozen base and task vectors; trains only the coefficients of a merge method and a scale.
+    """Trains the coefficients of a merge method and a scale; the base and the task vectors are frozen.
 
     At the end of ``fit`` it stands at the best position seen on the probe-validation rows, the start included.
     A checkpoint holds the position and the identity of the merge it belongs to, no weights.
@@ -44,8 +44,8 @@ class MergeModule(EmbeddingModule):
         experts: name to folder or hub name (or to an `Expert`, which in recipes may be trained first), in the order of
             the merge.
         method: how task vectors are combined; the SLERP chain by default.
-        granularity: what has coefficients and a scale of its own: ``model`` (the paper), ``layer``, ``tensor``, or a
-            number of groups of layers; see `groups_of`.
+        granularity: parts with coefficients and a scale of their own: ``model`` (the paper), ``layer``, ``tensor``, or
+            a number of groups of layers; see `groups_of`.
         signed: whether a coefficient may become zero or negative, which drops or subtracts an expert.
         mu: weight of the scale in the objective; of several scales, of their mean.
         pull: weight of the L1 distance of the coefficients from their start (mean over groups) in the objective.
@@ -56,7 +56,7 @@ class MergeModule(EmbeddingModule):
         allow_suspicious: merge experts that equal the base or each other, or come from another base.
         settings_of: ``base`` or the name of the expert whose longest text and prompts are taken, where models differ in
             them; null: they must agree.
-        attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; None: what transformers takes.
+        attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; None: transformers' default.
 
     Raises:
         UserError: an expert is missing or does not fit the base.
@@ -109,13 +109,13 @@ class MergeModule(EmbeddingModule):
         self._resumed = False
         # A position is in every checkpoint, the frozen weights in none.
         self.strict_loading = False
-        # DDP would broadcast what it finds, and only the N + 1 numbers are anybody's business.
+        # DDP would broadcast all tensors when it is built; only the N + 1 numbers need it.
         frozen = [name for name, p in self.named_parameters() if not p.requires_grad]
         self._ddp_params_and_buffers_to_ignore = frozen + [name for name, _ in self.named_buffers()]
 
     @property
     def position(self) -> Position:
-        """The trainable numbers."""
+        """The trainable position."""
         assert isinstance(self.encoder, MergedEncoder)
         return self.encoder.position
 
@@ -133,17 +133,21 @@ class MergeModule(EmbeddingModule):
         return named_position.mean_position(self.position, self.expert_names)
 
     def start_from(self, position: Mapping[str, float]) -> None:
-        """Start where another merge has ended, as its `describe_position` says; see `named_position.start_from`."""
+        """Move to the position of another merge; see `named_position.start_from`.
+
+        Args:
+            position: of the other merge, as its `describe_position` returns it.
+        """
         named_position.start_from(self.position, self.expert_names, position)
 
     def relative_to(self, model: str, pooling: str | None = None) -> None:
-        """Take losses relative to this model's, not to theta_0's.
+        """Take losses relative to those of a reference model, in place of theta_0's.
 
         Around a joint model, theta_0's own losses would weigh most the tasks that it has learned best. The losses
         relative to the recipe's base are the same numbers whatever the task vectors are taken against.
 
         Args:
-            model: a folder or a hub name; it is loaded for the time that it is measured.
+            model: a folder or a hub name; the model is in memory only while it is measured.
             pooling: of a plain transformers folder.
         """
         self._reference = partial(self._load, model, pooling=pooling)
@@ -153,7 +157,7 @@ class MergeModule(EmbeddingModule):
     def on_fit_start(self) -> None:
         """Measure the base, which normalises the losses, and the start, which a learned position has to beat.
 
-        A run that goes on from a checkpoint has both in it, unless it goes on with other validation rows.
+        A run that goes on from a checkpoint takes both from it, unless the validation rows are others.
         """
         super().on_fit_start()
         resumed, self._resumed = self._resumed, False
@@ -166,7 +170,15 @@ class MergeModule(EmbeddingModule):
         self.best.begin(self._objective_of(validation_losses(self.encoder, self.trainer)))
 
     def training_step(self, batch: TaskBatch | list[TaskBatch], batch_idx: int) -> Tensor:
-        """Return the objective of one probe batch, or of the whole probe for a search that moves on it by itself."""
+        """Return the objective on a probe batch, or take a step of a search on the whole probe.
+
+        Args:
+            batch: a probe batch, or all probe batches of this process where `full_probe` is set.
+            batch_idx: number of the batch.
+
+        Returns:
+            The objective on the batch, or the value that the search evaluated last.
+        """
         if isinstance(batch, TaskBatch):
             self.passes["forward"] += 1
             self.passes["backward"] += 1
@@ -181,7 +193,11 @@ class MergeModule(EmbeddingModule):
         return self._last_value
 
     def on_train_batch_end(self, outputs: Any, batch: TaskBatch | list[TaskBatch], batch_idx: int) -> None:
-        """End training at the first step that leads nowhere."""
+        """End training if the position is not finite.
+
+        Raises:
+            UserError: a number of the position is NaN or infinite.
+        """
         finite = all(bool(number.isfinite().all()) for number in self.position.parameters())
         last = batch if isinstance(batch, TaskBatch) else batch[-1]
         self.stop_unless(finite, lambda: f"the coefficients are not finite: the last batch was {rows_of(last)},")
@@ -197,12 +213,21 @@ class MergeModule(EmbeddingModule):
         return self._last_value
 
     def on_validation_start(self) -> None:
-        """Make the metrics; measure the base first where it has not been measured on these rows."""
+        """Make the metrics, and measure the base unless it was measured on these validation rows."""
         super().on_validation_start()
         self._know_base()
 
     def validation_objective(self, losses: Tensor) -> Tensor:
-        """Return the weighted mean of the losses relative to the base's, and keep the best position of a search."""
+        """Return the weighted mean of the losses relative to the base's.
+
+        Within ``fit``, keep the best position, and end training when the search has settled.
+
+        Args:
+            losses: ``[data sets]``, the mean loss of each.
+
+        Raises:
+            UserError: a loss is not finite.
+        """
         objective = self._objective_of(dict(zip(self.task_losses, losses.tolist(), strict=True)))
         # Neither in the verb `validate` nor in Lightning's sanity check, which sees a few batches only.
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
@@ -212,22 +237,22 @@ class MergeModule(EmbeddingModule):
         return losses.new_tensor(objective)
 
     def on_fit_end(self) -> None:
-        """Stand at the best position seen."""
+        """Move to the best position seen."""
         self.keep_best()
 
     def keep_best(self) -> None:
-        """Stand at the best position seen, if one was."""
+        """Move to the best position seen, if there is one."""
         self.best.restore()
 
     def configure_optimizers(self) -> Optimizer:
-        """Return the search's optimizer, over the position, which must be all that trains."""
+        """Return the search's optimizer of the position, the only trainable part."""
         trained = [p for p in self.parameters() if p.requires_grad]
         expected = [p for p in self.position.parameters() if p.requires_grad]
         assert {*map(id, trained)} == {*map(id, expected)}, "something beside the position would be trained"
         return self.search.optimizer(trained)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the position and what it refers to; drop everything frozen."""
+        """Add the position, the identity of its merge and the state of its search; drop the frozen weights."""
         super().on_save_checkpoint(checkpoint)
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {key: state[key] for key in state if key.startswith("encoder.position.")}
@@ -239,7 +264,11 @@ class MergeModule(EmbeddingModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a position that was learned between other models, or in another way."""
+        """Restore the position and the state of its search.
+
+        Raises:
+            UserError: the checkpoint is not of a merge, or of a merge of other models or settings.
+        """
         merge = checkpoint.get("merge")
         if merge is None:
             raise UserError("the checkpoint is not one of a MergeModule")
@@ -251,13 +280,13 @@ class MergeModule(EmbeddingModule):
         self._resumed = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
 
     def save(self, folder: str | Path) -> None:
-        """Write the merged model as a folder that ``SentenceTransformer(folder)`` loads."""
+        """Write the merged model, with its lineage, as a folder that ``SentenceTransformer(folder)`` loads."""
         assert isinstance(self.encoder, MergedEncoder)
         self.encoder.save(str(folder))
         write_lineage(folder, self.ancestors)
 
     def _know_base(self) -> None:
-        """Measure the base, or what stands in its place, unless it was measured on these rows."""
+        """Measure the base, or the reference model, unless it was measured on these validation rows."""
         rows = self._ask_data("validation_identity")
         if self.objective.is_measured_on(rows):
             return

@@ -1,4 +1,4 @@
-"""Lines that a process says once, however often it comes by."""
+"""Lines that are printed once per process, however often they come up."""
 
 from functools import cache
 

@@ -9,6 +9,7 @@ from datamodules import DataSource, TaskDataModule
 from datamodules.batching import OneTaskBatches
 from lightning_app.recipe.model_recipes import ExpertRecipe
 from lightning_app.stages.recipe_data import RecipeData
+from lightning_app.stages.stage import content_of
 from modules import Expert, LossConfig, UserError
 from tests.conftest import Project
 
@@ -75,15 +76,16 @@ def test_the_loss_of_a_mix_stands_in_for_its_recipes_own(project: Project) -> No
 
 def test_the_loss_of_the_probe_is_for_what_is_learned_and_chosen_on_it(project: Project) -> None:
     plain, sharp = read(project), read(project, loss=LossConfig(temperature=0.01))
-    for module in (sharp.probe(), sharp.losses_on_probe()):
+    for module in (sharp.probe().data(), sharp.probe().losses_on_probe()):
         module.setup()
         losses = [part.loss for split in module.splits for part in (split.probe, split.validation)]
         assert losses == [LossConfig(name, 0.01) for name in ("infonce", "infonce", "cosent", "cosent")]
     assert [task.expert.loss for task in (*sharp.of("qa"), *sharp.of("sts"))] == [
         task.expert.loss for task in (*plain.of("qa"), *plain.of("sts"))
     ], "models are trained as before"
-    assert sharp.probe_content() != plain.probe_content(), "no position learned with another loss is served"
-    assert sharp.probe_content()["probe"] == plain.probe_content()["probe"]
+    contents = [content_of(data.probe()) for data in (sharp, plain)]
+    assert contents[0]["data"] != contents[1]["data"], "no position learned with another loss is served"
+    assert contents[0]["arguments"] == contents[1]["arguments"]
 
 
 def test_the_probe_rows_can_be_trained_on(project: Project) -> None:
@@ -93,7 +95,7 @@ def test_the_probe_rows_can_be_trained_on(project: Project) -> None:
 
 def test_a_smaller_probe_is_the_beginning_of_a_larger_one(project: Project) -> None:
     data = read(project)
-    modules = [data.probe(size) for size in (16, 48)]
+    modules = [data.probe(size).data() for size in (16, 48)]
     for module in modules:
         module.setup()
     for small, large in zip(modules[0].splits, modules[1].splits, strict=True):

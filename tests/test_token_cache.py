@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning import Callback, Trainer
 
-from datamodules import Collator, SplitTask, TaskData, TaskDataModule, token_cache
+from datamodules import Collator, SplitTask, TaskData, TaskDataModule, TextColumn, token_cache
 from datamodules.batching import Batch
 from datamodules.token_cache import TaskTokens
 from modules import ContrastiveModule, TextEncoder
@@ -74,6 +74,17 @@ def test_prompts_that_the_pooling_leaves_out(tmp_path: Path) -> None:
     ours, theirs = both(rows, encoder.tokenization(), [(0, row) for row in (1, 0, 5, 4)])
     assert equal(ours, theirs)
     assert len(set(ours.features[0]["prompt_lengths"].tolist())) == 3
+
+
+def test_negatives_of_several_rows_are_behind_the_prompt_of_each() -> None:
+    """Prepared negatives are texts of their own, and rows refer to them."""
+    negatives = TextColumn.of(sentences(5)).take([1, 1, 3, 0, 4, 1])
+    own = {"document": ["red ", "blue ", "", "", "the ", "a "]}
+    columns = [sentences(6), sentences(6), negatives]
+    rows = TaskData("t", "pairs", columns, ["", "", ""], None, None, LossConfig("infonce"), instructions=own)
+    for used in (None, np.array([1, 5])):
+        part = rows.subset([5, 4, 0, 1, 2, 3])
+        assert equal(*both(part, tiny_encoder().tokenization(), [(0, row) for row in (1, 5)], used))
 
 
 @pytest.fixture

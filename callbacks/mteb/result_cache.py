@@ -47,8 +47,8 @@ def evaluate_cached(
     files, scores = from_main(kept)
     # mteb reads and writes a folder of this process's own, so that no process ever sees half a file of another.
     with fail_together(), tempfile.TemporaryDirectory() as own:
-        for file, text in files.items():
-            _write(Path(own) / results / file, text)
+        for name, text in files.items():
+            _write(Path(own) / results / name, text)
         found, new = evaluate_with_example_scores(encoder, task, Path(own) / "predictions", results_dir=own, **options)
         scores = scores | new
         if is_main_process():

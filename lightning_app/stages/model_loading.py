@@ -19,7 +19,7 @@ class ModelLoading:
         pooling: of plain transformers folders; sentence-transformers folders say their own.
         trust_remote_code: let transformers run code that comes with a model.
         base: the model that may not pool otherwise than `pooling` says, even if it says so itself.
-        attn_implementation: of transformers: ``sdpa``, ``eager``, ``flash_attention_2``; None: what transformers takes.
+        attn_implementation: of transformers: ``sdpa``, ``eager``, ``flash_attention_2``; None: transformers' default.
     """
 
     pooling: str | None = None

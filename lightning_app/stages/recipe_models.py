@@ -1,29 +1,22 @@
 """From a recipe to stages: which models there are, what each is made of, and how it is made."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
-
-from lightning import Callback
 
 from datamodules import TaskData
 from datamodules.text_ids import TextIds
-from lightning_app.recipe.model_recipes import MergeRecipe
 from lightning_app.recipe.named_merges import MAIN, MERGES
 from lightning_app.recipe.recipe_checks import checked_recipes
 from lightning_app.recipe.recipe_settings import RecipeSettings
-from lightning_app.stages.fixed_merge import BY_LOSSES, Choice, FixedMerge
 from lightning_app.stages.learn import Learn
-from lightning_app.stages.merge_inputs import MergeInputs, TrainedOn
 from lightning_app.stages.model import Model
-from lightning_app.stages.model_loading import ModelLoading, is_plain
+from lightning_app.stages.model_loading import ModelLoading
 from lightning_app.stages.recipe_data import RecipeData
+from lightning_app.stages.recipe_merges import RecipeMerges, Watch
 from lightning_app.stages.train import KEPT, Train, TrainingRows
 from lightning_app.stages.trainer_settings import SharedTrainer
-from modules import Bfgs, MergeMethod, Search, Slerp, TaskArithmetic, UserError
-
-Watch = Callable[[], list[Callback]]
-"""Makes the callbacks that look on while the main position is learned."""
+from modules import UserError
 
 
 class RecipeModels:
@@ -60,6 +53,9 @@ class RecipeModels:
         self.recipes = checked_recipes(settings)
         self.data = data or RecipeData(
             self.recipes, settings.experts, settings.probe, settings.probe_sources, self.seed, decontaminate
+        )
+        self._merges = RecipeMerges(
+            settings, self.recipes, self.data, self.trainer, self.base, self.model, self._start, watch, followed
         )
         self._models: dict[str, Model] = {"base": self.base}
         self.experts = {name: self.model(name) for name in settings.experts}
@@ -142,9 +138,7 @@ class RecipeModels:
         if "@" in name:
             return self._step(name, chain)
         if name in self.merges:
-            recipe = self.merges[name]
-            made = self._learn(name, recipe, chain) if recipe.weighting == "learned" else self._fix(name, recipe, chain)
-            return Model(name, stage=made, loading=self.loading)
+            return Model(name, stage=self._merges.stage(name, self.merges[name], chain), loading=self.loading)
         known = ", ".join(dict.fromkeys(["base", *self.settings.experts, *self.recipes, *self.merges]))
         raise UserError(f"there is no model '{name}'; known are {known}")
 
@@ -191,120 +185,3 @@ class RecipeModels:
         if not others:
             raise UserError(f"recipes.{name}.stop_early.others_at_most: the probe has no other tasks; leave it out")
         return others
-
-    def _learn(self, name: str, recipe: MergeRecipe, chain: tuple[str, ...]) -> Learn:
-        options = self.settings.options
-        search: Search = recipe.search or options["search"] or Bfgs()
-        signed = options["signed"] if recipe.signed is None else recipe.signed
-        granularity = options["granularity"] if recipe.granularity is None else recipe.granularity
-        merge = self._inputs(recipe, self._method(recipe), granularity, signed, chain)
-        if recipe.mu is not None and not merge.method.has_scale:
-            kind = type(merge.method).__name__
-            raise UserError(f"merges.{name}.mu: it weighs the scale, and {kind} has none; leave it out")
-        mu = options["mu"] if recipe.mu is None else recipe.mu
-        own, probe, main = self._lengths(recipe), self.data.probe(recipe.probe_size), name == MAIN
-        return Learn(
-            name=name,
-            merge=merge,
-            search=search,
-            mu=mu if merge.method.has_scale else 0.0,
-            pull=options["pull"] if recipe.pull is None else recipe.pull,
-            settled=options["settled"],
-            probe=probe,
-            trainer=self.trainer.of_position(own, search, scored=main),
-            initial=None if recipe.initial is None else self.model(recipe.initial, chain),
-            followed=self.followed if main else None,
-            steps=_steps(own, search, probe.batches),
-            watch=self.watch if main else list,
-            unusable=tuple(self.trainer.unusable(own, search)),
-        )
-
-    def _fix(self, name: str, recipe: MergeRecipe, chain: tuple[str, ...]) -> FixedMerge:
-        # Fixed weightings are of whole task vectors, and some are 0.
-        signed = recipe.weighting != "equal"
-        merge = self._inputs(recipe, self._method(recipe), recipe.granularity or "model", signed, chain)
-        tries = len(recipe.scales) > 1 or recipe.weighting in BY_LOSSES
-        return FixedMerge(
-            name=name,
-            merge=merge,
-            weighting=recipe.weighting,
-            scales=tuple(recipe.scales),
-            temperatures=tuple(recipe.temperatures),
-            row_counts=tuple(merge.row_counts()) if recipe.weighting == "size" else (),
-            choice=Choice(self.data.probe(), self.trainer.of_validation()) if tries else None,
-        )
-
-    def _method(self, recipe: MergeRecipe) -> MergeMethod:
-        if recipe.weighting not in ("learned", "equal"):
-            return TaskArithmetic()
-        method: MergeMethod = recipe.method or self.settings.options["method"] or Slerp()
-        return method
-
-    def _inputs(
-        self, recipe: MergeRecipe, method: MergeMethod, granularity: int | str, signed: bool, chain: tuple[str, ...]
-    ) -> MergeInputs:
-        """The models that a merge is between.
-
-        Raises:
-            UserError: the method cannot be followed with these experts.
-        """
-        start = self._start(recipe.start, chain)
-        experts = {other: self.model(other, chain) for other in recipe.experts or self.settings.experts}
-        method.places(list(experts))  # what is wrong with it shows before training
-        # LM-Cocktail takes an expert's losses relative to the start's, whatever that is.
-        around = start is not self.base and recipe.weighting != "lm_cocktail"
-        given, settings_of = self.settings.options["settings_of"], self._settings_of(start, experts)
-        merge = MergeInputs(
-            start=start,
-            experts=tuple(experts.items()),
-            method=method,
-            granularity=granularity,
-            signed=signed,
-            settings_of=settings_of,
-            prompts_of_rows=settings_of != given,
-            reference=self.base if around else None,
-            trained_on=self._trained_on(list(experts)),
-            allow_suspicious=self.settings.options["allow_suspicious"],
-        )
-        merge.check_statistics()
-        return merge
-
-    def _settings_of(self, start: Model, experts: dict[str, Model]) -> str | None:
-        """Whose longest text and prompts a merge has: as the recipe says; None: the models must agree.
-
-        Experts that were trained on data sets with prompts of their own differ in these from their start, whose
-        settings count then; the merge takes the prompts from the rows.
-        """
-        given: str | None = self.settings.options["settings_of"]
-        if given in ("base", *experts):
-            return given
-        trained = [name for name, model in experts.items() if model.stage is not None]
-        if not trained or not self.data.has_prompts:
-            return None  # a name that is given is that of an expert of other merges
-        return trained[0] if start.path is not None and is_plain(start.path) else "base"
-
-    def _trained_on(self, names: Sequence[str]) -> dict[str, TrainedOn]:
-        """The rows of each expert that was trained here."""
-        found = {}
-        for name in names:
-            expert = self.settings.experts.get(name)
-            recipe_name = name.rpartition("@")[0] or name if expert is None else expert.recipe
-            if recipe_name in self.recipes:
-                recipe = self.recipes[recipe_name]
-                rows = tuple(self.data.of(recipe_name))
-                found[name] = TrainedOn(rows, recipe.batch_size, recipe.max_length)
-        return found
-
-    def _lengths(self, recipe: MergeRecipe) -> dict[str, Any]:
-        """The arguments of the Trainer of a position that are its own; null in ``position``: as ``trainer`` says."""
-        position = asdict(self.settings.position)
-        own = {key: value for key, value in position.items() if value is not None}
-        own["check_val_every_n_epoch"] = position["check_val_every_n_epoch"]
-        return own if recipe.max_steps is None else own | {"max_steps": recipe.max_steps, "max_epochs": -1}
-
-
-def _steps(own: dict[str, Any], search: Search, batches: int) -> int:
-    """About how many optimiser steps the learning of a position takes at most."""
-    if own.get("max_steps", -1) > 0:
-        return int(own["max_steps"])
-    return int((own.get("max_epochs") or 1) * (1 if search.full_probe else batches))

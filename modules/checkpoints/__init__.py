@@ -1,1 +1,1 @@
-"""Model folders: found, read tensor by tensor, and what lies beside the weights; builds no model."""
+"""Model folders: their place, their weights tensor by tensor, their settings and identity; builds no model."""

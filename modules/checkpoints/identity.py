@@ -1,4 +1,4 @@
-"""The identity of a model: what tells it from every other, in parts that say by what."""
+"""The identity of a model, which tells it from every other: a hash per part of its folder."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,19 +15,19 @@ from modules.errors import UserError
 from modules.json_files import json_sha256, read_json
 
 NOT_OF_THE_ADAPTER = ("base_model_name_or_path", "auto_mapping", "inference_mode", "peft_version")
-"""Keys of an adapter's config that say where it comes from; which base it names is told by the base's identity."""
+"""Keys of an adapter's config that say where it comes from; the base that it names counts by its identity."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a model folder holds, as the sha256 of each part.
+    """The content of a model folder, as the sha256 of each part.
 
     Args:
         weights: the tensors of all modules by name, whatever files they lie in; an adapter's are in `adapter`.
-        tokenizer: all that makes tokens of a text, but for their number.
+        tokenizer: all settings that make tokens of a text, but for their number.
         pipeline: modules, their settings and the backbone's config, and the model's own code.
-        prompts: with the name of the default.
-        length: how many tokens of a text are kept, and how many numbers of an embedding.
+        prompts: the prompts, with the name of the default prompt.
+        length: the number of tokens kept of a text, and of numbers kept of an embedding.
         adapter: config and factors, with the identity of the model that it adapts; None for a whole model.
         other: files that are not known to belong to another part, nor known to be harmless; and buffers, which some
             versions save and others do not.
@@ -55,7 +55,7 @@ class Identity:
 
 
 def identity(model: str | Path) -> Identity:
-    """Read the identity of a model.
+    """Return the identity of a model.
 
     A process hashes weights and other large files once, until their size or time changes.
 
@@ -69,9 +69,9 @@ def identity(model: str | Path) -> Identity:
 
 
 def weights_identity(model: str | Path) -> str:
-    """Return the sha256 of what was trained of a model, by which lineage, statistics and records know it.
+    """Return the sha256 of a model's trained weights, by which lineage, statistics and records know the model.
 
-    That is `Identity.weights`, and for an adapter its config and factors, whatever it is laid on.
+    It is `Identity.weights`; for an adapter it includes config and factors, but not the model that it adapts.
 
     Args:
         model: as for `identity`.
@@ -112,7 +112,7 @@ def _other(folder: Path, files: Files) -> str:
 
 
 def _tensors(folder: Path) -> list[tuple[str, TensorHash]]:
-    """Name and hash of the tensors of all modules."""
+    """Return name and hash of the tensors of all modules."""
     return sorted(
         (place + key, tensor)
         for file, place in weight_places(folder).items()
@@ -131,11 +131,11 @@ def _settings(files: Files) -> dict[str, str]:
 
 
 def _adapter(files: Mapping[str, Path], above: tuple[Path, ...]) -> str | None:
-    """The part of an adapter.
+    """Return the hash of an adapter and of the model that it adapts; None where there is no adapter.
 
     Args:
-        files: of it.
-        above: folders of the models that are laid on it, its own included.
+        files: of the adapter.
+        above: folders of the adapters that are laid on this one, its own included.
     """
     own = _own_adapter(files)
     if own is None:
@@ -147,7 +147,7 @@ def _adapter(files: Mapping[str, Path], above: tuple[Path, ...]) -> str | None:
 
 
 def _base(name: str, above: tuple[Path, ...]) -> str:
-    """The identity of what an adapter adapts; its name where it is not to be found."""
+    """Return the identity of the model that an adapter adapts; its name where it is not found."""
     try:
         folder = find_base_model(name)
     except UserError:
@@ -156,7 +156,7 @@ def _base(name: str, above: tuple[Path, ...]) -> str:
 
 
 def _own_adapter(files: Mapping[str, Path]) -> str | None:
-    """The config and the factors of an adapter, without what it is laid on."""
+    """Return the hash of an adapter's config and factors, without the model that it adapts."""
     parts = {place: _adapter_file(file) for place, file in files.items()}
     return json_sha256(parts) if parts else None
 

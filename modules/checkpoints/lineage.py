@@ -1,4 +1,4 @@
-"""Which models a model comes from: a file beside its weights."""
+"""The models that a model comes from, in a file beside its weights."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -9,28 +9,33 @@ from modules.errors import UserError
 FILE = "lineage.json"
 
 HASHED = "tensors"
-"""What the recorded hashes are taken of; see `modules.checkpoints.identity.weights_identity`."""
+"""The content that the recorded hashes are taken of; see `modules.checkpoints.identity.weights_identity`."""
 
 
 def write_lineage(folder: str | Path, ancestors: Sequence[str]) -> None:
-    """Record the weights' identity of every model that the training of this one started from, nearest last."""
+    """Record the models that the training of a model started from.
+
+    Args:
+        folder: of the model.
+        ancestors: identity of the weights of every such model, nearest last.
+    """
     path = Path(folder) / FILE
     path.write_text(json.dumps({"hashed": HASHED, "ancestors": list(ancestors)}, indent=2) + "\n", encoding="utf-8")
 
 
 def lineage_through(folder: str | Path, weights: str, say: Callable[[str], None] = print) -> list[str]:
-    """Return the ancestors of what comes from the model in a folder: its own, and itself.
+    """Return the ancestors of a model that is made from the model in a folder: that model's, and itself.
 
     Args:
-        folder: of the model.
-        weights: their identity.
+        folder: of the model that it is made from.
+        weights: identity of the weights there.
         say: prints a line, see `read_lineage`.
     """
     return [*(read_lineage(folder, say) or []), weights]
 
 
 def read_lineage(folder: str | Path, say: Callable[[str], None] = print) -> list[str] | None:
-    """Return the recorded ancestors; None where nothing is recorded that could be compared.
+    """Return the recorded ancestors of a model; None where no comparable ancestors are recorded.
 
     Args:
         folder: of the model.

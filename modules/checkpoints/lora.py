@@ -1,4 +1,4 @@
-"""LoRA adapters in PEFT's layout: read as task vectors, and written from merged ones.
+"""LoRA adapters in PEFT's layout: read as task vectors, and written from merged task vectors.
 
 An adapter is the task vector ``s B A`` on the weight of every module that it adapts, zero elsewhere. A merge takes the
 products: the factors of different adapters have nothing to do with each other.
@@ -50,12 +50,12 @@ KNOWN = frozenset(
 
 
 class Factors(NamedTuple):
-    """Where the factors of one module's adapter lie.
+    """The place of the factors of one module's adapter.
 
     Args:
         a: key of ``[r, in]``.
         b: key of ``[out, r]``.
-        scaling: what their product is multiplied with.
+        scaling: factor of their product.
         transposed: whether the weight is the transposed product, as in an embedding.
     """
 
@@ -71,10 +71,10 @@ class Adapter:
     Args:
         folder: with ``adapter_config.json`` and ``adapter_model.safetensors``.
         base: the weights that it adapts, by canonical name.
-        who: how messages call it.
+        who: how messages call the adapter.
 
     Raises:
-        UserError: it is no LoRA, has parts that are no difference of weights, or does not fit the base.
+        UserError: the adapter is no LoRA, has parts that are no difference of weights, or does not fit the base.
     """
 
     def __init__(self, folder: Path, base: Mapping[str, Weight], who: str) -> None:
@@ -101,11 +101,11 @@ class Adapter:
 
     @property
     def files(self) -> list[TensorFile]:
-        """The one file of weights."""
+        """The adapter's only file of weights."""
         return [self._file]
 
     def _read_factors(self, key: str, match: re.Match[str], config: Mapping[str, Any]) -> Factors:
-        """The factors that belong to a key of an ``A``."""
+        """Return the factors that belong to the key of an ``A``."""
         b = f"{match[1]}.lora_{match[2] or ''}B{match[4] or ''}"
         rank, module = self._file.tensors[key].shape[0], match[1].removeprefix(PREFIX)
         alpha = _pattern(config.get("alpha_pattern") or {}, module, config.get("lora_alpha", 8))
@@ -147,7 +147,7 @@ def is_adapter(folder: Path) -> bool:
 
 
 def _refuse_unsupported(config: Mapping[str, Any], who: str) -> None:
-    """Take what is known to be a task vector; every other setting, of whatever version, is refused by its name."""
+    """Refuse every setting, of whatever version, with which an adapter is not known to be a task vector."""
     kind, start = config.get("peft_type", "LORA"), config.get("init_lora_weights", True)
     if kind != "LORA":
         raise UserError(f"{who} is an adapter of the kind {kind}; LORA is supported, merge it into its base first")
@@ -165,12 +165,12 @@ def _refuse_unsupported(config: Mapping[str, Any], who: str) -> None:
 
 
 def _pattern(patterns: Mapping[str, float], module: str, default: float) -> float:
-    """PEFT's rule: the first pattern that a module's name ends with."""
+    """Return the value of the first pattern that a module's name ends with, which is PEFT's rule."""
     return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)
 
 
 def _base_name(name: str, base: Mapping[str, Weight]) -> str | None:
-    """The canonical name of an adapter's key: what PEFT wrapped may itself have been a wrapper."""
+    """Return the canonical name of an adapter's key, whatever wrappers PEFT has wrapped; None where it has none."""
     while name not in base:
         prefix = next((p for p in WRAPPERS if name.startswith(p)), None)
         if prefix is None:
@@ -222,10 +222,11 @@ class AdapterWriter:
 
         Args:
             folder: an existing one.
-            base: where the model is that it adapts.
+            base: folder or hub name of the model that it adapts.
 
         Returns:
-            The relative Frobenius error of truncation and rounding, over all and in the worst tensor.
+            ``rank``; ``error``, the relative Frobenius error of truncation and rounding over all tensors; ``worst``,
+            the tensor of the largest error, and ``worst_error``, its error.
 
         Raises:
             UserError: no tensor was added.

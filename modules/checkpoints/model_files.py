@@ -1,4 +1,4 @@
-"""The files of a model folder, sorted by what they hold: weights, an adapter, settings, code, or something unknown."""
+"""The files of a model folder, sorted by their content: weights, an adapter, settings, code, or unknown."""
 
 from pathlib import Path
 
@@ -11,16 +11,16 @@ HARMLESS_SUFFIXES = {
     ".md", ".rst", ".pdf", ".html", ".csv", ".tsv", ".log", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp",
     ".bin", ".pt", ".pth", ".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".pyc", ".bak", ".orig", ".tmp",
 }  # fmt: skip
-"""Files that change nothing of what a folder's model computes: texts about it, pictures, backups, and weights in
-formats that are never read here."""
+"""Suffixes of files that change nothing that a folder's model computes: texts about it, pictures, backups, and weights
+in formats that are never read here."""
 
 HARMLESS_FILES = {"license", "license.txt", "notice", "notice.txt", "trainer_state.json", "merge.json", "lineage.json"}
-"""Names, in lower case, of files that say where weights come from, or what may be done with them."""
+"""Names, in lower case, of files on the origin or the licence of weights."""
 
 HARMLESS_FOLDERS = {"statistics", "onnx", "openvino", "runs", "logs", "eval", "images", "__pycache__"}
 
 OF_THE_MODEL = ("modules.json", "config_sentence_transformers.json")
-"""Files that lie in the model's folder, wherever its modules do."""
+"""Files that lie in the model's folder, wherever its modules lie."""
 
 Files = dict[str, dict[str, Path]]
 """Kind (``adapter``, ``settings``, ``code``, ``other``) to place to path."""
@@ -51,12 +51,12 @@ def sort_files(folder: Path) -> Files:
 
 
 def weight_places(folder: Path) -> dict[Path, str]:
-    """Return the files of weights of all modules, and what the names of their tensors begin with."""
+    """Map the files of weights of all modules to the prefix of their tensors' names."""
     return {file: place for home, place in module_places(folder).items() for file in stored_weights(home)}
 
 
 def module_places(folder: Path) -> dict[Path, str]:
-    """Return what the names of every module's files and tensors begin with: nothing for the first, others' folders."""
+    """Map the folder of every module to the prefix of its files and tensors: empty for the first module."""
     modules = [path for _, path in st_modules(folder)] or [folder]
     return {path: "" if path == modules[0] else f"{path.relative_to(folder).as_posix()}/" for path in modules}
 

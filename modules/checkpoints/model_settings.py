@@ -1,4 +1,4 @@
-"""What stands beside the weights, carried to a model that is made of others."""
+"""The files beside the weights, copied to a model that is made of others."""
 
 import re
 import shutil
@@ -21,7 +21,7 @@ WEIGHTS = re.compile(
     r".*\.(safetensors|bin|pt|pth|ckpt|pkl|pickle|h5|msgpack|onnx|ot|gguf|npz)$|.*\.safetensors\.index\.json$"
 )
 OF_ANOTHER_MODEL = ("README.md", "merge.json", "adapter_config.json", LINEAGE)
-"""Files that are about the model they lie beside, so not about another made of it."""
+"""Files that are about the model that they lie beside, not about a model made of it."""
 
 
 def copy_settings(base: Path, pipeline: Pipeline, out: Path, dtype: str | None) -> list[str]:
@@ -29,12 +29,12 @@ def copy_settings(base: Path, pipeline: Pipeline, out: Path, dtype: str | None) 
 
     Args:
         base: folder of theta_0.
-        pipeline: whose sentence-transformers modules, and which settings, are taken.
+        pipeline: the folder of the sentence-transformers modules that are taken, and the settings of texts.
         out: an existing folder.
         dtype: of all weights written, for ``config.json``; None: as in the base.
 
     Returns:
-        The files of code among them.
+        The paths of the code files in `out`.
     """
     _copy_files(base, out)
     first = backbone_folder(base).relative_to(base)
@@ -53,7 +53,7 @@ def copy_settings(base: Path, pipeline: Pipeline, out: Path, dtype: str | None) 
 
 
 def _differ(settings: Settings, others: Settings) -> bool:
-    """Return whether settings of texts differ, prompts that add nothing aside."""
+    """Return whether settings of texts differ, empty prompts aside."""
     filled = {name: text for name, text in settings["prompts"].items() if text}
     return settings | {"prompts": filled} != others
 
@@ -79,7 +79,7 @@ def change_json(file: Path, values: dict[str, Any], only_known: bool = False) ->
 
     Args:
         file: made if absent.
-        values: the keys and what they become.
+        values: key to its new value.
         only_known: leave out keys that the file does not have.
     """
     content = read_json(file, {})
@@ -89,7 +89,7 @@ def change_json(file: Path, values: dict[str, Any], only_known: bool = False) ->
 
 
 def _copy_pipeline(folder: Path, out: Path, first: Path) -> None:
-    """Copy what another model says of reading texts and of its modules, the first of which lies where the base's does.
+    """Copy another model's settings of texts and its list of modules, whose first module lies where the base's does.
 
     Args:
         folder: of the other model.

@@ -27,7 +27,7 @@ SAID_BY_DEFAULT: dict[str, dict[str, Any]] = {
     },
     "Dense": {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"},
 }
-"""Kind of module to keys of its config, with the values for which nothing need be said."""
+"""Kind of module to keys of its config with their default values, which need not be written."""
 
 COUNTED_FROM_THE_LEFT = ("gpt2", "gpt_neo", "gpt_bigcode", "openai-gpt", "opt", "xglm", "biogpt")
 """Types of decoders with absolute positions, which sentence-transformers counts through padding on the left."""
@@ -36,11 +36,11 @@ PER_KIND_OF_LAYER = {
     "modernbert": ("global_rope_theta", "local_rope_theta"),
     "gemma3_text": ("rope_theta", "rope_local_base_freq"),
 }
-"""Type of model to where transformers 4 has the base of the rotary positions, for full and for sliding attention."""
+"""Type of model to transformers 4's keys of the base of rotary positions, for full and for sliding attention."""
 
 
 def make_portable(folder: Path) -> None:
-    """Rewrite the settings of a saved model; what has no older form stays as it is.
+    """Rewrite the settings of a saved model; settings without an older form stay as they are.
 
     Args:
         folder: of a transformers or a sentence-transformers model; its files are changed.
@@ -74,7 +74,7 @@ def _older_name(name: str) -> str:
 
 
 def without_defaults(config: dict[str, Any], kind: str) -> dict[str, Any]:
-    """Return a module's config without what only newer versions write, where that says nothing.
+    """Return a module's config without the keys that only newer versions write, where all have their defaults.
 
     Args:
         config: of the module.
@@ -129,7 +129,7 @@ def _keep_within(positions: int, first: Path) -> None:
 
 
 def _with_older_rope(config: dict[str, Any]) -> dict[str, Any]:
-    """Say the base and the scaling of rotary positions also where transformers 4 looks for them."""
+    """Write the base and the scaling of rotary positions also under the keys of transformers 4."""
     rope = config.get("rope_parameters") or {}
     keys = PER_KIND_OF_LAYER.get(config.get("model_type", ""), ("rope_theta",))
     kinds = [rope.get("full_attention"), rope.get("sliding_attention")] if len(keys) > 1 else [rope]

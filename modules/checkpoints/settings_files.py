@@ -1,4 +1,4 @@
-"""The files beside a model's weights: which part of the model's identity each of their keys belongs to.
+"""The files beside a model's weights, and the part of the model's identity that each of their keys belongs to.
 
 A key that is not listed counts, in the file's own part: no version's new setting is overlooked.
 """
@@ -19,13 +19,13 @@ PARTS = ("tokenizer", "pipeline", "prompts", "length")
 
 
 class Rule(NamedTuple):
-    """What the keys of a file belong to.
+    """The parts of a model's identity that the keys of a file belong to.
 
     Args:
-        part: that of all others.
+        part: of all keys that are not listed.
         elsewhere: key to another part.
-        ignored: keys that change nothing of what a model computes or learns, such as where it was saved.
-        defaults: key to the value that is as good as none, because some versions write it and others do not.
+        ignored: keys that change nothing that a model computes or learns, such as where it was saved.
+        defaults: key to the value that counts as absent, because some versions write it and others do not.
         modern: brings the content into the form of the newest versions.
     """
 
@@ -37,7 +37,7 @@ class Rule(NamedTuple):
 
 
 def _modules(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The modules without numbers and names, and without where the library keeps their classes."""
+    """Return the modules without their numbers, names, and their classes' places in the library."""
     return [
         {key: value for key, value in entry.items() if key not in ("idx", "name", "path")}
         | {"type": re.sub(r"^sentence_transformers\..*\.", "", entry["type"]), "path": entry["path"] if i else ""}
@@ -46,7 +46,7 @@ def _modules(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _backbone(config: dict[str, Any]) -> dict[str, Any]:
-    """The config with one name of the dtype; null stays, because it is not every class's default."""
+    """Return the config with one name of the dtype; null stays, because it is not every class's default."""
     dtype = config.get("torch_dtype", config.get("dtype"))
     return {key: value for key, value in config.items() if key != "torch_dtype"} | {"dtype": dtype}
 
@@ -56,7 +56,7 @@ def _said(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _module(config: dict[str, Any]) -> dict[str, Any]:
-    """The config, with the names of pooling modes in the place of a flag per mode."""
+    """Return the config, with the names of pooling modes in the place of a flag per mode."""
     said = _said(config)
     if not any(key.startswith("pooling_mode") for key in said):
         return said
@@ -67,7 +67,7 @@ def _module(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _general(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings without empty prompts, which are there to be used in the place of a default prompt."""
+    """Return the settings without empty prompts, unless there is a default prompt, in whose place they are used."""
     said = _said(settings)
     prompts = said.pop("prompts", {})
     if "default_prompt_name" not in said:
@@ -76,12 +76,12 @@ def _general(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tokenizer(config: dict[str, Any]) -> dict[str, Any]:
-    """The config, silent about the longest text where there is none."""
+    """Return the config without a longest text that is no limit."""
     return {key: v for key, v in _said(config).items() if key != "model_max_length" or v < NO_LIMIT}
 
 
 BYTES_OF_TOKENIZER = Rule("tokenizer")
-"""For files that are not read, because some have millions of entries: every byte counts."""
+"""The rule of files that are not parsed, because some have millions of entries: every byte counts."""
 
 RULES = {
     r"modules\.json": Rule("pipeline", modern=_modules),
@@ -118,23 +118,23 @@ RULES = {
     r"(.+/)?(tokenizer|special_tokens_map|added_tokens|vocab)\.json": BYTES_OF_TOKENIZER,
     r"(.+/)?(vocab\.txt|merges\.txt|[^/]+\.model|chat_template\.jinja)": BYTES_OF_TOKENIZER,
 }
-"""By place: a file's path in its module, and before it the folder of every module but the first."""
+"""Pattern of a file's place to its rule; the place is the path in its module, after the folder of a later module."""
 
 
 def rule_of(place: str) -> Rule | None:
-    """Return the rule for a file; None where it is not known."""
+    """Return the rule of a file by its place; None where the file is not known."""
     return next((rule for pattern, rule in RULES.items() if re.fullmatch(pattern, place)), None)
 
 
 def settings_hashes(place: str, file: Path) -> dict[str, str]:
-    """Return the sha256 of what a file says, by part; a part of which it says nothing is absent.
+    """Return the sha256 of a file's keys by part of the identity; parts without keys are absent.
 
     Args:
         place: of the file, with a rule; see `RULES`.
         file: its path.
 
     Raises:
-        UserError: it should be JSON of a certain form, and is not.
+        UserError: the file should be JSON of a certain form, and is not.
     """
     rule = rule_of(place)
     assert rule is not None

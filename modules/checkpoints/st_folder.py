@@ -1,4 +1,4 @@
-"""The sentence-transformers folder layout: which modules a model has, and where their files lie.
+"""The sentence-transformers folder layout: the modules of a model, and the places of their files.
 
 A folder without ``modules.json`` is a plain transformers checkpoint.
 """
@@ -11,7 +11,7 @@ from modules.errors import UserError
 from modules.json_files import path_within, read_json, write_json
 
 LEGACY = "sentence_transformers.models."
-"""Where every sentence-transformers since 2.2 finds its modules."""
+"""Python package under which every sentence-transformers since 2.2 finds the classes of modules."""
 
 TRANSFORMER_CONFIGS = tuple(
     f"sentence_{kind}_config.json"
@@ -36,7 +36,7 @@ def is_st_folder(folder: Path) -> bool:
 
 
 def st_modules(folder: Path) -> list[tuple[str, Path]]:
-    """Return kind and folder of every module of a sentence-transformers model; none of a plain transformers one.
+    """Return kind and folder of every module of a sentence-transformers model; empty for a transformers checkpoint.
 
     Raises:
         UserError: a module lies outside the model's folder, or ``modules.json`` is no list of modules.
@@ -53,13 +53,13 @@ def st_modules(folder: Path) -> list[tuple[str, Path]]:
 
 
 def backbone_folder(folder: Path) -> Path:
-    """Return where the first module lies, with config, weights and tokenizer: the folder itself, or one within it."""
+    """Return the first module's folder, with config, weights and tokenizer: `folder`, or a folder within it."""
     modules = st_modules(folder)
     return modules[0][1] if modules else folder
 
 
 def transformer_config_file(folder: Path) -> Path:
-    """Return the file of a Transformer module's settings; where there is none, the one to write.
+    """Return the file of a Transformer module's settings; where there is no such file, the path to write.
 
     Args:
         folder: of the module.
@@ -69,7 +69,7 @@ def transformer_config_file(folder: Path) -> Path:
 
 
 def pooling_modes(config: Mapping[str, Any]) -> list[str]:
-    """Return the modes of a Pooling module's config, in its old form (a flag a mode) or its new one (names)."""
+    """Return the modes of a Pooling module's config, in its old form (a flag per mode) or its new form (names)."""
     if "pooling_mode" in config:
         named = config["pooling_mode"]
         return [named] if isinstance(named, str) else list(named)
@@ -79,7 +79,7 @@ def pooling_modes(config: Mapping[str, Any]) -> list[str]:
 
 
 def write_pipeline(folder: Path, modes: list[str], dim: int) -> None:
-    """Make a transformers folder one of sentence-transformers, with a pooling, as every version since 2.2 reads it.
+    """Make a transformers folder a sentence-transformers folder with a pooling, as every version since 2.2 reads it.
 
     Args:
         folder: of the transformers checkpoint.

@@ -19,11 +19,11 @@ T = TypeVar("T")
 
 
 class ExpertFiles(Protocol):
-    """What an expert on disk offers: a whole model, or an adapter (`modules.checkpoints.lora.Adapter`)."""
+    """The interface of an expert on disk: a whole model, or an adapter (`modules.checkpoints.lora.Adapter`)."""
 
     @property
     def files(self) -> list[TensorFile]:
-        """Its files of weights."""
+        """The expert's files of weights."""
 
     def read(self, name: str, base: Tensor, out: Tensor) -> None:
         """Write the task vector of the tensor `name`, which is `base` in theta_0, to `out`."""
@@ -41,7 +41,7 @@ class WholeModel:
         self.weights = layout.weights
 
     def read(self, name: str, base: Tensor, out: Tensor) -> None:
-        """The weights less the base's."""
+        """Write the difference of the expert's tensor and the base's to `out`."""
         weight = self.weights[name]
         weight.file.read(weight.key, out).sub_(base)
 
@@ -49,7 +49,7 @@ class WholeModel:
 class TaskVectorFiles:
     """All task vectors, read tensor by tensor in the order of the base's files.
 
-    Memory is one buffer for the largest tensor of the base and N for its task vectors, used again for every tensor.
+    Memory is a buffer for the largest tensor of the base and N for its task vectors, used again for every tensor.
 
     Args:
         base: the tensors of theta_0.
@@ -62,7 +62,7 @@ class TaskVectorFiles:
         whole = [expert.weights for expert in experts.values() if isinstance(expert, WholeModel)]
         names = [name for name in base.weights if all(name in weights for weights in whole)]
         self.names = sorted(names, key=lambda name: self._place(base.weights[name]))
-        """Of the tensors that all experts have."""
+        """Canonical names of the tensors that all experts have, in the order of the base's files."""
         largest = max((weight.info.size for weight in (base.weights | base.kept).values()), default=0)
         self._base = torch.empty(largest)
         self._vectors = torch.empty(len(experts) * largest)
@@ -73,20 +73,20 @@ class TaskVectorFiles:
             file.close()
 
     def entries(self) -> list[tuple[str, Weight]]:
-        """Canonical name and place of all tensors of the base, in the order of its files."""
+        """Return canonical name and place of all tensors of the base, in the order of its files."""
         return sorted((self.base.weights | self.base.kept).items(), key=lambda entry: self._place(entry[1]))
 
     def _place(self, weight: Weight) -> tuple[int, int]:
         return self.base.files.index(weight.file), weight.info.start
 
     def load_base(self, weight: Weight) -> Tensor:
-        """A tensor of theta_0 in float32, valid until the next is loaded; as it is if it has no float dtype."""
+        """Return a tensor of theta_0 in float32, valid until the next is loaded; as it is if it has no float dtype."""
         if not weight.info.dtype.is_floating_point:
             return weight.file.read(weight.key)
         return weight.file.read(weight.key, self._base[: weight.info.size].view(weight.info.shape))
 
     def load(self, name: str) -> tuple[Tensor, Tensor]:
-        """A tensor of theta_0 and its task vectors ``[N, *shape]``, in float32, valid until the next is loaded."""
+        """Return a tensor of theta_0 and its task vectors ``[N, *shape]``, float32, valid until the next is loaded."""
         base = self.load_base(self.base.weights[name])
         vectors = self._vectors[: len(self.experts) * base.numel()].view(len(self.experts), *base.shape)
         for expert, vector in zip(self.experts.values(), vectors, strict=True):
@@ -94,7 +94,7 @@ class TaskVectorFiles:
         return base, vectors
 
     def stream(self) -> Iterator[tuple[str, Tensor]]:
-        """A pass over the task vectors of the tensors that at least one expert changed."""
+        """Yield name and task vectors of the tensors that at least one expert changed."""
         for name in progress(self.names, "reading task vectors"):
             _, vectors = self.load(name)
             if vectors.any():
@@ -129,5 +129,5 @@ def open_models(base: Path, experts: Mapping[str, Path], say: Callable[[str], No
 
 
 def progress(items: list[T], label: str) -> Iterable[T]:
-    """A progress bar over tensors, where there is a terminal to show it."""
+    """Show a progress bar over tensors, where there is a terminal."""
     return tqdm(items, desc=label, unit="tensor", disable=None, leave=False)

@@ -1,7 +1,7 @@
-"""The tensors of a safetensors file: where they lie, and the sha256 of each.
+"""The tensors of a safetensors file: the place and the sha256 of each.
 
-A tensor is hashed once by a process, by whoever reads it first, until the file's size or time changes: what a merge has
-read costs no second read when its models are identified.
+A tensor is hashed once per process, by its first reader, until the file's size or time changes: tensors that a merge
+has read cost no second read when its models are identified.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ BLOCK = 1 << 20
 
 
 class Entry(NamedTuple):
-    """What a header says of a tensor.
+    """A tensor's entry in the header of a file.
 
     Args:
         dtype: the format's code for it, ``F32`` for one.
@@ -34,7 +34,7 @@ class Entry(NamedTuple):
 
 
 class TensorHash(NamedTuple):
-    """What tells a tensor from others.
+    """The hash of a tensor, which tells it from other tensors.
 
     Args:
         dtype: as in `Entry`.
@@ -54,7 +54,7 @@ def open_safetensors(path: Path) -> tuple[FileIO, dict[str, Entry]]:
         The file, and its tensors by key, in the order of the file.
 
     Raises:
-        UserError: it is none, or is cut short.
+        UserError: the file cannot be read, is not in this format, or is cut short.
     """
     try:
         file = path.open("rb", buffering=0)
@@ -88,21 +88,21 @@ def _read_header(file: FileIO, path: Path) -> dict[str, Entry]:
 
 
 def known_hashes(path: Path) -> dict[str, str]:
-    """Return the sha256 of the bytes of a file's tensors, by key, as far as they are known; a reader adds others."""
+    """Return the sha256 of a file's tensors by key, as far as they are known; a reader adds missing hashes."""
     stat = path.stat()
     return _known_hashes(path.absolute(), stat.st_size, stat.st_mtime_ns)
 
 
 @cache
 def _known_hashes(path: Path, size: int, changed: int) -> dict[str, str]:
-    return {}  # the one of this file, which the cache keeps
+    return {}  # the dictionary of this file, which the cache keeps
 
 
 def hash_tensors(path: Path) -> dict[str, TensorHash]:
     """Return the hash of every tensor of a safetensors file, by key.
 
     Raises:
-        UserError: it is none, or is cut short.
+        UserError: the file cannot be read, is not in this format, or is cut short.
     """
     file, tensors = open_safetensors(path)
     known = known_hashes(path)

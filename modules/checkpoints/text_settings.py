@@ -1,4 +1,4 @@
-"""What is a user's to choose of how a model reads texts, and where a folder says so."""
+"""The settings of how a model reads texts that are the user's to choose, as model folders have them."""
 
 import re
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ Settings = dict[str, Any]
 """``max_length``, ``prompts``, ``default_prompt_name`` and ``truncate_dim``."""
 
 NO_LIMIT = 10**9
-"""A longest text of so many tokens is none; transformers writes 1e30 where a tokenizer has no limit."""
+"""Number of tokens from which a limit is none; transformers writes 1e30 where a tokenizer has no limit."""
 
 
 POSITIONS_FROM_PADDING = re.compile(
     r".*roberta.*|camembert|data2vec-text|esm|ibert|lilt|longformer|luke|markuplm|mpnet|xmod"
 )
-"""Types of models that count positions from the id of the padding token; in all others it changes nothing."""
+"""Types of models that count positions from the padding token's id, which changes nothing in other models."""
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What stands around the weights of a merged model.
+    """The modules and settings around the weights of a merged model.
 
     Args:
         folder: of the model whose sentence-transformers modules are taken.
-        settings: of texts.
+        settings: of how texts are read.
     """
 
     folder: Path
@@ -35,7 +35,7 @@ class Pipeline:
 
 
 def text_settings(folder: Path, base: Path) -> Settings:
-    """Return how many tokens of a text are kept, the prompts, and how many numbers of an embedding.
+    """Return the number of tokens kept of a text, the prompts, and the number of entries kept of an embedding.
 
     Args:
         folder: of a model, or of an adapter, which has no config of its own.
@@ -51,12 +51,12 @@ def text_settings(folder: Path, base: Path) -> Settings:
 
 
 def module_folder(folder: Path, kind: str, otherwise: str) -> Path:
-    """Return the folder of a model's module of a kind, or `otherwise` within the model's where it lists none."""
+    """Return the folder of a model's module of a kind; `otherwise` within the model's folder where it lists none."""
     return dict(st_modules(folder)).get(kind, folder / otherwise)
 
 
 def transformer_config(folder: Path) -> dict[str, Any]:
-    """Return what a sentence-transformers folder says of its Transformer module; nothing if it says nothing."""
+    """Return the settings of a sentence-transformers folder's Transformer module; empty where it has no such file."""
     found: dict[str, Any] = read_json(transformer_config_file(module_folder(folder, "Transformer", "")), {})
     return found
 
@@ -66,22 +66,22 @@ def _longest(folder: Path, base: Path) -> int | None:
     config = read_json(part / "config.json") or read_json(backbone_folder(base) / "config.json", {})
     told = transformer_config(folder).get("max_seq_length")
     positions = positions_after_padding(config)
-    if positions is None and not told:  # sentence-transformers believes what it is told
+    if positions is None and not told:  # sentence-transformers takes a length that it is told as it is
         positions = config.get("max_position_embeddings")
     limits = (told or read_json(part / "tokenizer_config.json", {}).get("model_max_length"), positions)
     return min((int(limit) for limit in limits if limit and limit < NO_LIMIT), default=None)
 
 
 def positions_after_padding(config: dict[str, Any]) -> int | None:
-    """Return how many tokens have a position where positions are counted from the padding token's id.
+    """Return the number of tokens with a position, where positions are counted from the padding token's id.
 
-    The config counts the places before it (514 for 512 tokens), and sentence-transformers takes them for tokens.
+    The config includes the places up to that id (514 for 512 tokens), which sentence-transformers takes for tokens.
 
     Args:
         config: of the backbone.
 
     Returns:
-        None where positions are counted from 0, or are no table of the model's.
+        The number; None where positions are counted from 0, or the model has no table of them.
     """
     places, kind = config.get("max_position_embeddings"), config.get("position_embedding_type", "absolute")
     if not places or kind != "absolute" or not POSITIONS_FROM_PADDING.fullmatch(str(config.get("model_type"))):

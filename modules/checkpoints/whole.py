@@ -1,4 +1,4 @@
-"""Whether files that a run left are whole: a machine may be lost, or a disk full, in the middle of writing one."""
+"""Checks that the files of a run are whole: a machine may be lost, or a disk full, in the middle of writing."""
 
 import pickle
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ KINDS = (".json", ".safetensors", ".ckpt")
 
 
 def damaged_files(folder: Path) -> Iterator[Path]:
-    """The JSON files, weights and checkpoints among a stage's results, and in the model there, that cannot be read."""
+    """Yield the JSON files, weights and checkpoints in a stage's folder, and in its model, that cannot be read."""
     for directory in (folder, folder / "model"):
         for path in sorted(directory.glob("*")):
             if path.suffix in KINDS and not path.name.startswith("resume") and not is_whole(path):
@@ -21,7 +21,7 @@ def damaged_files(folder: Path) -> Iterator[Path]:
 
 
 def is_whole(path: Path) -> bool:
-    """Return whether a file can be read; weights are not, only what says where they are in a file of that size."""
+    """Return whether a file can be read; of weights, the header only, which has to fit the size of the file."""
     try:
         if path.suffix == ".json":
             read_json(path)

@@ -1,1 +1,1 @@
-"""Whether models go together: what differs, what that changes, and what to do."""
+"""Compatibility of models: their differences, and the effect and the remedy of each."""

@@ -1,4 +1,4 @@
-"""Whether models go together: what differs, what that changes, and what to do; both routes of a merge ask here.
+"""Agreement of the models of a merge, on disk or in memory: the effect and the remedy of each difference.
 
 Only folders are read, no model is built, so that the route on disk and the one in memory come to one verdict. Parts
 that are equal in two identities (`modules.checkpoints.identity`) are compared no further; others are compared key by
@@ -27,10 +27,13 @@ def agree(
 
     Args:
         base: folder of theta_0.
-        experts: name to folder, of a model or an adapter; what a folder does not say is as in the base.
+        experts: name to folder, of a model or an adapter; settings that a folder does not have are as in the base.
         settings_of: ``base`` or the name of the expert whose settings of texts are taken where they differ; None: they
             must agree.
         say: prints a line; harmless differences, and choices.
+
+    Returns:
+        The folder whose modules the merged model has, and its settings of texts.
 
     Raises:
         UserError: equal weights would compute otherwise, a text would become other tokens, or pipelines differ.
@@ -93,7 +96,7 @@ def _refuse_other_code(base: Path, expert: Path, who: str) -> None:
 
 
 def _classes(folder: Path) -> dict[str, str]:
-    """The classes that a model brings along, wherever their code lies: ``AutoModel`` to ``modeling.Class``."""
+    """Return the classes that a model brings along, wherever their code lies: ``AutoModel`` to ``modeling.Class``."""
     config = read_json(folder / "config.json", {})
     named = {key: (config.get("auto_map") or {}).get(key) for key in ("AutoConfig", "AutoModel")}
     return {key: name.rsplit("--", 1)[-1] for key, name in named.items() if name}
@@ -111,13 +114,16 @@ def _refuse_other_pipeline(base: Path, standard: str, folder: Path, who: str) ->
 
 
 def _chosen_settings(base: Path, folders: Mapping[str, Path], name: str | None, say: Callable[[str], None]) -> Settings:
-    """Return the settings that all models agree on, or those of the model that is named.
+    """Return the settings that all models agree on, or the settings of the model that is named.
 
     Args:
         base: folder of theta_0.
-        folders: of the models that say something of them.
-        name: of one of all models.
+        folders: name to folder of the models that have such settings.
+        name: of the model whose settings are taken where models differ; None: they must agree.
         say: prints a line.
+
+    Raises:
+        UserError: models differ, and none of `folders` is named.
     """
     settings = {other: text_settings(folder, base) for other, folder in folders.items()}
     first, standard = next(iter(settings.items()))
@@ -141,7 +147,7 @@ def _chosen_settings(base: Path, folders: Mapping[str, Path], name: str | None, 
 
 
 def pipeline_parts(folder: Path) -> dict[str, Any]:
-    """Return what turns hidden states into an embedding, in a form that no version that saved it changes."""
+    """Return the modules and settings that make an embedding of hidden states, alike for all saving versions."""
     modules = st_modules(folder)
     pooling = read_json(module_folder(folder, "Pooling", "1_Pooling") / "config.json", {})
     parts = {

@@ -1,4 +1,4 @@
-"""What two configs make of equal weights: every key counts, but for those listed here."""
+"""Differences of configs by which equal weights compute otherwise: every key counts but the keys listed here."""
 
 import copy
 import re
@@ -47,21 +47,21 @@ HARMLESS_NAMES = re.compile(
 )
 
 SAID_BY_LAYER_TYPES = ("sliding_window_pattern", "_sliding_window_pattern", "max_window_layers")
-"""Rules by which a class gives every layer its kind, where the kinds are not written out."""
+"""Keys of rules by which a class gives every layer its kind, where the kinds are not written out."""
 
 FORGOTTEN = {"position_embedding_type": "absolute"}
-"""Keys that newer classes no longer have, and what they were by default."""
+"""Keys that newer classes lack, and their defaults in older ones."""
 
 
 def config_difference(base: Path, other: Path) -> tuple[str, Any, Any] | None:
-    """The first setting by which two models would compute otherwise with equal weights.
+    """Return the first setting by which two models would compute otherwise with equal weights.
 
     Args:
-        base: folder of the one.
-        other: folder of the other.
+        base: folder of the base.
+        other: folder of the other model.
 
     Returns:
-        The key, the base's value and the other's; None where there is none, or no config to compare.
+        The key, the base's value and the other's; None where no setting differs, or a config is absent.
     """
     ours, theirs = read_json(base / "config.json"), read_json(other / "config.json")
     if ours is None or theirs is None or _first(ours, theirs) is None:
@@ -77,7 +77,7 @@ def _first(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str, Any
 
 
 def _relevant(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config, or one within it, without what is harmless."""
+    """Return a config, or a config within it, without harmless keys."""
     kept = {
         key: _relevant(value) if isinstance(value, dict) else value
         for key, value in config.items()
@@ -89,7 +89,7 @@ def _relevant(config: Mapping[str, Any]) -> dict[str, Any]:
             kept.pop("pad_token_id", None)
         if "layer_types" in config:
             kept = {key: value for key, value in kept.items() if key not in SAID_BY_LAYER_TYPES}
-        if not _stretches_positions(config):  # how many there are is then in the weights, or without meaning
+        if not _stretches_positions(config):  # their number is then in the weights, or without meaning
             kept.pop("max_position_embeddings", None)
     return kept
 
@@ -102,12 +102,12 @@ def _stretches_positions(config: Mapping[str, Any]) -> bool:
 
 
 def _says_nothing(*values: Any) -> bool:
-    """Return whether all are absent, null, false or empty, which are one."""
+    """Return whether all values are absent, null, false or empty, which mean the same."""
     return all(value is None or value is False or value in ("", [], {}) for value in values)
 
 
 def _filled(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The config in the form of the installed transformers, defaults filled in; None where it has no such class."""
+    """Return a config as the installed transformers fills in its defaults; None where it has no class for it."""
     from transformers import CONFIG_MAPPING  # here, because configs that are equal as they are need no class
 
     try:

@@ -1,4 +1,4 @@
-"""Refusing merges that would give a model which looks right and is wrong."""
+"""Checks that refuse a merge whose model would look right and be wrong."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ UNRELATED = 0.5
 1.4 times the base apart, fine-tuned ones a few hundredths."""
 
 SAME = 1e-10
-"""Squared relative distance below which two task vectors are one: float32 keeps duplicates apart by less."""
+"""Squared relative distance below which two task vectors are the same: float32 keeps duplicates apart by less."""
 
 
 def refuse_suspicious(gram: Tensor, base_norm: float, experts: Sequence[str]) -> None:
@@ -24,7 +24,7 @@ def refuse_suspicious(gram: Tensor, base_norm: float, experts: Sequence[str]) ->
         experts: the experts' names.
 
     Raises:
-        UserError: there is one; the message has the figures.
+        UserError: an expert is one of these; the message has the figures.
     """
     squares = gram.diagonal()
     for name, square in zip(experts, squares.tolist(), strict=True):
@@ -50,7 +50,7 @@ def refuse_other_ancestors(base: str, ancestors: Mapping[str, Sequence[str] | No
 
     Args:
         base: identity of the base's weights.
-        ancestors: expert to that of every model that its training started from; None: it does not say.
+        ancestors: expert to the identities of all models that its training started from; None: it records none.
 
     Raises:
         UserError: an expert was not trained from this base.

@@ -1,4 +1,4 @@
-"""Whether two model folders make the same tokens of every text."""
+"""Differences between tokenizers by which two model folders make other tokens of a text."""
 
 import json
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 PARTS = ("normalizer", "pre_tokenizer", "post_processor", "model")
-"""Of ``tokenizer.json``. The decoder, padding and truncation are no part of how a text becomes tokens: padding is
-masked, and a limit of tokens is a setting of the model."""
+"""Parts of ``tokenizer.json`` that are compared. The decoder makes no tokens, padding is masked, and truncation is a
+setting of the model."""
 
 FLAGS = {
     "do_lower_case": None,
@@ -32,8 +32,8 @@ FLAGS = {
     "split_special_tokens": False,
     "truncation_side": "right",
 }
-"""Keys of ``tokenizer_config.json`` that change the tokens of a text, and what they are where they are absent; None:
-what the tokenizer's class says."""
+"""Keys of ``tokenizer_config.json`` that change the tokens of a text, and their defaults; None: the default of the
+tokenizer's class."""
 
 VOCABULARY_FILES = ("vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 
@@ -41,14 +41,17 @@ NOWHERE = 10**9
 
 
 def tokenizer_difference(base: Path, other: Path) -> str | None:
-    """Return what the tokenizers of two folders differ in.
+    """Return the first difference between the tokenizers of two folders.
 
     Args:
-        base: folder of the one.
-        other: folder of the other; what it does not say is as in the base.
+        base: folder of the base.
+        other: folder of the other model; settings that it does not have are as in the base.
 
     Returns:
-        A clause for a message that begins with who the other is; None where they agree.
+        A clause for a message that begins with the name of the other; None where they agree.
+
+    Raises:
+        UserError: a ``tokenizer.json`` cannot be read.
     """
     files = _files(base), _files(other)
     if files[0] == files[1] or not all(map(any, files)):
@@ -65,7 +68,7 @@ def tokenizer_difference(base: Path, other: Path) -> str | None:
     found = _difference(ours, theirs)
     if found is None and ours.keys() == theirs.keys():
         return None
-    # A class adds what a folder does not say, and versions save one tokenizer in several forms: what it becomes counts.
+    # A class adds settings that a folder lacks, and versions save a tokenizer in several forms: its made form counts.
     made = _as_made(base, both_lower), _as_made(other, both_lower)
     return _difference(*made) if None not in made else found  # type: ignore[arg-type]
 
@@ -86,7 +89,7 @@ def _lower_cases(folder: Path) -> bool:
 
 
 def _files(folder: Path) -> list[Any]:
-    """Return the files that are stored of a tokenizer, unread; nothing of it is false."""
+    """Return the bytes of a tokenizer's files, and its flags; ``[None]`` where there is no file."""
     files = [folder / name for name in ("tokenizer.json", "vocab.txt", *VOCABULARY_FILES)]
     contents = [file.read_bytes() if file.is_file() else None for file in files]
     return [*contents, _flags(folder)] if any(contents) else [None]
@@ -102,7 +105,7 @@ def _is_fast(folder: Path) -> bool:
 
 
 def _read_fast(folder: Path) -> "Tokenizer":
-    from tokenizers import Tokenizer  # here, because what has no such file need not wait for it
+    from tokenizers import Tokenizer  # here, because folders without such a file need not wait for it
 
     path = folder / "tokenizer.json"
     try:
@@ -112,7 +115,7 @@ def _read_fast(folder: Path) -> "Tokenizer":
 
 
 def _parts(tokenizer: "Tokenizer", lowered: bool = False) -> dict[str, Any]:
-    """Return what makes tokens of a text, in the form of the installed version.
+    """Return the parts of a tokenizer that make tokens of a text, in the form of the installed version.
 
     Args:
         tokenizer: of a folder.
@@ -133,7 +136,7 @@ def _without_lower_casing(normalizer: dict[str, Any] | None) -> dict[str, Any] |
 
 
 def _as_stored(folder: Path, lowered: bool) -> dict[str, Any]:
-    """As the files have it; the vocabulary, token to id, from ``tokenizer.json`` or ``vocab.txt``, None without."""
+    """Return a tokenizer as its files have it, with the vocabulary (token to id), None where no file has it."""
     if _is_fast(folder):
         tokenizer = _read_fast(folder)
         return _flags(folder) | _parts(tokenizer, lowered) | {"vocabulary": tokenizer.get_vocab(with_added_tokens=True)}
@@ -145,7 +148,7 @@ def _as_stored(folder: Path, lowered: bool) -> dict[str, Any]:
 
 
 def _as_made(folder: Path, lowered: bool) -> dict[str, Any] | None:
-    """As transformers makes it of the files; None where it cannot, or where it is no tokenizer of this kind."""
+    """Return a tokenizer as transformers makes it of the files; None where it cannot, or makes one of another kind."""
     from transformers import AutoTokenizer  # here, because files that are equal need no class
 
     try:

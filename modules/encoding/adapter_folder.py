@@ -1,4 +1,4 @@
-"""A folder that holds an adapter only, as the whole model that it makes of its base."""
+"""The folder of the whole model that an adapter makes of its base."""
 
 import shutil
 from contextlib import closing
@@ -21,16 +21,17 @@ from modules.json_files import read_json
 
 
 class AdapterFolder:
-    """A whole model's folder for an adapter: its own settings, and the weights of its base with its products added.
+    """A folder of a whole model, with the weights of an adapter's base and the adapter's products added to them.
 
-    The folder is a temporary one, removed with this object.
+    Settings are the adapter's where it is a sentence-transformers folder, else the base's. The folder is temporary,
+    and removed with this object.
 
     Args:
         adapter: the folder with ``adapter_config.json``, of PEFT or of sentence-transformers.
         trust_remote_code: fetch the base's own code, too.
 
     Raises:
-        UserError: its base is not named, or not found, or it does not fit the base.
+        UserError: the adapter does not name its base, the base is not found, or the adapter does not fit it.
 
     Example:
         >>> whole = AdapterFolder(Path("runs/lora"))
@@ -55,7 +56,7 @@ class AdapterFolder:
 
 
 def _adapted(adapter: Path, layout: Layout) -> dict[str, Tensor]:
-    """The base's weights with the adapter's products added, in float32."""
+    """Return the base's weights with the adapter's products added, in float32."""
     found = {}
     products = Adapter(adapter, layout.weights, f"adapter {adapter}")
     for name, weight in layout.weights.items():

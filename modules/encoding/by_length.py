@@ -35,8 +35,8 @@ def embed_by_length(encoder: Callable[[Features], Tensor], features: Features) -
 
 
 def part_of(features: Features, rows: Tensor | slice, tokens: Tensor | slice) -> Features:
-    """Return some rows of a batch, with some of their tokens."""
-    # What has one number per row, as the lengths of prompts, has no tokens to choose from.
+    """Return the given rows of a batch, with the given tokens of each."""
+    # A tensor with one number per row, as the lengths of prompts, has no tokens to choose from.
     return {name: value[rows] if value.ndim == 1 else value[rows, tokens] for name, value in features.items()}
 
 

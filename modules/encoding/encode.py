@@ -16,24 +16,24 @@ from modules.errors import UserError
 from modules.evaluation_mode import evaluation_mode
 
 PRECISIONS = ("float32", "bfloat16")
-"""What the model computes in; bfloat16 by autocast, the weights stay as they are."""
+"""Precisions that a model can compute in; bfloat16 is by autocast, the weights stay as they are."""
 
 TOKENS_PER_TEXT = 32
 """A batch has room for ``batch_size`` texts of this many tokens: more texts that are shorter, fewer that are longer."""
 
 CHUNK = 2**18
-"""Characters tokenised in one go; the model starts on them while the next are tokenised. A tokenizer takes a hundred
-bytes for every token of a text, those that are cut off included."""
+"""Characters tokenised at a time; the model starts on a chunk while the next is tokenised. A tokenizer takes a hundred
+bytes for every token of a text, tokens that are cut off included."""
 
 
 MOST_WAITING = 2**26
-"""Numbers of embeddings that are left on an accelerator before they are moved: 256 MB."""
+"""Entries of embeddings that are left on an accelerator before they are moved to the CPU: 256 MB."""
 
 MOST_TOKENS = 2**16
-"""Tokens of a batch on an accelerator, beyond which it gets no faster."""
+"""Tokens per batch beyond which an accelerator gets no faster."""
 
 BYTES_PER_ENTRY = 64
-"""What a forward pass holds of a token, per entry of the widest layer's input: some sixteen float32 tensors."""
+"""Memory of a forward pass per token and entry of the widest layer's input: about sixteen float32 tensors."""
 
 
 class EncodeOptions(TypedDict, total=False):
@@ -70,11 +70,11 @@ def encode_texts(
         tokenizer: its tokenizer.
         max_length: tokens kept of a text.
         texts: without the prompt.
-        device: where the encoder is.
-        prompt: what stands before each text.
+        device: of the encoder.
+        prompt: prefix of each text.
         pools_without_prompts: whether the encoder's pooling leaves a prompt's tokens out.
-        batch_size: how many texts of `TOKENS_PER_TEXT` tokens a forward pass has room for; on an accelerator more, by
-            its free memory.
+        batch_size: number of texts of `TOKENS_PER_TEXT` tokens that a forward pass has room for; on an accelerator
+            more, by its free memory.
         precision: one of `PRECISIONS`.
         tokenized: token ids by text, see `TokenizedTexts`; missing ones are added.
         bar: label of a bar of the texts, where there is a terminal to draw it on; empty: none.
@@ -151,7 +151,7 @@ class _OnTheCpu:
 
 
 def _room(encoder: nn.Module, device: torch.device, tokens: int) -> int:
-    """Return how many tokens a batch has room for: `tokens` on a CPU with its small caches; more on an accelerator."""
+    """Return the number of tokens that a batch has room for: `tokens` on a CPU, for its caches; more elsewhere."""
     if device.type != "cuda":
         return tokens
     free, _ = torch.cuda.mem_get_info(device)
@@ -195,7 +195,7 @@ def _chunks(texts: Sequence[str], prompt_size: int) -> Iterator[Sequence[str]]:
 def plan_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Sort texts into batches, the longest first.
 
-    A batch that is a quarter full ends where the length changes, so those of short texts hold no padding (for which
+    A batch that is a quarter full ends where the length changes, so batches of short texts hold no padding (where
     transformers leaves the attention mask out), and the others hardly any.
 
     Args:
@@ -203,7 +203,7 @@ def plan_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         budget: tokens in a batch, padding included; a longer text is a batch of its own.
 
     Yields:
-        The numbers of the texts in one batch.
+        The places of the texts of a batch.
     """
     batch: list[int] = []
     for text in sorted(range(len(lengths)), key=lambda text: -lengths[text]):

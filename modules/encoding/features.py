@@ -11,18 +11,25 @@ import torch
 from torch import Tensor
 
 TokenIds = npt.NDArray[np.int32]
-"""The tokens of one text, special ones included, without padding: ``[length]``."""
+"""The tokens of one text, special tokens included, without padding: ``[length]``."""
 
 Features = dict[str, Tensor]
 """Tokenised texts: ``input_ids`` and ``attention_mask``, both ``[batch, length]``; where a model's pooling leaves
-prompts out also ``prompt_lengths``, ``[batch]``: how many tokens of each text are its prompt's."""
+prompts out also ``prompt_lengths``, ``[batch]``: the number of prompt tokens of each text."""
 
 
 def pad(ids: Sequence[TokenIds], pad_id: int) -> Features:
-    """Pad to the longest of these texts: ``[batch, length]`` int64.
+    """Pad token ids to the longest text of a batch.
 
-    Always on the right, whatever the tokenizer says: there, neither absolute positions nor causal attention let
-    padding change an embedding, and pooling goes by the mask.
+    Padding is on the right, whatever the tokenizer says: there, neither absolute positions nor causal attention let it
+    change an embedding, and pooling goes by the mask.
+
+    Args:
+        ids: of each text.
+        pad_id: the padding token.
+
+    Returns:
+        ``input_ids`` and ``attention_mask``, ``[batch, length]`` int64.
     """
     length = max(map(len, ids))
     input_ids = np.full((len(ids), length), pad_id, dtype=np.int64)

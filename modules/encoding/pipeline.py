@@ -17,7 +17,7 @@ from modules.errors import UserError
 from modules.json_files import read_json
 
 TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken", "tokenization_*.py")
-"""Files of which a transformers folder with a tokenizer has at least one."""
+"""Patterns of files; a transformers folder with a tokenizer has at least one of them."""
 
 
 def load_pipeline(
@@ -28,19 +28,19 @@ def load_pipeline(
     dtype: torch.dtype = torch.float32,
     attn_implementation: str | None = None,
 ) -> SentenceTransformer:
-    """Load what ``SentenceTransformer(folder)`` loads, on the CPU.
+    """Load the pipeline that ``SentenceTransformer(folder)`` loads, on the CPU, in evaluation mode.
 
     Args:
         folder: of a sentence-transformers model or a transformers checkpoint, with weights as safetensors.
-        pooling: of a transformers checkpoint, by its sentence-transformers name; None: what sentence-transformers takes
+        pooling: of a transformers checkpoint, by its sentence-transformers name; None: sentence-transformers' default
             (``lasttoken`` for causal language models, else ``mean``).
         trust_remote_code: let transformers and sentence-transformers run the model's own code.
         dtype: of the weights.
-        attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; None: what transformers takes.
+        attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; None: transformers' default.
 
     Raises:
-        UserError: the folder has a module or a file that cannot be loaded, lacks weights, says another pooling, or has
-            weights that are not finite.
+        UserError: the folder has a module or a file that cannot be loaded, lacks weights or a tokenizer, says another
+            pooling, or has weights that are not finite.
     """
     _refuse_modules(folder, trust_remote_code)
     with closing(read_layout(folder)) as layout:  # all in the folder: transformers would follow an index out of it
@@ -66,7 +66,15 @@ def load_pipeline(
 
 
 def refuse_not_finite(module: nn.Module, where: str | Path) -> None:
-    """Raise a UserError that lists the parameters with NaN or infinite entries, if there are any."""
+    """Refuse parameters with NaN or infinite entries.
+
+    Args:
+        module: has the parameters.
+        where: names the module in the message.
+
+    Raises:
+        UserError: there are such parameters; the message lists the first of them.
+    """
     bad = [name for name, weight in module.named_parameters() if not torch.isfinite(weight).all()]
     if bad:
         raise UserError(f"{where}: NaN or infinite weights in {len(bad)} tensors: {', '.join(bad[:5])}")
@@ -141,7 +149,7 @@ def parameter_places(pipeline: SentenceTransformer, folder: Path) -> dict[str, s
 
 
 def _pool_by(pipeline: SentenceTransformer, pooling: str, folder: Path) -> None:
-    """Have a transformers checkpoint pool as told.
+    """Set the pooling of a transformers checkpoint; check the pooling of a sentence-transformers folder.
 
     Raises:
         UserError: there is no such pooling, or the folder says another.

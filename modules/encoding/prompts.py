@@ -1,4 +1,4 @@
-"""Prompts (instruction prefixes): which prefix a model puts before a text, by what sentence-transformers would add.
+"""Prompts (instruction prefixes): the prefixes that a model puts before texts, as sentence-transformers adds them.
 
 A model names its prompts, and may name one of them as its default. `encode_query` adds the prompt ``query``,
 `encode_document` the prompt ``document``, `encode` the default. A model's folder always has the first two: where it
@@ -13,17 +13,17 @@ from modules.checkpoints.base_model import find_base_model
 from modules.checkpoints.text_settings import text_settings
 
 Side = Literal["query", "document", "text"]
-"""What a text is to a model: a query, a document, or anything else."""
+"""The role of a text: a query, a document, or any other text."""
 
 SidePrompts = Mapping[Side, str]
 """The prefix of each side."""
 
 DEFAULT = "default"
-"""The name under which a default prompt is saved that training has brought along."""
+"""Name of a default prompt that a model has from its training."""
 
 
 def named_prompts(prompts: Mapping[str, str]) -> dict[str, str]:
-    """Return all prompts that a model has by name, those included that its folder need not name."""
+    """Return all prompts of a model by name: those that its folder names, ``query`` and ``document``."""
     return {"query": "", "document": ""} | dict(prompts)
 
 
@@ -39,7 +39,11 @@ def prompts_by_side(prompts: Mapping[str, str], default_name: str | None) -> dic
 
 
 def folder_prompts(model: str | Path) -> tuple[dict[str, str], str | None]:
-    """Return the prompts that a folder or hub name says, and the name of its default prompt."""
+    """Return the prompts of a model by name, and the name of its default prompt.
+
+    Args:
+        model: a folder or a hub name.
+    """
     folder = find_base_model(str(model))
     settings = text_settings(folder, folder)
     return settings["prompts"], settings["default_prompt_name"]
@@ -48,16 +52,16 @@ def folder_prompts(model: str | Path) -> tuple[dict[str, str], str | None]:
 def trained_prompts(
     prompts: Mapping[str, str], default_name: str | None, data: Mapping[str, Mapping[Side, str | None]]
 ) -> tuple[dict[str, str], str | None, list[str]]:
-    """Name the prompts that a model is trained with, so that it adds by itself what training added.
+    """Name the prompts that a model is trained with, so that it adds by itself the prefixes of its training.
 
-    A side on which all data sets have one prefix gets it. Where they differ, the model's own stays, and each data set
-    has its prefix under its name: ``<data set>-query``, ``<data set>-document`` or ``<data set>``.
+    A side on which all data sets have the same prefix gets it. Where they differ, the model's own prefix stays, and
+    each data set has its prefix under its name: ``<data set>-query``, ``<data set>-document`` or ``<data set>``.
 
     Args:
-        prompts: those of the model before training, by name.
+        prompts: of the model before training, by name.
         default_name: name of its default prompt.
-        data: data set to the prefix of each side that it has texts of; None: each row has its own, which no name stands
-            for.
+        data: data set to the prefix of each side that it has texts of; None: each row has its own prefix, which gets
+            no name.
 
     Returns:
         The prompts by name, the name of the default prompt, and a line for every side on which data sets differ.
@@ -82,10 +86,10 @@ def trained_prompts(
 
 
 def describe_prompts(prompts: Mapping[Any, str | None]) -> str:
-    """Return in words which prefixes texts get.
+    """Return the prefixes of texts in words.
 
     Args:
-        prompts: side, or anything that names the texts, to their prefix; None: each row has its own.
+        prompts: side, or another name of the texts, to their prefix; None: each row has its own.
     """
     if not any(prompt is None or prompt for prompt in prompts.values()):
         return "no prompt"

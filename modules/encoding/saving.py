@@ -20,14 +20,14 @@ def save_pipeline(
 ) -> None:
     """Write a folder that ``SentenceTransformer(out)`` loads and that embeds as the pipeline does.
 
-    Config, tokenizer, modules and code are those of the folder that it was loaded from, in a form that old and new
-    versions read alike (`modules.checkpoints.portable`); tensors that are no part of the pipeline, as a language
-    model's head, are carried along.
+    Config, tokenizer and code are copied from the folder that it was loaded from, in a form that old and new versions
+    read alike (`modules.checkpoints.portable`); tensors that are no part of the pipeline, as a language model's head,
+    are carried along.
 
     Args:
         pipeline: of sentence-transformers; says how a plain transformers checkpoint pools.
         base: the folder that it was loaded from.
-        chosen: whose modules, and which settings of texts, it has.
+        chosen: the folder of its modules, and its settings of texts.
         weights: all parameters, by canonical name.
         out: made if absent.
 
@@ -49,11 +49,11 @@ def save_pipeline(
 
 
 def write_weights(layout: Layout, weights: Mapping[str, Tensor], out: Path) -> None:
-    """Write the tensors of the files that a model came from, under their names.
+    """Write a model's tensors under the names that the files of another have for them.
 
     Args:
-        layout: of these files.
-        weights: tensors in the place of the files', by canonical name; the others are carried along.
+        layout: of the other model's files.
+        weights: tensors in the place of the files', by canonical name; the other tensors are carried along.
         out: the folder that is written.
     """
     entries = layout.weights | layout.kept

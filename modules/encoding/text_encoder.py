@@ -34,7 +34,7 @@ class TextEncoder(nn.Module):
     Args:
         pipeline: of sentence-transformers; its tokenizer, pooling, Dense layers and so on are used as they are.
         folder: that its weights were loaded from.
-        layout: the folder that its modules and their settings come from; None: the same.
+        layout: the folder that its modules and their settings come from; None: `folder`.
 
     Example:
         >>> encoder = TextEncoder.load("sentence-transformers/all-MiniLM-L6-v2")
@@ -50,7 +50,7 @@ class TextEncoder(nn.Module):
         self._places = parameter_places(pipeline, folder)
         self.tokenizer = TextTokenizer(pipeline)
         self.max_length = self.tokenizer.max_length
-        """Tokens kept of a text, special ones included; `NO_LIMIT` where nothing limits it."""
+        """Number of tokens kept of a text, special tokens included; `NO_LIMIT` where nothing limits it."""
         self._adapter: AdapterFolder | None = None
         for name, parameter in pipeline.named_parameters():
             # A pooler head never enters a pooled embedding: it has no gradient, and is carried as it is.
@@ -75,7 +75,7 @@ class TextEncoder(nn.Module):
             pooling: of a plain transformers checkpoint; see `load_pipeline`.
             trust_remote_code: let the libraries run the model's own code.
             dtype: of the weights.
-            attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; None: what transformers takes.
+            attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; None: transformers' default.
 
         Raises:
             UserError: the model does not exist, or cannot be loaded whole.
@@ -90,7 +90,7 @@ class TextEncoder(nn.Module):
             attn_implementation=attn_implementation,
         )
         encoder = cls(pipeline, adapter.folder if adapter else folder)
-        encoder._adapter = adapter  # whose folder is there as long as it is
+        encoder._adapter = adapter  # its folder exists as long as the object
         return encoder
 
     def take_pipeline(self, other: TextEncoder) -> None:
@@ -106,10 +106,10 @@ class TextEncoder(nn.Module):
         self.take_settings(other.settings())
 
     def take_settings(self, settings: Mapping[str, Any]) -> None:
-        """Read texts otherwise.
+        """Change the settings of how texts are read.
 
         Args:
-            settings: see `settings`; what is not in it stays.
+            settings: some of the keys of `settings`; the others stay as they are.
         """
         self.pipeline.prompts = settings.get("prompts", self.pipeline.prompts)
         self.pipeline.default_prompt_name = settings.get("default_prompt_name", self.pipeline.default_prompt_name)
@@ -117,7 +117,7 @@ class TextEncoder(nn.Module):
         self.max_length = min(settings.get("max_length") or self.max_length, self.tokenizer.positions)
 
     def settings(self) -> dict[str, Any]:
-        """Return what is a user's to choose of how texts are read, as `text_settings` has it."""
+        """Return the settings of how texts are read, in the form of `text_settings`."""
         return {
             "max_length": self.max_length,
             "prompts": self.prompts,
@@ -126,7 +126,7 @@ class TextEncoder(nn.Module):
         }
 
     def described(self) -> dict[str, Any]:
-        """Return, in plain values, all but weights and tokens that an embedding depends on: for keys of results."""
+        """Return everything but weights and tokenizer that an embedding depends on, in plain values for keys."""
         later = [module for module in list(self.pipeline)[1:] if isinstance(module, Module)]
         modules = [[type(module).__name__, module.get_config_dict()] for module in later]
         return self.settings() | {"modules": modules, "similarity": self.similarity}
@@ -150,27 +150,27 @@ class TextEncoder(nn.Module):
 
     @property
     def dim(self) -> int:
-        """Size of an embedding."""
+        """The size of an embedding."""
         return int(self.pipeline.get_embedding_dimension() or 0)
 
     @property
     def prompts(self) -> dict[str, str]:
-        """Name to prefix."""
+        """The prompts: name to prefix."""
         return {name: prompt or "" for name, prompt in self.pipeline.prompts.items()}
 
     @property
     def default_prompt_name(self) -> str | None:
-        """The prompt that is used where none is named."""
+        """The name of the prompt that is used where no prompt is named."""
         return self.pipeline.default_prompt_name
 
     @property
     def similarity(self) -> str:
-        """The similarity function's sentence-transformers name."""
+        """The sentence-transformers name of the similarity function."""
         return str(self.pipeline.similarity_fn_name)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.parameters()).device
 
     def weights(self) -> dict[str, nn.Parameter]:
@@ -184,12 +184,12 @@ class TextEncoder(nn.Module):
     def tokenize(
         self, texts: Sequence[str], max_length: int | None = None, prompts: str | Sequence[str] = ""
     ) -> Features:
-        """Tokenise and pad to the longest.
+        """Tokenise texts and pad them to the longest.
 
         Args:
             texts: without their prompts.
-            max_length: a tighter limit than the model's own.
-            prompts: what stands before all texts, or before each.
+            max_length: a tighter limit of tokens than the model's own.
+            prompts: prefix of all texts, or of each.
         """
         each = [prompts] * len(texts) if isinstance(prompts, str) else prompts
         return self.tokenization(max_length)(texts, prompts=each)
@@ -223,7 +223,7 @@ class TextEncoder(nn.Module):
 
         Args:
             texts: without the prompt.
-            prompt: what stands before each text.
+            prompt: prefix of each text.
             options: see `encode_texts`.
 
         Returns:
@@ -246,7 +246,7 @@ class TextEncoder(nn.Module):
 
 
 def _bags(features: Features) -> dict[str, Tensor]:
-    """Tokens one after the other, and where each text begins: what static embeddings read."""
+    """Return the tokens of all texts one after the other, and the place where each text begins."""
     mask = features["attention_mask"].bool()
     lengths = mask.sum(1)
     return {"input_ids": features["input_ids"][mask], "offsets": lengths.cumsum(0) - lengths}

@@ -1,4 +1,4 @@
-"""From texts to token ids as a pipeline makes them, without padding."""
+"""The token ids of texts, as a pipeline makes them, without padding."""
 
 import hashlib
 from collections.abc import Sequence
@@ -25,10 +25,10 @@ OURS = {
     "return_token_type_ids",
     "max_length",
 }
-"""Of a module's ``processing_kwargs``: what is decided here."""
+"""Keys of a module's ``processing_kwargs`` that are decided here."""
 
 PREPARED_AT_ONCE = 256
-"""Texts that a module which has its own way to prepare them gets in one call; it pads them to the longest."""
+"""Texts per call of a module that prepares texts by itself; it pads them to the longest."""
 
 
 class TextTokenizer:
@@ -60,13 +60,13 @@ class TextTokenizer:
         self._options: dict[str, Any] = _processing(first) if self.direct else {}
         after_padding = positions_after_padding(first.config.to_dict()) if isinstance(first, Transformer) else None
         self.positions = NO_LIMIT if after_padding is None else after_padding
-        """Tokens for which the model has positions; `NO_LIMIT` where sentence-transformers knows by itself."""
+        """Number of tokens that the model has positions for; `NO_LIMIT` where sentence-transformers knows it."""
         limits = [self._options.pop("max_length", None), getattr(first, "max_seq_length", None), self.positions]
         self.max_length = int(min(limit for limit in limits if limit is not None and limit <= NO_LIMIT))
-        """Tokens kept of a text, special ones included; `NO_LIMIT` where nothing limits it."""
+        """Number of tokens kept of a text, special tokens included; `NO_LIMIT` where nothing limits it."""
         self._prompt_lengths: dict[tuple[str, int], int] = {}
         self.pad_id = _pad_id(first)
-        """Stands in the place of padding, and before a Transformer in that of a text without tokens."""
+        """The padding token, which a Transformer also gets for a text without tokens."""
 
     def __call__(self, texts: Sequence[str], max_length: int) -> list[TokenIds]:
         """Tokenise texts.
@@ -76,7 +76,7 @@ class TextTokenizer:
             max_length: tokens kept of each.
 
         Returns:
-            The ids of each text. A Transformer needs a token: of a text without any, the padding token is taken.
+            The ids of each text. A Transformer needs a token: a text without tokens gets the padding token.
         """
         found: list[TokenIds] = [np.array(ids, dtype=np.int32) for ids in self._ids(list(texts), max_length)]
         if isinstance(self._first, StaticEmbedding) or all(map(len, found)):
@@ -105,14 +105,14 @@ class TextTokenizer:
         return [ids[kept].tolist() for ids, kept in zip(features["input_ids"], mask, strict=True)]
 
     def prompt_length(self, prompt: str, max_length: int) -> int:
-        """Return how many tokens a prompt takes, as sentence-transformers counts them for its pooling.
+        """Return the number of tokens of a prompt, as sentence-transformers counts them for its pooling.
 
         Args:
-            prompt: to be put before texts.
+            prompt: prefix of texts.
             max_length: tokens kept of a text.
 
         Returns:
-            The tokens of the prompt alone, a special token at its end left out.
+            The number of tokens of the prompt alone, a special token at its end left out.
         """
         key = prompt, max_length
         if key not in self._prompt_lengths:
@@ -124,7 +124,7 @@ class TextTokenizer:
 
     @cached_property
     def identity(self) -> str | None:
-        """Equal for tokenizers that give every text the same ids; None for those that cannot tell."""
+        """A hash that is equal for tokenizers that give every text the same ids; None where it cannot be taken."""
         backend = _backend(self._first)
         if backend is None or not (self.direct or isinstance(self._first, StaticEmbedding)):
             return None
@@ -153,7 +153,7 @@ def _refuse_first_module(first: nn.Module) -> None:
 
 
 def _processing(first: Transformer) -> dict[str, Any]:
-    """The options of the tokenizer that the module's ``processing_kwargs`` give."""
+    """Return the tokenizer's options from the module's ``processing_kwargs``."""
     given = first.processing_kwargs
     options: dict[str, Any] = {**given.get("text", {}), **given.get("common", {})}
     return {key: value for key, value in options.items() if key == "max_length" or key not in OURS}

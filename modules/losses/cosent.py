@@ -39,12 +39,12 @@ class CoSent(Loss):
         return cosent(gather(paired_cosines(*embeddings)), gather(batch.target), self.temperature)
 
     def row_loss(self, embeddings: list[Tensor], batch: TaskBatch, row: int) -> Tensor:
-        """Return the loss of the batch times its rows: it has no part that is one row's alone."""
+        """Return the loss of the batch times its number of rows: no part of it belongs to one row alone."""
         assert batch.target is not None
         return len(batch) * cosent(paired_cosines(*embeddings), batch.target, self.temperature)
 
     def observations(self, embeddings: list[Tensor], batch: TaskBatch) -> dict[str, tuple[Tensor, ...]]:
-        """Return cosines and scores."""
+        """Return the cosines and the scores of the pairs."""
         assert batch.target is not None
         return {"spearman": (paired_cosines(*embeddings), batch.target)}
 

@@ -25,5 +25,5 @@ def cosines(rows: Tensor, columns: Tensor) -> Tensor:
 
 @in_full_precision
 def paired_cosines(first: Tensor, second: Tensor) -> Tensor:
-    """Return the cosine of each row of one ``[batch, dim]`` with that row of another: ``[batch]``."""
+    """Return the cosine of each row of one ``[batch, dim]`` with the same row of another: ``[batch]``."""
     return F.cosine_similarity(first, second)

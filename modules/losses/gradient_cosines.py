@@ -1,4 +1,4 @@
-"""How far the gradients of several losses agree: task conflict, as joint training meets it.
+"""Cosines between the gradients of several losses: task conflict, as joint training meets it.
 
 Two tasks conflict where the cosine of their gradients is negative: Yu et al. 2020 (arXiv 2001.06782), definition 1.
 """
@@ -23,9 +23,9 @@ def gradient_cosines(
 ) -> Tensor:
     """Return the cosines between the gradients of T losses with respect to an encoder's trainable parameters.
 
-    The loss of a data set is the mean over its batches, that of a group the mean over its data sets. They are taken in
-    evaluation mode; ``.grad``, the mode and the random numbers stay as they were. One gradient per group is in memory,
-    and that of the batch which is being added.
+    The loss of a data set is the mean over its batches, the loss of a group the mean over its data sets. They are taken
+    in evaluation mode; ``.grad``, the mode and the random numbers stay as they were. One gradient per group is in
+    memory, and the gradient of the present batch.
 
     Args:
         encoder: maps features to ``[batch, dim]``.

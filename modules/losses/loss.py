@@ -1,4 +1,4 @@
-"""What a loss is: the rows it needs, the loss of a batch and of a row, and the metrics validated beside it.
+"""The base class of losses: the rows it needs, the loss of a batch and of a row, and the validation metrics.
 
 Shapes: batch (rows of this process), dim.
 """
@@ -14,7 +14,7 @@ from modules.distributed import Gather
 from modules.losses.task_batch import Kind, LossConfig, TaskBatch
 
 Metrics = Mapping[str, Callable[[], Metric]]
-"""Name of each validation metric to what makes it."""
+"""Name of each validation metric to the function that makes it."""
 
 
 class Loss(ABC):
@@ -28,8 +28,8 @@ class Loss(ABC):
 
     Attributes:
         name: the loss in recipes and reports.
-        rows: the kind of rows it needs.
-        metrics: what is validated beside the loss.
+        rows: the kind of rows that it needs.
+        metrics: the validation metrics beside the loss.
 
     Example:
         Mean squared error of the cosine, in ``modules/losses/cosine_error.py``; one line of
@@ -65,12 +65,12 @@ class Loss(ABC):
     def batch_loss(self, embeddings: list[Tensor], batch: TaskBatch, gather: Gather) -> Tensor:
         """Return the loss of a batch.
 
-        With `all_gather`, the mean over processes of what they return is the loss of the whole batch on one process.
+        With `all_gather`, the mean of the losses over the processes is the loss of the whole batch on one process.
 
         Args:
             embeddings: one ``[batch, dim]`` per text column.
             batch: the rows.
-            gather: whose rows are compared with: all processes' or this one's.
+            gather: `all_gather` compares with the rows of all processes, `local` with the rows of this one.
 
         Returns:
             A scalar.
@@ -80,8 +80,8 @@ class Loss(ABC):
     def row_loss(self, embeddings: list[Tensor], batch: TaskBatch, row: int) -> Tensor:
         """Return the loss of one row, whose gradient is the row's part in Fisher information.
 
-        The mean over the rows of its gradients is the gradient of the batch, where that is differentiated through the
-        row's own first two columns only: what a row is compared with is constant.
+        The mean of the gradients over the rows is the gradient of the batch, where each row is differentiated through
+        its own first two columns only: the texts that a row is compared with are constant.
 
         Args:
             embeddings: one ``[batch, dim]`` per text column.
@@ -115,7 +115,7 @@ AnyLoss = TypeVar("AnyLoss", bound=type[Loss])
 
 
 def register(loss: AnyLoss) -> AnyLoss:
-    """Make a loss known by its name."""
+    """Register a class of losses by its name."""
     assert loss.name not in LOSSES, f"two losses are called {loss.name!r}"
     LOSSES[loss.name] = loss
     return loss
@@ -127,6 +127,6 @@ def make_loss(config: LossConfig) -> Loss:
 
 
 def losses_for(rows: Kind) -> list[str]:
-    """Return the names of the losses for a kind of rows, first the one that ``auto`` stands for."""
+    """Return the names of the losses for a kind of rows, first the loss that ``auto`` stands for."""
     others = (name for name, loss in LOSSES.items() if loss.rows == rows and name != FITTING[rows])
     return [FITTING[rows], *others]

@@ -27,7 +27,7 @@ class TaskMetrics(nn.Module):
         self.metrics = nn.ModuleDict({"loss": MeanMetric(), **made})
 
     def update(self, output: TaskOutput, batch: TaskBatch) -> None:
-        """Add a batch."""
+        """Add the loss of a batch, and its observations."""
         embeddings = [column.detach() for column in output.embeddings]
         added = make_loss(batch.loss).observations(embeddings, batch)
         for name, arguments in {"loss": (output.loss.detach(), len(batch)), **added}.items():

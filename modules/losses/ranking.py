@@ -19,7 +19,10 @@ def ranking(similarity: Tensor, right: Tensor, wrong: Tensor) -> dict[str, tuple
     Args:
         similarity: ``[batch, candidates]``.
         right: ``[batch, candidates]`` bool; a row without a right candidate has no rank, and is left out.
-        wrong: ``[batch, candidates]`` bool; what is neither right nor wrong does not count.
+        wrong: ``[batch, candidates]`` bool; candidates that are neither right nor wrong do not count.
+
+    Returns:
+        Name of each of `RANKING` to the arguments of its ``update``.
     """
     kept = right.any(1)
     similarity, right, wrong = similarity[kept], right[kept], wrong[kept]

@@ -49,7 +49,7 @@ class SupervisedContrastive(Loss):
         return supervised_contrastive(texts[own], labels[own], texts, labels, own, self.temperature).sum()
 
     def observations(self, embeddings: list[Tensor], batch: TaskBatch) -> dict[str, tuple[Tensor, ...]]:
-        """Return how the other texts of a label rank among those of other labels."""
+        """Return the ranks of the other texts of a label among the texts of other labels; see `ranking`."""
         assert batch.target is not None
         (texts,) = embeddings
         same = batch.target[:, None] == batch.target

@@ -1,4 +1,4 @@
-"""The loss of one batch of one data set: the one engine that experts, joint models and positions all train with."""
+"""The loss of a batch of one data set, with which experts, joint models and positions are all trained."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from modules.losses.task_batch import TaskBatch
 
 @dataclass
 class TaskOutput:
-    """The loss of a batch and the embeddings that it was taken of.
+    """The loss of a batch, and the embeddings that it was computed from.
 
     Args:
         loss: scalar.
@@ -27,15 +27,15 @@ class TaskOutput:
 
 
 def task_loss(encoder: Callable[[Features], Tensor], batch: TaskBatch, gather: Gather = all_gather) -> TaskOutput:
-    """Embed a batch and return its data set's loss.
+    """Embed a batch and return the loss of its data set.
 
-    With `all_gather`, the mean over processes of the returned losses is the loss of the whole batch on one process,
-    and so are the gradients that data-parallel training averages.
+    With `all_gather`, the mean of the losses over the processes is the loss of the whole batch on one process, and so
+    are the gradients that data-parallel training averages.
 
     Args:
         encoder: maps features to ``[batch, dim]``.
         batch: rows of one data set.
-        gather: whose rows are compared with: all processes' or this one's.
+        gather: `all_gather` compares with the rows of all processes, `local` with the rows of this one.
     """
     # Raised before they are gathered, so that gradients, too, are added up over the processes in float32.
     embeddings = [float32_or_better(embed_by_length(encoder, features)) for features in batch.features]

@@ -6,8 +6,13 @@ from modules.merging.merge_method import MergeMethod, normalised
 
 
 class Average(MergeMethod):
-    """``V = sum_i a_i V_i / sum_i a_i``; equal ``a`` give the model soup (Wortsman et al. 2022, arXiv 2203.05482)."""
+    """``V = sum_i a_i V_i / sum_i a_i``; equal ``a`` give the model soup (Wortsman et al. 2022, arXiv 2203.05482).
+
+    Example:
+        >>> Average().coefficients(torch.tensor([1.0, 3.0]), gram=torch.eye(2))
+        tensor([0.2500, 0.7500])
+    """
 
     def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
-        """``a / sum(a)``: ``[..., N]``."""
+        """Return ``a / sum(a)``: ``[..., N]``."""
         return normalised(a)

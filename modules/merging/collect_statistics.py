@@ -1,4 +1,4 @@
-"""What Fisher and RegMean need of an expert's data: collected in one pass, and kept beside the expert.
+"""Statistics of an expert's data for Fisher and RegMean: collected in one pass, and kept beside the expert.
 
 Shapes: batch (rows), in (inputs of a linear layer).
 """
@@ -30,8 +30,8 @@ def collect_fisher(encoder: TextEncoder, batches: Iterable[TaskBatch], *, progre
     """Return the diagonal empirical Fisher information: the mean over rows of the squared gradient of a row's loss.
 
     A row's loss (`Loss.row_loss`) depends on the weights through the embeddings of its anchor and positive (both
-    sentences of a graded pair, the text of a labelled row). What they are compared with, the row's own hard negatives
-    too, is constant, so that a gradient belongs to one row.
+    sentences of a graded pair, the text of a labelled row). The texts that they are compared with, the row's own hard
+    negatives too, are constant, so that a gradient belongs to one row.
 
     Args:
         encoder: at the weights of interest; used without dropout and left as it is.
@@ -92,7 +92,7 @@ def collect_input_grams(
 
     Returns:
         Canonical name of the weight of each linear layer to ``[in, in]``, float32 or better. Layers that do not
-        see one vector a token, as a pooler, are left out.
+        see one vector per token, as a pooler, are left out.
 
     Raises:
         UserError: there are no rows.
@@ -109,12 +109,12 @@ def collect_input_grams(
 
 
 class _InputGrams:
-    """Sums ``x x^T`` of what enters linear layers, token by token.
+    """Sums ``x x^T`` over the tokens that enter linear layers.
 
     Attributes:
         mask: ``[batch, length]`` bool, the tokens of the present forward pass that are no padding.
         sums: name of a layer's weight to ``[in, in]``.
-        tokens: name of a layer's weight to how many were added up.
+        tokens: name of a layer's weight to the number of tokens added up.
     """
 
     def __init__(self) -> None:
@@ -124,7 +124,7 @@ class _InputGrams:
 
     @contextmanager
     def watching(self, encoder: TextEncoder) -> Iterator[None]:
-        """Look at the inputs of all linear layers of an encoder."""
+        """Add up the inputs of all linear layers of an encoder within the block."""
         names = {encoder.qualified(name): name for name in encoder.weights()}
         with ExitStack() as hooks:
             for place, layer in encoder.named_modules():
@@ -166,7 +166,7 @@ def collect_statistics(
         encoder: the expert, as loaded from `folder`.
         folder: of the expert.
         batches: makes the batches; called only if they are needed.
-        fingerprint: tells the data, and how it is cut into batches, from any other.
+        fingerprint: identifies the data and its cut into batches.
         progress: show a bar.
 
     Returns:

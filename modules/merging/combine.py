@@ -3,8 +3,8 @@
 Every route that makes merged weights, learned or written to files, calls `combine`, so all give the same bits.
 
 ``V = sum_i c_i V_i``; or, with an importance ``F_i`` for every entry, the weighted mean of the entry over the experts,
-as long as the coefficients say: ``V = S * sum_i c_i F_i V_i / sum_i |c_i| F_i`` with ``S = sum_i |c_i|``. With equal
-importances the second is the first. Entries of no importance in any expert take the first.
+in the size of the coefficients: ``V = S * sum_i c_i F_i V_i / sum_i |c_i| F_i`` with ``S = sum_i |c_i|``. With equal
+importances the two formulas agree. Entries of no importance in any expert take the first.
 
 Shapes: N experts.
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 from modules.full_precision import float32_or_better, without_autocast
 
 CHUNK = 1 << 20
-"""Entries of each task vector that a backward pass looks at together: half precision is raised so many at a time."""
+"""Entries of each task vector that a backward pass raises to float32 and reduces at a time."""
 
 
 def combine(base: Tensor, vectors: Tensor, coefficients: Tensor, importance: Tensor | None = None) -> Tensor:
@@ -51,7 +51,7 @@ def _sum(vectors: Tensor, c: Tensor, start: Tensor) -> Tensor:
 
 
 def _weighted_mean(vectors: Tensor, c: Tensor, importance: Tensor) -> tuple[Tensor, Tensor]:
-    """``sum_i c_i F_i V_i / sum_i |c_i| F_i``, and its divisor; 0 where the divisor is."""
+    """Return ``sum_i c_i F_i V_i / sum_i |c_i| F_i``, 0 where the divisor is 0, and the divisor."""
     total = torch.zeros_like(importance[0], dtype=c.dtype)
     mean = torch.zeros_like(total)
     for vector, coefficient, entries in zip(vectors, c, importance, strict=True):
@@ -61,7 +61,10 @@ def _weighted_mean(vectors: Tensor, c: Tensor, importance: Tensor) -> tuple[Tens
 
 
 class _AttachCoefficients(torch.autograd.Function):
-    """Its tensors are not saved ones, which the first backward pass would free: all those of a step go through it."""
+    """Identity of the merged tensor, with a gradient for its coefficients.
+
+    Its tensors are not saved for the backward pass: the first of a step's backward passes would free them.
+    """
 
     @staticmethod
     def forward(ctx: Any, coefficients: Tensor, merged: Tensor, vectors: Tensor, importance: Tensor | None) -> Tensor:
@@ -85,14 +88,14 @@ class _AttachCoefficients(torch.autograd.Function):
 def _chunks(
     vectors: Tensor, gradient: Tensor, importance: Tensor | None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """The entries of a tensor in parts: ``[N, entries]``, ``[entries]`` and ``[N, entries]`` or None."""
+    """Split the entries of a tensor into parts: ``[N, entries]``, ``[entries]`` and ``[N, entries]`` or None."""
     parts, slopes = vectors.flatten(1).split(CHUNK, 1), gradient.flatten().split(CHUNK)
     entries = [None] * len(parts) if importance is None else importance.flatten(1).split(CHUNK, 1)
     return zip(parts, slopes, entries, strict=True)
 
 
 def _weighted_mean_dots(vectors: Tensor, c: Tensor, importance: Tensor, gradient: Tensor) -> Tensor:
-    """``<dL/dtheta, dV/dc_i>`` of the weighted mean: ``[N]``."""
+    """Return ``<dL/dtheta, dV/dc_i>`` of the weighted mean: ``[N]``."""
     mean, total = _weighted_mean(vectors, c, importance)
     some = total > 0
     per_total = torch.where(some, c.abs().sum() * gradient / total.where(some, 1.0), 0.0)
@@ -112,11 +115,11 @@ def attach_coefficients(
     """Tie an already merged tensor to its coefficients in the autograd graph.
 
     Without importances the gradient of coefficient i is the dot product ``<dL/dtheta, V_i>``, accumulated in float32 or
-    better. Merging and attaching once per optimiser step is what makes a position cheap to train: what is attached can
-    be used in any number of forward and backward passes, each of which reduces the tensor's gradient to N numbers once.
+    better. Merging and attaching once per optimiser step makes a position cheap to train: the attached tensor can be
+    used in any number of forward and backward passes, each of which reduces its gradient to N numbers once.
 
     Args:
-        coefficients: ``[N]``, those that `merged` was made with.
+        coefficients: ``[N]``, with which `merged` was made.
         merged: ``combine(base, vectors, coefficients, importance)``.
         vectors: ``[N, *merged.shape]``.
         importance: ``[N, *merged.shape]`` or None.

@@ -18,9 +18,16 @@ class Dare(MergeMethod):
     same on every machine and in every route.
 
     Args:
-        method: merges what is left.
+        method: merges the task vectors with their remaining entries; SLERP by default.
         density: probability with which an entry is kept.
         seed: of the draw.
+
+    Raises:
+        UserError: the density is no fraction in (0, 1].
+
+    Example:
+        >>> method = Dare(Ties(density=0.5), density=0.1)
+        >>> merge = MergeModule("experts/base", {"sts": "experts/sts", "faq": "experts/faq"}, method)
     """
 
     def __init__(self, method: MergeMethod | None = None, density: float = 0.5, seed: int = 0) -> None:
@@ -34,15 +41,15 @@ class Dare(MergeMethod):
         self.order = self.method.order
 
     def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
-        """Return the coefficients of the method on top of which it is."""
+        """Return the coefficients of `method`: ``[..., N]``."""
         return self.method.positive_coefficients(a, gram)
 
     def initial(self, experts: int) -> Tensor:
-        """Return the start of the method on top of which it is."""
+        """Return the start of `method`: ``[N]``."""
         return self.method.initial(experts)
 
     def preparation(self, stream: Stream, statistics: Statistics | None = None) -> Preparation:
-        """Drop, rescale, and what the method does."""
+        """Return the preparation of `method`, on task vectors whose entries are dropped and rescaled."""
 
         def dropped() -> Iterator[tuple[str, Tensor]]:
             return ((name, self._drop(name, vectors.clone())) for name, vectors in stream())

@@ -1,4 +1,4 @@
-"""What a merge method or a search is, in plain values: for keys, records and checkpoints."""
+"""Merge methods and searches in plain values, for keys, records and checkpoints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # merging files does not wait for the searches
 
 
 def describe(part: MergeMethod | Search) -> dict[str, Any]:
-    """The class and the arguments of a method or a search; each keeps its arguments under their names."""
+    """Return the class and the arguments of a method or a search, whose attributes have the arguments' names."""
     names = [name for name in inspect.signature(type(part)).parameters if hasattr(part, name)]
     values = {name: getattr(part, name) for name in names}
     arguments = {name: describe(v) if isinstance(v, MergeMethod) else v for name, v in values.items()}
@@ -21,7 +21,7 @@ def describe(part: MergeMethod | Search) -> dict[str, Any]:
 
 
 def in_words(description: dict[str, Any]) -> str:
-    """A description as it would be called: ``Dare(method=Slerp(order=None), density=0.5, seed=0)``."""
+    """Return a description as a call: ``Dare(method=Slerp(order=None), density=0.5, seed=0)``."""
     arguments = description["arguments"].items()
     called = ", ".join(f"{name}={in_words(v) if isinstance(v, dict) else v}" for name, v in arguments)
     return f"{description['class'].rpartition('.')[2]}({called})"

@@ -13,7 +13,11 @@ class Fisher(MergeMethod):
     data (`modules.merging.statistics`). Where it is zero for all experts, the average stands.
 
     Args:
-        rows: of each expert's training data from which it is estimated.
+        rows: number of each expert's training rows from which the information is estimated.
+
+    Example:
+        >>> experts = {"sts": "experts/sts", "faq": "experts/faq"}  # with statistics/fisher.safetensors in each
+        >>> merge = MergeModule("experts/base", experts, method=Fisher())
     """
 
     statistics = "fisher"
@@ -22,11 +26,15 @@ class Fisher(MergeMethod):
         self.rows = rows
 
     def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
-        """``a / sum(a)``: ``[..., N]``."""
+        """Return ``a / sum(a)``: ``[..., N]``."""
         return normalised(a)
 
     def preparation(self, stream: Stream, statistics: Statistics | None = None) -> Preparation:
-        """The importance of an entry is its Fisher information."""
+        """Return a preparation that takes the Fisher information of an entry as its importance.
+
+        Raises:
+            UserError: `statistics` is None.
+        """
         if statistics is None:
             raise UserError("Fisher needs the Fisher information of every expert; none was collected")
 

@@ -1,4 +1,4 @@
-"""Which tensors share one set of coefficients."""
+"""Groups of tensors that share one set of coefficients."""
 
 import re
 from collections.abc import Iterable
@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from modules.errors import UserError
 
 LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)\.")
-"""Where transformers' parameter names say the layer: ``encoder.layer.3.``, ``layers.3.``, ``h.3.``."""
+"""The number of a layer in transformers' parameter names: ``encoder.layer.3.``, ``layers.3.``, ``h.3.``."""
 
 EMBEDDINGS = re.compile(r"embed|wte|wpe|shared", re.IGNORECASE)
-"""Tensors before the first layer; what else has no layer comes after the last."""
+"""Names of tensors before the first layer; other tensors without a layer come after the last."""
 
 
 def groups_of(names: Iterable[str], granularity: str | int) -> dict[str, str]:
@@ -17,9 +17,9 @@ def groups_of(names: Iterable[str], granularity: str | int) -> dict[str, str]:
 
     Args:
         names: of the tensors.
-        granularity: ``model``: one group (the paper). ``layer``: one a layer, one for the embeddings, and one for what
-            comes after the layers. A number: that many groups of consecutive layers, the embeddings with the first,
-            what comes after with the last. ``tensor``: every tensor by itself.
+        granularity: ``model``: one group (the paper). ``layer``: one per layer, one for the embeddings, and one for
+            the tensors after the layers. A number: that many groups of consecutive layers, the embeddings with the
+            first, the tensors after the layers with the last. ``tensor``: every tensor by itself.
 
     Returns:
         Tensor name to the name of its group.

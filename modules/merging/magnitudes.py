@@ -10,7 +10,7 @@ HALF = 16
 
 
 def tensor_thresholds(vectors: Tensor, density: float) -> Tensor:
-    """The smallest magnitude that is among the largest ``density`` of the entries of one tensor.
+    """Return the smallest magnitude among the largest ``density`` of the entries of one tensor.
 
     Args:
         vectors: ``[N, *shape]``.
@@ -25,7 +25,7 @@ def tensor_thresholds(vectors: Tensor, density: float) -> Tensor:
 
 
 def global_thresholds(stream: Stream, density: float) -> Tensor:
-    """Return the thresholds over all entries of all tensors: exact, in two passes, with 65,536 counters an expert.
+    """Return the thresholds over all entries of all tensors: exact, in two passes, with 65,536 counters per expert.
 
     The bits of a float that is not negative, read as an integer, are in the order of the floats. The first pass counts
     their upper half and finds in which value of it the threshold lies, the second counts the lower half within it.
@@ -56,7 +56,7 @@ def _histogram(stream: Stream, upper: list[int] | None) -> Tensor:
         if counts is None:
             counts = torch.zeros(len(vectors), 1 << HALF, dtype=torch.int64)
         for i, vector in enumerate(vectors):
-            for part in vector.detach().flatten().split(1 << 22):  # bounds what is held beside the tensor
+            for part in vector.detach().flatten().split(1 << 22):  # bounds the memory beside the tensor
                 bits = part.float().abs().contiguous().view(torch.int32)
                 values = bits >> HALF if upper is None else bits[bits >> HALF == upper[i]] & ((1 << HALF) - 1)
                 counts[i] += torch.bincount(values.cpu(), minlength=1 << HALF)
@@ -65,7 +65,7 @@ def _histogram(stream: Stream, upper: list[int] | None) -> Tensor:
 
 
 def _find(counts: Tensor, kept: int) -> tuple[int, int]:
-    """The value at which the counts from above reach `kept`, and how many of that value are still kept."""
+    """Return the value at which the counts from above reach `kept`, and how many entries of that value are kept."""
     from_above = counts.flip(0).cumsum(0)
     place = int((from_above >= kept).int().argmax())
     before = int(from_above[place - 1]) if place else 0

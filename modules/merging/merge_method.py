@@ -1,4 +1,4 @@
-"""What a merge method is.
+"""The base class of merge methods, and the functions of coefficients that several methods share.
 
 Shapes: N experts; ``...`` any number of groups of tensors, each with coefficients of its own.
 """
@@ -16,7 +16,7 @@ Stream = Callable[[], Iterator[tuple[str, Tensor]]]
 """Starts a pass over all tensors: name and task vectors ``[N, *shape]``, whether they are in memory or on disk."""
 
 Statistics = Callable[[str], Tensor | None]
-"""Name of a tensor to what was collected for it on each expert's data, stacked: ``[N, ...]``; None: nothing was."""
+"""Name of a tensor to the statistics of each expert's data for it, stacked: ``[N, ...]``; None: it has none."""
 
 
 class Prepared(NamedTuple):
@@ -33,53 +33,60 @@ class Prepared(NamedTuple):
 
 
 Preparation = Callable[[str, Tensor], Prepared]
-"""Name and task vectors ``[N, *shape]`` of a tensor to what is combined; it may work in place."""
+"""Name and task vectors ``[N, *shape]`` of a tensor to the vectors to combine; it may work in place."""
 
 
 class MergeMethod(ABC):
-    """A merge of task vectors in two parts: what is combined, tensor by tensor, and with which coefficients.
+    """A merge of task vectors in two parts: their preparation, tensor by tensor, and their coefficients.
 
-    The second maps the free numbers ``a`` to the coefficients ``c`` and is differentiable in ``a``, which is all that
+    The coefficients ``c`` are a function of the free numbers ``a`` that is differentiable in ``a``, which is all that
     Self Positioning needs. The merged task vector is ``sum_i c_i V_i``, or entry by entry a weighted mean
     (see `modules.merging.combine`).
 
     Signs and zeros mean the same in every method: a negative ``a_i`` merges ``-V_i`` with the weight ``|a_i|``, and
     ``a_i = 0`` leaves ``V_i`` out. Where only ratios of ``a`` matter, all zeros name no direction and are refused;
     where ``a`` are the factors themselves, as in task arithmetic, they are the base.
+
+    Example:
+        Weights by the squares of ``a``, in ``modules/merging/squares.py``; one line of ``modules/merging/__init__.py``
+        and one of ``modules/__init__.pyi`` export it, and ``method: {class_path: modules.Squares}`` merges with it::
+
+            class Squares(MergeMethod):
+                def positive_coefficients(self, a, gram):
+                    return normalised(a**2)
     """
 
     has_scale: bool = True
-    """Whether the direction leaves the length free, so that a scale ``lambda`` is learned beside it."""
+    """True where the coefficients give a direction only, so that a scale ``lambda`` is learned beside them."""
 
     uses_angles: bool = False
-    """Whether the coefficients depend on the Gram matrix, which takes a pass over the task vectors before merging."""
+    """True where the coefficients depend on the Gram matrix, which takes a pass over the task vectors first."""
 
     statistics: str | None = None
-    """What it needs of every expert's data: ``fisher``, ``input_gram`` or nothing; see `modules.merging.statistics`."""
+    """Statistics of every expert's data: ``fisher``, ``input_gram`` or None; see `modules.merging.statistics`."""
 
     rows: int = 0
-    """How many rows of every expert's data that is collected from."""
+    """Number of rows of every expert's data from which the statistics are collected."""
 
     order: list[str] | None = None
-    """The experts' names in the order of a merge that depends on it; None: as they come."""
+    """The experts' names in the order of a merge that depends on it; None: the order in which they are given."""
 
     def coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
-        """The coefficients of the task vectors, before the scale.
+        """Return the coefficients of the task vectors, before the scale.
 
         Args:
             a: ``[..., N]``, of any sign.
             gram: ``[..., N, N]``, ``<V_i, V_j>``.
 
         Returns:
-            ``[..., N]``, with the signs of `a`; NaN in a group where an argument is not finite, whatever the method
-            makes of it.
+            ``[..., N]``, with the signs of `a`; NaN in a group where an argument is not finite.
 
         Raises:
-            UserError: all of `a` of a group are 0 and name no direction.
+            UserError: see `refuse_no_direction`.
         """
         self.refuse_no_direction(a)
         finite = a.isfinite().all(-1, keepdim=True) & gram.isfinite().all(-1).all(-1, keepdim=True)
-        # Harmless numbers stand in for what is not finite: an iteration or a solver might not come back from NaN.
+        # Harmless numbers stand in for those that are not finite: an iteration or a solver might not stop at NaN.
         a, gram = a.where(finite, 1.0), gram.where(finite[..., None], 1.0)
         sign = torch.where(a.detach() < 0, -1.0, 1.0).to(a)
         c = sign * self.positive_coefficients(sign * a, outer(sign, sign) * gram)
@@ -87,7 +94,7 @@ class MergeMethod(ABC):
 
     @abstractmethod
     def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
-        """The coefficients of task vectors none of which is subtracted, before the scale.
+        """Return the coefficients of task vectors none of which is subtracted, before the scale.
 
         Args:
             a: ``[..., N]``, not negative, and not all 0 for a method that has a scale.
@@ -98,13 +105,13 @@ class MergeMethod(ABC):
         """
 
     def refuse_no_direction(self, a: Tensor) -> None:
-        """Refuse all zeros, unless they are factors of the task vectors.
+        """Refuse numbers that are all 0, unless they are the factors of the task vectors themselves.
 
         Args:
             a: ``[..., N]``.
 
         Raises:
-            UserError: those of a group name no direction.
+            UserError: the numbers of a group are all 0 and name no direction.
         """
         if self.has_scale and not a.any(-1).all():
             raise UserError(
@@ -113,11 +120,11 @@ class MergeMethod(ABC):
             )
 
     def initial(self, experts: int) -> Tensor:
-        """The ``a`` to start from: ``[N]``, all ones unless a method says otherwise."""
+        """Return the ``a`` to start from: ``[N]`` float64, all ones unless a method says otherwise."""
         return torch.ones(experts, dtype=torch.float64)
 
     def places(self, experts: Sequence[str]) -> list[int]:
-        """Indices of the experts in the order in which the method takes them.
+        """Return the indices of the experts in the order in which the method takes them.
 
         Raises:
             UserError: the method's order does not name each expert once.
@@ -130,35 +137,39 @@ class MergeMethod(ABC):
         return [names.index(name) for name in order]
 
     def preparation(self, stream: Stream, statistics: Statistics | None = None) -> Preparation:
-        """Return how task vectors are changed before they are combined; as they are unless a method says otherwise.
+        """Return the preparation of the task vectors; by default they are combined as they are.
 
         Args:
-            stream: the task vectors of all tensors, for what has to be known of all before the first is merged.
-            statistics: for a method that needs them.
+            stream: the task vectors of all tensors, for a preparation that depends on all of them.
+            statistics: of the experts' data, for a method that needs them.
         """
         return lambda name, vectors: Prepared(vectors)
 
 
 def outer(u: Tensor, v: Tensor) -> Tensor:
-    """``u_i v_j``: ``[..., N, N]`` from two ``[..., N]``."""
+    """Return ``u_i v_j``: ``[..., N, N]`` from two ``[..., N]``."""
     return u[..., :, None] * v[..., None, :]
 
 
 def times(gram: Tensor, c: Tensor) -> Tensor:
-    """The dot products of every task vector with ``sum_j c_j V_j``: ``[..., N]`` from ``[..., N, N]`` and ``[..., N]``.
+    """Return the dot product of every task vector with ``sum_j c_j V_j``: ``[..., N]``.
 
-    Multiplied out: for a handful of numbers that is faster than a batched matrix product.
+    It is multiplied out: for a handful of numbers that is faster than a batched matrix product.
+
+    Args:
+        gram: ``[..., N, N]``, ``<V_i, V_j>``.
+        c: ``[..., N]``.
     """
     return (gram * c[..., None, :]).sum(-1)
 
 
 def normalised(a: Tensor) -> Tensor:
-    """``a_i / sum(a)``: ``[..., N]``."""
+    """Return ``a_i / sum(a)``: ``[..., N]``."""
     return a / a.sum(-1, keepdim=True)
 
 
 def weights_of_directions(a: Tensor, norms: Tensor) -> Tensor:
-    """Return the normalised weights of the directions: zero vectors have none, and count only where nothing else does.
+    """Return the normalised weights of the directions: zero vectors have none, unless no other vector has any.
 
     Args:
         a: ``[..., N]``.
@@ -169,10 +180,14 @@ def weights_of_directions(a: Tensor, norms: Tensor) -> Tensor:
 
 
 def check_fraction(value: float, key: str) -> None:
-    """Refuse what is no fraction in (0, 1].
+    """Refuse a value that is no fraction in (0, 1].
+
+    Args:
+        value: of a setting.
+        key: name of the setting, for the message.
 
     Raises:
-        UserError: it is not.
+        UserError: the value is outside (0, 1].
     """
     if not 0 < value <= 1:
         raise UserError(f"{key} is {value}; it is a fraction above 0, at most 1")

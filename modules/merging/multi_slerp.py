@@ -12,12 +12,16 @@ class MultiSlerp(MergeMethod):
     ``c_i = (w_i / |V_i|) * sum_j w_j |V_j| / |sum_j w_j V_j / |V_j||`` with ``w = a / sum(a)``: the normalised weighted
     sum of the directions, with the weighted mean of the norms (Goddard et al. 2024, arXiv 2403.13257; mergekit's
     ``multislerp``). Zero vectors take no part; directions that cancel out are averaged.
+
+    Example:
+        >>> MultiSlerp().coefficients(torch.ones(2), gram=torch.tensor([[1.0, 0.0], [0.0, 4.0]]))
+        tensor([1.0607, 0.5303])
     """
 
     uses_angles = True
 
     def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
-        """The closed form: ``[..., N]``."""
+        """Return the coefficients of the closed form: ``[..., N]``."""
         norms = gram.diagonal(dim1=-2, dim2=-1).sqrt()
         some = norms > 0
         weights = weights_of_directions(a, norms)

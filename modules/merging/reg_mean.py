@@ -20,12 +20,19 @@ class RegMean(MergeMethod):
 
     Jin et al. 2022, arXiv 2212.09849. ``X_i`` are the layer's inputs on expert i's own data, see
     `modules.merging.statistics`; ``G_i`` is the mean over its tokens, so that a large data set does not outweigh a
-    small one, and its off-diagonal entries are multiplied with ``off_diagonal``. What an expert contributes is linear
-    in its weights; ``a`` weighs the contributions, and equal ``a`` give the formula.
+    small one, and its off-diagonal entries are multiplied with ``off_diagonal``. The contribution of an expert is
+    linear in its weights; ``a`` weighs the contributions, and equal ``a`` give the formula.
 
     Args:
-        off_diagonal: below 1, keeps the sum of the Gram matrices well-conditioned.
-        rows: of each expert's training data whose tokens are counted.
+        off_diagonal: factor in (0, 1]; below 1 it keeps the sum of the Gram matrices well-conditioned.
+        rows: number of each expert's training rows whose tokens are counted.
+
+    Raises:
+        UserError: `off_diagonal` is no fraction in (0, 1].
+
+    Example:
+        >>> experts = {"sts": "experts/sts", "faq": "experts/faq"}  # with statistics/input_gram.safetensors in each
+        >>> merge = MergeModule("experts/base", experts, method=RegMean())
     """
 
     statistics = "input_gram"
@@ -36,11 +43,15 @@ class RegMean(MergeMethod):
         self.rows = rows
 
     def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
-        """``a / sum(a)``: ``[..., N]``."""
+        """Return ``a / sum(a)``: ``[..., N]``."""
         return normalised(a)
 
     def preparation(self, stream: Stream, statistics: Statistics | None = None) -> Preparation:
-        """Turn each task vector of a linear layer into N times what it contributes."""
+        """Return a preparation that replaces each task vector of a linear layer by N times its contribution.
+
+        Raises:
+            UserError: `statistics` is None.
+        """
         if statistics is None:
             raise UserError("RegMean needs the layer inputs of every expert; none were collected")
 
@@ -51,7 +62,7 @@ class RegMean(MergeMethod):
         return prepare
 
     def _contributions(self, vectors: Tensor, grams: Tensor) -> Tensor:
-        """``[N, out, in]`` from task vectors of that shape and Gram matrices ``[N, in, in]``."""
+        """Return ``[N, out, in]`` from task vectors of that shape and Gram matrices ``[N, in, in]``."""
         scaled, cholesky = _factorised(grams, self.off_diagonal)
         size = grams.shape[-1]
         factor = torch.cholesky_solve(scaled.transpose(0, 1).reshape(size, -1), cholesky)
@@ -60,7 +71,7 @@ class RegMean(MergeMethod):
 
 
 def _factorised(grams: Tensor, off_diagonal: float) -> tuple[Tensor, Tensor]:
-    """Gram matrices with scaled off-diagonal entries ``[N, in, in]``, and the Cholesky factor of their sum."""
+    """Return Gram matrices with scaled off-diagonals ``[N, in, in]``, and the Cholesky factor of their sum."""
     diagonal = torch.diag_embed(grams.diagonal(dim1=1, dim2=2))
     scaled = off_diagonal * grams + (1 - off_diagonal) * diagonal
     total = scaled.sum(0)

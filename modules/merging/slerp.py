@@ -1,6 +1,6 @@
 """Spherical linear interpolation of task vectors, chained over more than two.
 
-The angle is taken between task vectors, not between weights: those of fine-tuned models are all but parallel.
+The angle is taken between task vectors, not between weights: the weights of fine-tuned models are all but parallel.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from modules.merging.merge_method import MergeMethod, times
 
 SMALLEST_SINE = 1e-6
-"""Below it two directions count as (anti)parallel, where SLERP is taken to its linear limit."""
+"""Sine below which two directions count as (anti)parallel, where SLERP is taken to its linear limit."""
 
 
 class Slerp(MergeMethod):
@@ -20,7 +20,11 @@ class Slerp(MergeMethod):
     stays in the span of the task vectors, so it is worked out on N numbers and the Gram matrix.
 
     Args:
-        order: the experts' names, first merged first; left out, the order in which they are given.
+        order: the experts' names, first merged first; None: the order in which they are given.
+
+    Example:
+        >>> Slerp().coefficients(torch.ones(2), gram=torch.eye(2))  # halfway between two vectors at right angles
+        tensor([0.7071, 0.7071])
     """
 
     uses_angles = True
@@ -29,7 +33,7 @@ class Slerp(MergeMethod):
         self.order = order
 
     def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
-        """The chain's coefficients in the span: ``[..., N]``."""
+        """Return the chain's coefficients in the span: ``[..., N]``."""
         unit = torch.eye(a.shape[-1], dtype=gram.dtype, device=gram.device)
         c = unit[0].expand_as(a)
         for k in range(1, a.shape[-1]):
@@ -42,10 +46,10 @@ class Slerp(MergeMethod):
 
 
 def cosine_to(k: int, c: Tensor, gram: Tensor) -> Tensor:
-    """Cosine of the angle between ``V_k`` and ``sum_i c_i V_i``.
+    """Return the cosine of the angle between ``V_k`` and ``sum_i c_i V_i``.
 
     Args:
-        k: an expert.
+        k: index of an expert.
         c: ``[..., N]``.
         gram: ``[..., N, N]``.
 
@@ -59,7 +63,7 @@ def cosine_to(k: int, c: Tensor, gram: Tensor) -> Tensor:
 
 
 def slerp_weights(s: Tensor, cos: Tensor) -> tuple[Tensor, Tensor]:
-    """The weights of U and V in SLERP at ``s``, and their linear limit ``1 - s, s`` where U and V are (anti)parallel.
+    """Return the weights of U and V in SLERP at ``s``, or the linear limit ``1 - s, s`` where U, V are (anti)parallel.
 
     Args:
         s: in [0, 1], of any shape.

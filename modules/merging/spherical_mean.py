@@ -7,7 +7,7 @@ from modules.merging.merge_method import MergeMethod, outer, times, weights_of_d
 from modules.merging.slerp import SMALLEST_SINE
 
 CONVERGED = 1e-14
-"""Change of the cosines in a step below which the mean has been found."""
+"""Change of the cosines per step below which the mean has been found."""
 
 MOST_STEPS = 1000
 
@@ -21,12 +21,16 @@ class SphericalMean(MergeMethod):
     that N = 2 *is* SLERP, at ``s = w_2``. It is worked out on N numbers and the Gram matrix.
 
     Zero vectors have no direction and take no part. Directions that cancel out have no mean: they are averaged.
+
+    Example:
+        >>> SphericalMean().coefficients(torch.ones(3), gram=torch.eye(3))  # three vectors at right angles
+        tensor([0.5774, 0.5774, 0.5774])
     """
 
     uses_angles = True
 
     def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
-        """The weights ``b`` of the directions: ``[..., N]``."""
+        """Return the weights ``b`` of the directions: ``[..., N]``."""
         norms = gram.diagonal(dim1=-2, dim2=-1).sqrt()
         some = norms > 0
         weights = weights_of_directions(a, norms)
@@ -40,7 +44,7 @@ class SphericalMean(MergeMethod):
 
 
 def _fixed_point(weights: Tensor, cosines: Tensor) -> tuple[Tensor, Tensor]:
-    """The cosines of the angles between the mean and the directions, and whether there is a mean.
+    """Return the cosines of the angles between the mean and the directions, and whether there is a mean.
 
     The point itself would be ambiguous in the directions where they are linearly dependent; its angles are not.
 
@@ -82,7 +86,7 @@ def _with_derivative(cos: Tensor, weights: Tensor, cosines: Tensor) -> Tensor:
 
 
 def _factor(cos: Tensor, weights: Tensor) -> Tensor:
-    """``w_i angle_i / sin(angle_i)``: ``[..., N]``; at the mean ``m``, ``sum_i factor_i u_i`` is a multiple of it."""
+    """Return ``w_i angle_i / sin(angle_i)``: ``[..., N]``; at the mean ``m``, ``sum_i factor_i u_i`` is along ``m``."""
     flat = 1 - cos.detach() ** 2 < SMALLEST_SINE**2
     angle = torch.where(flat, 0.0, cos.clamp(-1, 1)).acos()
     return weights * torch.where(flat, 1.0, angle / angle.sin())  # 1 is the limit of no angle

@@ -1,4 +1,4 @@
-"""What Fisher and RegMean need of every expert's data, as merges read it; `collect_statistics` has written it.
+"""Statistics of every expert's data that merges by Fisher and RegMean read; `collect_statistics` writes them.
 
 Shapes: N experts.
 """
@@ -20,17 +20,17 @@ BASELINES = {"fisher": "fisher", "input_gram": "reg_mean"}
 
 
 def read_statistics(kind: str, folders: Sequence[str]) -> Statistics:
-    """Open the statistics of experts; tensors are read when they are asked for.
+    """Open the statistics of experts; each tensor is read when the returned function is called.
 
     Args:
         kind: ``fisher`` or ``input_gram``.
         folders: of the experts, or their hub names.
 
     Returns:
-        A function from the name of a tensor to ``[N, ...]``, or None if there is nothing of that name.
+        A function from the name of a tensor to ``[N, ...]``, or to None where there are no statistics of it.
 
     Raises:
-        UserError: an expert has none, or those of other weights, or lacks tensors that another has.
+        UserError: an expert has no statistics, or those of other weights, or lacks tensors that another has.
     """
     files = [_open_statistics(kind, folder) for folder in folders]
     names = [set(file.keys()) for file in files]
@@ -66,7 +66,7 @@ def statistics_file(kind: str, folder: str | Path) -> Path:
 
 
 def open_file(path: Path) -> safe_open | None:
-    """Return a safetensors file, or None if it is missing or cannot be read."""
+    """Open a safetensors file; return None if it is missing or cannot be read."""
     try:
         return safe_open(path, framework="pt")
     except (FileNotFoundError, SafetensorError):

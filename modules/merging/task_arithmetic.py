@@ -11,14 +11,18 @@ class TaskArithmetic(MergeMethod):
 
     Learned, it is the baseline "learned linear": N free numbers that include the scale, so there is none beside them
     and no regulariser on it. It starts at the soup, ``a_i = 1/N``.
+
+    Example:
+        >>> TaskArithmetic().coefficients(torch.tensor([0.5, -0.25]), gram=torch.eye(2))
+        tensor([ 0.5000, -0.2500])
     """
 
     has_scale = False
 
     def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
-        """``a`` itself: ``[..., N]``."""
+        """Return ``a`` itself: ``[..., N]``."""
         return a
 
     def initial(self, experts: int) -> Tensor:
-        """``[N]``, ``1/N`` each."""
+        """Return ``1/N`` for each expert: ``[N]`` float64."""
         return torch.full((experts,), 1 / experts, dtype=torch.float64)

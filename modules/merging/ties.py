@@ -1,4 +1,4 @@
-"""TIES: trim, elect a sign, average what agrees."""
+"""TIES: trim, elect a sign, average the entries that agree."""
 
 import torch
 from torch import Tensor
@@ -20,11 +20,21 @@ class Ties(MergeMethod):
 
     Yadav et al. 2023, arXiv 2306.01708: every task vector keeps its largest entries by magnitude; the sign of an entry
     is that of the sum over the experts; entries of the other sign do not take part. The election does not look at
-    ``a``, so what is learned is a smooth function of it.
+    ``a``, so the merged weights are a smooth function of it.
 
     Args:
         density: fraction of the entries that are kept.
-        per_tensor: trim every tensor to this fraction, instead of all of them together.
+        per_tensor: trim every tensor to this fraction, instead of all tensors together.
+
+    Raises:
+        UserError: the density is no fraction in (0, 1].
+
+    Example:
+        >>> vectors = torch.tensor([[3.0, 1.0, -2.0, 0.0], [0.0, 4.0, 3.0, 1.0]])
+        >>> prepare = Ties(density=0.5).preparation(lambda: iter([("weight", vectors)]))
+        >>> prepare("weight", vectors).importance
+        tensor([[1., 0., 0., 0.],
+                [0., 1., 1., 0.]])
     """
 
     def __init__(self, density: float = 0.2, per_tensor: bool = False) -> None:
@@ -33,11 +43,11 @@ class Ties(MergeMethod):
         self.per_tensor = per_tensor
 
     def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
-        """``a / sum(a)``: ``[..., N]``."""
+        """Return ``a / sum(a)``: ``[..., N]``."""
         return normalised(a)
 
     def preparation(self, stream: Stream, statistics: Statistics | None = None) -> Preparation:
-        """Trim and elect; the importance of an entry is 1 if it has the elected sign, else 0."""
+        """Return a preparation that trims, and gives an entry the importance 1 if it has the elected sign, else 0."""
         thresholds = None if self.per_tensor else global_thresholds(stream, self.density)
 
         def prepare(name: str, vectors: Tensor) -> Prepared:

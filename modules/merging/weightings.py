@@ -1,4 +1,4 @@
-"""Fixed weightings: coefficients of the task vectors from what is known of the experts, with nothing learned.
+"""Fixed weightings: coefficients of the task vectors from the experts' sizes, norms or losses, with nothing learned.
 
 They are the baselines that a learned position is measured against. Each gives `c` for
 ``theta_0 + sum_i c_i V_i``, see `modules.merging.combine`.
@@ -13,10 +13,10 @@ from torch import Tensor
 
 
 def size_weighted(sizes: Sequence[float] | Tensor) -> Tensor:
-    """``c_i = n_i / sum_j n_j``: more data, more weight.
+    """Return ``c_i = n_i / sum_j n_j``: more data, more weight.
 
     Args:
-        sizes: ``[N]``, examples each expert was trained on.
+        sizes: ``[N]``, number of examples that each expert was trained on.
 
     Returns:
         ``[N]`` float64.
@@ -26,7 +26,7 @@ def size_weighted(sizes: Sequence[float] | Tensor) -> Tensor:
 
 
 def inverse_norm(gram: Tensor, scale: float = 1.0) -> Tensor:
-    """``c_i = s * (1 / |V_i|) / sum_j (1 / |V_j|)``: every expert moves the base equally far.
+    """Return ``c_i = s * (1 / |V_i|) / sum_j (1 / |V_j|)``: every expert moves the base equally far.
 
     Zero vectors take no part; if all are zero, all count alike.
 
@@ -44,13 +44,13 @@ def inverse_norm(gram: Tensor, scale: float = 1.0) -> Tensor:
 
 
 def lm_cocktail(losses: Sequence[float] | Tensor, temperature: float, base_loss: float | None = None) -> Tensor:
-    """``c = softmax(-L / T)``: a lower loss, more weight (LM-Cocktail, Xiao et al. 2023, arXiv 2311.13534).
+    """Return ``c = softmax(-L / T)``: a lower loss, more weight (LM-Cocktail, Xiao et al. 2023, arXiv 2311.13534).
 
     Args:
         losses: ``[N]``, each expert's loss on a few rows of the target tasks.
         temperature: ``T``, positive; a small one gives nearly all to the best expert.
-        base_loss: that of the base; given, the base is a member too. Its share moves nothing, so the coefficients of
-            the experts then sum to less than 1.
+        base_loss: loss of the base, which makes the base a member, too. Its share moves nothing, so the coefficients
+            of the experts then sum to less than 1. None: the base is no member.
 
     Returns:
         ``[N]`` float64.
@@ -63,11 +63,11 @@ def lm_cocktail(losses: Sequence[float] | Tensor, temperature: float, base_loss:
 
 
 def greedy_soup(losses: Sequence[float] | Tensor, evaluate: Callable[[Tensor], float]) -> Tensor:
-    """The mean of the experts that help, tried from the best (Wortsman et al. 2022, arXiv 2203.05482, recipe 1).
+    """Return the mean of the experts that help, tried from the best (Wortsman et al. 2022, arXiv 2203.05482, recipe 1).
 
     Args:
-        losses: ``[N]``, each expert's probe loss; says in which order they are tried.
-        evaluate: loss of the model at the coefficients ``[N]`` float64; called once an expert.
+        losses: ``[N]``, each expert's probe loss; the lowest is tried first.
+        evaluate: maps coefficients ``[N]`` float64 to the loss of their model; called once per expert.
 
     Returns:
         ``[N]`` float64: ``1/k`` for the k experts that were kept, 0 for the others.

@@ -21,16 +21,16 @@ from modules.json_files import read_kept_json
 from modules.merging.merge_method import Preparation
 
 FOLDER = "statistics"
-"""Beside an expert's weights: what was measured on it."""
+"""Folder beside an expert's weights that keeps measurements of it."""
 
 
 @dataclass
 class Grams:
-    """What a merge has to know of the task vectors.
+    """Statistics of task vectors that a merge reads.
 
     Args:
-        raw: tensor to ``[N, N]`` float64 of its task vectors; tensors that no expert changed are left out.
-        prepared: the same of what the method combines.
+        raw: tensor to the Gram matrix ``[N, N]`` float64 of its task vectors; unchanged tensors are left out.
+        prepared: tensor to the Gram matrix of its task vectors as the method prepares them.
         base_square: squared length of the base, over all tensors that were compared.
     """
 
@@ -39,7 +39,7 @@ class Grams:
     base_square: float = 0.0
 
     def add(self, name: str, base: Tensor, vectors: Tensor) -> None:
-        """Take a tensor and its task vectors into account."""
+        """Add a tensor of the base and its task vectors."""
         self.base_square += float(gram_of(base[None]))
         if vectors.any():
             self.raw[name] = gram_of(vectors)
@@ -49,8 +49,8 @@ def measure(files: TaskVectorFiles, prepare: Preparation | None) -> Grams:
     """Measure all task vectors in one pass.
 
     Args:
-        files: gives them.
-        prepare: what a method does to them before it combines them; None: nothing.
+        files: gives the task vectors.
+        prepare: the method's preparation; None: it combines the task vectors as they are.
     """
     grams = Grams()
     for name in progress(files.names, "measuring angles"):
@@ -64,12 +64,12 @@ def measure(files: TaskVectorFiles, prepare: Preparation | None) -> Grams:
 def kept_grams(
     folders: Iterable[Path], preparation: Any, measured: Callable[[], Grams], say: Callable[[str], None]
 ) -> Grams:
-    """The Gram matrices kept beside the first expert, or else measured and kept there.
+    """Return the Gram matrices kept beside the first expert; measure and keep them where there are none.
 
     Args:
         folders: of the base and the experts, in their order.
-        preparation: what says how the method prepares task vectors; has a form as JSON.
-        measured: measures them.
+        preparation: describes the method's preparation of task vectors, in JSON values; None: it has none.
+        measured: measures the Gram matrices.
         say: prints a line.
     """
     folders = list(folders)
@@ -91,7 +91,7 @@ def kept_grams(
 
 
 def _stamps(folder: Path) -> list[list[Any]]:
-    """Name, size and time of all that a task vector comes from."""
+    """Return name, size and time of the files that a task vector comes from."""
     files = [*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors"), *folder.glob(CONFIG)]
     stats = {str(file.relative_to(folder)): file.stat() for file in files if file.parent.name != FOLDER}
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in sorted(stats.items())]

@@ -41,15 +41,15 @@ from modules.on_disk.rounding import NEGLIGIBLE, Rounding, is_narrow
 def merge_files(plan: Plan, out: str | Path, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Merge models on disk into a new folder.
 
-    The folder is written aside and takes its name last, so that what has the name is complete.
+    The folder is written aside and takes its name last, so that a folder of that name is complete.
 
     Args:
-        plan: what to merge, and how.
+        plan: the models, the method and its settings.
         out: the new folder.
         say: prints a line.
 
     Returns:
-        What ``merge.json`` says.
+        The content of ``merge.json``.
 
     Raises:
         UserError: `out` is taken, a model is missing or broken, models do not go together or are suspicious, or a
@@ -70,7 +70,7 @@ def merge_files(plan: Plan, out: str | Path, say: Callable[[str], None] = print)
 
 @contextmanager
 def _written_aside(out: Path) -> Iterator[Path]:
-    """A hidden folder that gets the name `out` if all goes well, and is removed if not."""
+    """Make a hidden folder that gets the name `out` if the block succeeds, and is removed if not."""
     out = out.absolute()
     aside = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:
@@ -100,7 +100,7 @@ class _Merge:
         self.coefficients: dict[str, Tensor] = {}
 
     def write(self, folder: Path) -> dict[str, Any]:
-        """Merge into an empty folder; what is known only after all was read is checked last."""
+        """Merge into an empty folder, and return the record; checks that need all tensors come last."""
         method = self.plan.method
         prepare = method.preparation(self.files.stream, self._statistics())
         if method.uses_angles:
@@ -135,7 +135,7 @@ class _Merge:
         )
 
     def _set_coefficients(self, grams: Mapping[str, Tensor]) -> None:
-        """Coefficients of each group; without angles they are the same for all."""
+        """Set the coefficients of each group; without angles they are the same for all groups."""
         self.groups = groups_of(grams or self.files.names, self.plan.granularity)
         labels = list(dict.fromkeys(self.groups.values()))
         experts = len(self.folders)
@@ -153,7 +153,7 @@ class _Merge:
         refuse_suspicious(total, self.grams.base_square**0.5, list(self.folders))
 
     def _load(self, name: str) -> tuple[Tensor, Tensor | None]:
-        """A tensor of the base and its task vectors; None where no expert changed it."""
+        """Return a tensor of the base and its task vectors, None where no expert changed it."""
         base, vectors = self.files.load(name)
         if not self.plan.method.uses_angles and name not in self.known:
             self.grams.add(name, base, vectors)
@@ -161,7 +161,7 @@ class _Merge:
         return base, vectors if name in self.grams.raw else None
 
     def _combine(self, name: str, start: Tensor, vectors: Tensor, prepare: Preparation) -> Tensor:
-        """`start` plus the merged task vector."""
+        """Return `start` plus the merged task vector."""
         prepared = prepare(name, vectors)
         return combine(start, prepared.vectors, self.coefficients[self.groups[name]], prepared.importance)
 
@@ -180,7 +180,7 @@ class _Merge:
         return self._say_rounding(rounding)
 
     def _choose_dtype(self, prepare: Preparation) -> Rounding:
-        """Take float32 where the base's own dtypes would round away too much; a pass, for a base in narrower ones."""
+        """Take float32 where the base's dtypes would round away too much; measuring that is a pass over all tensors."""
         rounding = Rounding()
         if self.plan.dtype is None and any(is_narrow(weight.info.dtype) for weight in self.files.base.weights.values()):
             for name in progress(self.files.names, "measuring what rounding loses"):
@@ -190,7 +190,7 @@ class _Merge:
         return rounding
 
     def _say_rounding(self, rounding: Rounding) -> dict[str, Any]:
-        """Return how much of the merged task vector is lost, or would have been, for ``merge.json``."""
+        """Print and return the fraction of the merged task vector that rounding loses, or would have lost."""
         if not rounding.dtypes:
             return {}
         names = " and ".join(rounding.dtypes)
@@ -236,7 +236,7 @@ class _Merge:
         return {"adapter": summary}
 
     def _record(self, weights: str) -> dict[str, Any]:
-        """Return what was merged, and how."""
+        """Return the record of the merge: its models, method, coefficients and settings."""
         plan, names = self.plan, list(self.folders)
         a = plan.method.initial(len(names)).tolist() if plan.a is None else list(plan.a)
         experts = {

@@ -1,4 +1,4 @@
-"""What to merge on disk, and how.
+"""The plan of a merge on disk: its models, its method and their settings.
 
 Shapes: N experts.
 """
@@ -17,17 +17,17 @@ from modules.positioning.position import merge_coefficients
 
 @dataclass(frozen=True)
 class Plan:
-    """What to merge, and how.
+    """The models of a merge, its method and their settings.
 
     Args:
         base: folder or hub name of theta_0.
         experts: name to folder or hub name of models, or to folders of LoRA adapters.
         method: of merging.
-        a: the free numbers of the method, one an expert; None: those it starts from.
-        scale: what the merged task vector is multiplied with.
+        a: the free numbers of the method, one per expert; None: the method's start.
+        scale: factor of the merged task vector.
         granularity: ``model``, ``layer``, ``tensor`` or a number of groups of layers, each with its own angles.
         dtype: of the merged weights; None: each as in the base, or float32 where that would round away too much.
-        max_shard_bytes: size of an output file.
+        max_shard_bytes: largest size of an output file.
         allow_suspicious: merge experts that equal the base or each other, or come from another base.
         adapter_rank: write one adapter of this rank instead of a whole model.
         settings_of: ``base`` or the name of the expert whose longest text and prompts the merged model takes, where
@@ -47,13 +47,14 @@ class Plan:
     settings_of: str | None = None
 
     def coefficients(self, gram: Tensor) -> Tensor:
-        """The coefficients of the task vectors, scale included: ``[..., N]`` float64.
+        """Return the coefficients of the task vectors, scale included: ``[..., N]`` float64.
 
         Args:
-            gram: ``[..., N, N]``, that of each group.
+            gram: ``[..., N, N]``, the Gram matrix of each group.
 
         Raises:
-            UserError: the method's order, or `a`, does not fit the experts or names no direction.
+            UserError: the method's order does not fit the experts; or `a` does not, names no direction, or is not
+                finite.
         """
         names = list(self.experts)
         places = self.method.places(names)

@@ -1,4 +1,4 @@
-"""What a merged folder says of itself: ``merge.json``, its lineage and a model card."""
+"""The records in a merged folder: ``merge.json``, its lineage and a model card."""
 
 import json
 from pathlib import Path
@@ -41,12 +41,12 @@ model = PeftModel.from_pretrained(AutoModel.from_pretrained({base!r}), "path/to/
 
 
 def write_records(folder: Path, record: dict[str, Any], ancestors: list[str]) -> dict[str, Any]:
-    """Write them.
+    """Write ``merge.json``, the lineage and the model card of a merged model.
 
     Args:
-        folder: the merged model's.
-        record: what was merged, and how.
-        ancestors: of the merged model, the base the last of them.
+        folder: of the merged model.
+        record: the content of ``merge.json``.
+        ancestors: identities of the weights of its ancestors, the base's last.
 
     Returns:
         `record`.
@@ -81,7 +81,7 @@ def _card(record: dict[str, Any]) -> str:
 
 
 def _table(record: dict[str, Any]) -> str:
-    """Experts and their coefficients; of several groups the range."""
+    """Return a table of the experts and their coefficients, with the range over several groups."""
     rows = ["| expert | a | c |", "|---|---:|---:|"]
     for name, expert in record["experts"].items():
         values = [group[name] for group in record["coefficients"].values()]

@@ -1,4 +1,4 @@
-"""What is lost where merged weights are written in a narrower dtype than they are computed in."""
+"""The loss of writing merged weights in a narrower dtype than they are computed in."""
 
 import math
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from modules.checkpoints.checkpoint_io import CHUNK
 
 NEGLIGIBLE = 0.01
-"""Of the merged task vector: what may be rounded away without a word."""
+"""Fraction of the merged task vector that may be rounded away without a message."""
 
 
 def is_narrow(dtype: torch.dtype) -> bool:
@@ -21,17 +21,17 @@ class Rounding:
 
     def __init__(self) -> None:
         self.dtypes: list[str] = []
-        """The narrow ones, by name."""
+        """Names of the narrow dtypes."""
         self._lost = 0.0
         self._whole = 0.0
 
     def add(self, base: Tensor, merged: Tensor, dtype: torch.dtype) -> None:
-        """Take a tensor into account.
+        """Add the error of a tensor.
 
         Args:
-            base: in theta_0, float32.
-            merged: in the merge, float32.
-            dtype: that it is written in.
+            base: the tensor in theta_0, float32.
+            merged: the merged tensor, float32.
+            dtype: that the merged tensor is written in.
         """
         if is_narrow(dtype) and (name := str(dtype)[6:]) not in self.dtypes:
             self.dtypes.append(name)
@@ -42,7 +42,7 @@ class Rounding:
 
     @property
     def lost(self) -> float:
-        """The part that is rounded away; 0 where there is no task vector to lose."""
+        """The fraction that is rounded away; 0 where there is no task vector to lose."""
         return math.sqrt(self._lost / self._whole) if self._whole else 0.0
 
 

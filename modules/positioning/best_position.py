@@ -14,7 +14,7 @@ class BestPosition:
     """Keeps the best position of a search, its start included.
 
     Args:
-        position: what is searched.
+        position: the position that is searched.
         settled: a search has settled when no coefficient moved by more than this between two validations.
 
     Attributes:
@@ -66,16 +66,16 @@ class BestPosition:
 
     @property
     def ending(self) -> Ending:
-        """How the search ended, or where it is."""
+        """The ending of the search, or its state if it goes on."""
         return ending_of(self.history, self._at_start, self.settled)
 
     def restore(self) -> None:
-        """Stand at the best position seen, if one was."""
+        """Move to the best position seen, if there is one."""
         if self.numbers is not None:
             self.position.load_state_dict(self.numbers)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
+        """Return the state that a checkpoint keeps."""
         return {
             "objective": self.objective,
             "numbers": self.numbers,
@@ -85,7 +85,7 @@ class BestPosition:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state of a checkpoint."""
         self.objective, self.numbers, self.history = state["objective"], state["numbers"], state["history"]
         self._at_start, self._last_coefficients = state["at_start"], state["last_coefficients"]
 

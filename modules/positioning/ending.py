@@ -1,4 +1,4 @@
-"""How the search of a position ended: whether it had settled, or its budget was used up before."""
+"""The ending of a position's search: it has settled, or its budget was used up before."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ class Ending:
 
     Args:
         settled: whether no coefficient moved by more than the limit between the last two validations.
-        validations: how many there were.
-        best: the number of the validation whose position is kept; 0: that of the start.
+        validations: number of validations.
+        best: number of the validation whose position is kept; 0: the start.
         moved: the largest change of a coefficient ``c`` since the validation before the last, or since the start.
-        fell: how much the objective fell in that time; negative: it rose.
+        fell: decrease of the objective in that time; negative: it rose.
 
     Example:
         >>> str(Ending(settled=True, validations=3, best=2, moved=0.0, fell=0.0))
@@ -43,7 +43,7 @@ class Ending:
 
 
 def ending_of(history: Sequence[Mapping[str, float]], start: float, limit: float) -> Ending:
-    """Return how a search ended.
+    """Return the ending of a search.
 
     Args:
         history: ``objective`` and ``moved`` of each validation.

@@ -1,4 +1,4 @@
-"""From expert folders to an encoder that stands between them: loaded, checked, prepared for a merge method."""
+"""The experts of a merge: their folders, the checks of their task vectors, and the encoder between them."""
 
 import math
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from modules.positioning.task_vectors import Vectors, gram_matrices, prepare_vec
 
 @dataclass(frozen=True)
 class Expert:
-    """Where an expert comes from: one of the two. A plain string stands for a path.
+    """The origin of an expert: a path or a recipe. A plain string stands for a path.
 
     Args:
         path: a trained model's folder or hub name.
@@ -66,14 +66,17 @@ def refuse_wrong_experts(base: TextEncoder, weights: str, experts: dict[str, str
 
     Args:
         base: theta_0.
-        weights: their identity.
+        weights: identity of the base's weights.
         experts: name to folder.
-        vectors: their task vectors.
+        vectors: the task vectors of the experts.
+
+    Raises:
+        UserError: an expert is refused.
     """
     known = {name: read_lineage(find_base_model(path), rank_zero_info) for name, path in experts.items()}
     refuse_other_ancestors(weights, known)
     if not vectors:
-        return  # `merged_encoder` says so, insisted or not
+        return  # `merged_encoder` refuses it, insisted or not
     gram = gram_matrices(vectors, dict.fromkeys(vectors, "model"))[0]
     norm = math.sqrt(sum(float(gram_of(weight[None])) for weight in base.parameters()))
     refuse_suspicious(gram, norm, list(experts))

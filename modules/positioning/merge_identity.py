@@ -1,4 +1,4 @@
-"""What a position was learned between, and how: the identity that a checkpoint of it keeps."""
+"""The identity of a merge, which a checkpoint of its position keeps: models, method, search and settings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,11 +14,11 @@ WEIGHTS = "weights of "
 def merge_identity(
     base: str, experts: Mapping[str, str], method: MergeMethod, search: Search, **settings: Any
 ) -> dict[str, Any]:
-    """All that a position means nothing without, in plain values.
+    """Return the identity of a merge, in plain values.
 
     Args:
-        base: the identity of its weights.
-        experts: name to the identity of the weights, in the order of the merge.
+        base: identity of the base's weights.
+        experts: name to the identity of the expert's weights, in the order of the merge.
         method: how the task vectors are combined.
         search: how the numbers are found.
         settings: of the `MergeModule`.
@@ -33,10 +33,10 @@ def refuse_other_merge(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None
 
     Args:
         saved: the identity in the checkpoint.
-        own: that of the module which loads it.
+        own: the identity of the module that loads it.
 
     Raises:
-        UserError: they differ; it says in what.
+        UserError: the identities differ; the message has the first difference.
     """
     for key in (*own, *saved):
         there, here = saved.get(key), own.get(key)

@@ -29,9 +29,9 @@ class MergedEncoder(nn.Module):
 
     Args:
         base: theta_0; its parameters are frozen here.
-        vectors: what is combined, ``[N, *shape]`` per changed parameter of the backbone.
-        position: where to stand.
-        groups: the group of `position` that each of these parameters belongs to, by number.
+        vectors: changed parameter of the backbone to its prepared task vectors, ``[N, *shape]``.
+        position: gives the coefficients.
+        groups: each of these parameters to the number of its group in `position`; None: there is one group.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class MergedEncoder(nn.Module):
         self._tied: tuple[Tensor, dict[str, Tensor]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy takes along: all but what it works out itself, which hangs on this position."""
+        """Return the state of a copy: everything but the merged weights, which are tied to this position."""
         return self.__dict__ | {"_merged": None, "_tied": None}
 
     def forward(self, features: Features) -> Tensor:
@@ -71,7 +71,7 @@ class MergedEncoder(nn.Module):
         return embeddings
 
     def _weights(self) -> dict[str, Tensor]:
-        """The weights at the current position; where gradients are enabled, tied to it once per position."""
+        """Return the weights at the current position; where gradients are enabled, tied to it once per position."""
         c = self._coefficients()
         merged = self._merge(c)
         if not torch.is_grad_enabled():
@@ -86,7 +86,7 @@ class MergedEncoder(nn.Module):
         return {name: self._weight(name, c[group], merged) for name, group in self._with_groups()}
 
     def _weight(self, name: str, c: Tensor, merged: Mapping[str, Tensor]) -> Tensor:
-        """The weight that forward passes use, tied to its coefficients ``[N]``."""
+        """Return the weight that forward passes use, tied to its coefficients ``[N]``."""
         prepared = self._prepared(name)
         if name in self.tables:
             return MergedTable.of(self._own[name], prepared, c)
@@ -94,15 +94,15 @@ class MergedEncoder(nn.Module):
 
     @torch.no_grad()
     def _coefficients(self) -> Tensor:
-        """``[G, N]`` float64, on the CPU; the same tensor until the position's numbers change."""
+        """Return ``[G, N]`` float64, on the CPU; the same tensor until the position's numbers change."""
         return self.position.coefficients()
 
     def _merge(self, c: Tensor) -> dict[str, Tensor]:
-        """The merged tensors at `c`, tables aside, kept until another `c` (or device, or dtype) is asked for."""
+        """Return the merged tensors at `c`, tables aside; they are kept until `c`, the device or the dtype changes."""
         device, dtype = self._first.device, self._first.dtype
         if self._merged is not None and torch.equal(self._merged[0], c) and self._merged[1:3] == (device, dtype):
             return self._merged[3]
-        self._merged = self._tied = None  # before the new ones are made: two merged models need not be in memory
+        self._merged = self._tied = None  # before new weights are made: two merged models need not be in memory
         there = c.to(float32_or_better(self._first[:0]), non_blocking=True)  # all at once, not tensor by tensor
         merged = {
             name: self._combined(name, there[group]) for name, group in self._with_groups() if name not in self.tables
@@ -111,7 +111,7 @@ class MergedEncoder(nn.Module):
         return merged
 
     def _combined(self, name: str, c: Tensor) -> Tensor:
-        with torch.inference_mode(False):  # what is made in inference mode could not be trained through afterwards
+        with torch.inference_mode(False):  # tensors made in inference mode could not be trained through afterwards
             vectors, importance = self._prepared(name)
             return combine(self._own[name], vectors, c, importance)
 
@@ -132,38 +132,38 @@ class MergedEncoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.base.device
 
     @property
     def prompts(self) -> dict[str, str]:
-        """The base's."""
+        """The base's prompts: name to prefix."""
         return self.base.prompts
 
     @property
     def default_prompt_name(self) -> str | None:
-        """The base's."""
+        """The name of the base's default prompt."""
         return self.base.default_prompt_name
 
     @property
     def similarity(self) -> str:
-        """The base's."""
+        """The sentence-transformers name of the base's similarity function."""
         return self.base.similarity
 
     @property
     def tokenizer(self) -> TextTokenizer:
-        """The base's."""
+        """The base's tokenizer."""
         return self.base.tokenizer
 
     @property
     def max_length(self) -> int:
-        """The base's."""
+        """The number of tokens that the base keeps of a text."""
         return self.base.max_length
 
     def tokenize(
         self, texts: Sequence[str], max_length: int | None = None, prompts: str | Sequence[str] = ""
     ) -> Features:
-        """Tokenise as the base does."""
+        """Tokenise texts as the base does; see `TextEncoder.tokenize`."""
         return self.base.tokenize(texts, max_length, prompts)
 
     def tokenization(self, max_length: int | None = None) -> Tokenization:
@@ -186,5 +186,5 @@ def _frozen(tensors: Mapping[str, Tensor]) -> nn.ParameterDict:
 
 
 def _key(name: str) -> str:
-    """A parameter's name as ParameterDict takes it."""
+    """Return a parameter's name in the form that ParameterDict takes."""
     return name.replace(".", "/")

@@ -12,7 +12,7 @@ from modules.merging.merge_method import Prepared
 
 
 class MergedTable(Tensor):
-    """Stands for the weight of an embedding; a lookup merges the rows it needs, whatever module asks for it.
+    """Stands for the weight of an embedding; a lookup merges the rows that it needs, whatever module makes it.
 
     A vocabulary has tens of thousands of rows, a batch some hundred different tokens. Rows are merged by the one
     kernel, so they have the bits of a merge of the whole table.
@@ -23,7 +23,7 @@ class MergedTable(Tensor):
 
     @staticmethod
     def of(base: Tensor, vectors: Prepared, coefficients: Tensor) -> "MergedTable":
-        """Make one.
+        """Return the table of a merge.
 
         Args:
             base: ``[rows, dim]``.
@@ -43,7 +43,7 @@ class MergedTable(Tensor):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Answer ``F.embedding`` and questions like the dtype; anything else is given the whole merged table."""
+        """Answer ``F.embedding`` and attributes like the dtype; give other functions the whole merged table."""
         if func is F.embedding:
             return cls._look_up(*args[:2])
         if func.__name__ != "__get__":  # the getter of an attribute
@@ -52,7 +52,7 @@ class MergedTable(Tensor):
             return func(*args, **(kwargs or {}))
 
     def whole(self) -> Tensor:
-        """All rows, merged: ``[rows, dim]``."""
+        """Return all rows, merged: ``[rows, dim]``."""
         return self._rows(slice(None))
 
     @staticmethod
@@ -61,7 +61,7 @@ class MergedTable(Tensor):
         return F.embedding(places, table._rows(rows))
 
     def _rows(self, rows: Tensor | slice) -> Tensor:
-        """Return some rows, merged and tied to their coefficients."""
+        """Return the given rows, merged and tied to their coefficients."""
         with torch._C.DisableTorchFunctionSubclass():
             base, vectors = self.as_subclass(Tensor)[rows], self.vectors.vectors[:, rows]
             importance = None if self.vectors.importance is None else self.vectors.importance[:, rows]

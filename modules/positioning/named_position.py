@@ -1,4 +1,4 @@
-"""A position in the words of its merge: numbers by the names of its experts and groups.
+"""The numbers of a position by the names of its experts and groups.
 
 Shapes: N experts, G groups of tensors with coefficients of their own.
 """
@@ -39,14 +39,14 @@ def mean_position(position: Position, experts: Sequence[str]) -> dict[str, float
 def start_from(position: Position, experts: Sequence[str], described: Mapping[str, float]) -> None:
     """Move a position to the coefficients ``c`` of another, whatever the methods of the two are.
 
-    Experts that the other does not name get the mean of the others. Of a method that prepares the task vectors (TIES,
-    DARE, Fisher, RegMean), ``c`` are the factors of what it has prepared, so that the start is the same model only if
+    Experts that the other does not name get the mean of the others. For a method that prepares the task vectors (TIES,
+    DARE, Fisher, RegMean), ``c`` are the factors of the prepared vectors, so that the start is the same model only if
     both prepare alike.
 
     Args:
         position: of the merge.
         experts: their names, in the order of the merge.
-        described: the other, as `describe_position` returns it.
+        described: the other position, as `describe_position` returns it.
 
     Raises:
         UserError: either position has several groups, they have no expert in common, or this position cannot have

@@ -1,4 +1,4 @@
-"""What a position is searched by.
+"""The objective by which a position is searched.
 
 Li et al. 2024, arXiv 2410.15035, section 3.2:
 ``(a*, lambda*) = argmin mean over data sets t of L_t(theta_0 + lambda V(a)) / L_t(theta_0) + mu * lambda``.
@@ -29,7 +29,7 @@ class Objective:
 
     Attributes:
         base_losses: data set to the mean loss of the base on its validation rows.
-        start: ``[G, N]`` float64, the coefficients that are pulled to.
+        start: ``[G, N]`` float64, the coefficients to which the pull goes.
 
     Example:
         >>> objective = Objective(position, mu=0.02)
@@ -45,11 +45,11 @@ class Objective:
         self.start_here()
 
     def start_here(self) -> None:
-        """Pull to where the position stands."""
+        """Take the present coefficients as the start to which the pull goes."""
         self.start = self.position.coefficients().detach()
 
     def measure_base(self, base: nn.Module, trainer: Trainer, rows: Mapping[str, Any]) -> None:
-        """Take the losses of the model that others are relative to.
+        """Measure the losses of the model that other losses are relative to.
 
         Args:
             base: on the trainer's device.
@@ -72,7 +72,7 @@ class Objective:
         self._measured_on = {}
 
     def relative_loss(self, task: str, loss: Tensor) -> Tensor:
-        """Return a loss of a data set divided by the base's."""
+        """Return a loss of a data set divided by the base's loss on it."""
         return loss / self.base_losses[task]
 
     def validated(self, losses: Mapping[str, float], weights: Mapping[str, float]) -> float:
@@ -136,9 +136,9 @@ class Objective:
         return value / len(batches), [total / len(batches) for total in gradients]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
+        """Return the state that a checkpoint keeps."""
         return {"base_losses": self.base_losses, "measured_on": self._measured_on, "start": self.start}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state of a checkpoint."""
         self.base_losses, self._measured_on, self.start = state["base_losses"], state["measured_on"], state["start"]

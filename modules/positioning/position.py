@@ -17,25 +17,25 @@ from modules.errors import UserError
 from modules.merging import MergeMethod
 
 MOST_STEPS = 100
-"""Of Newton's method, which needs a handful where there is a solution."""
+"""Maximum number of Newton's steps; a handful suffices where there is a solution."""
 
 REACHED = 1e-6
 """Relative error of coefficients at which they count as found; float32 shows no less."""
 
 
 def inverse_softplus(value: Tensor) -> Tensor:
-    """The ``x`` whose softplus is `value`, for positive values."""
+    """Return the ``x`` whose softplus is `value`, for positive values."""
     return value + torch.log(-torch.expm1(-value))
 
 
 def merge_coefficients(method: MergeMethod, a: Tensor, gram: Tensor, order: Sequence[int]) -> Tensor:
-    """The coefficients of the task vectors, scale aside, in the experts' order.
+    """Return the coefficients of the task vectors, scale aside, in the experts' order.
 
     Args:
-        method: maps ``a`` to coefficients; says what zeros and signs mean, see `MergeMethod`.
-        a: ``[..., N]``, in the experts' order.
+        method: maps ``a`` to coefficients.
+        a: ``[..., N]``, in the experts' order; for zeros and signs see `MergeMethod`.
         gram: ``[..., N, N]``.
-        order: the experts in the order in which the method takes them.
+        order: indices of the experts in the order in which the method takes them.
 
     Returns:
         ``[..., N]``.
@@ -50,7 +50,7 @@ def merge_coefficients(method: MergeMethod, a: Tensor, gram: Tensor, order: Sequ
 
 
 def place_of(method: MergeMethod, c: Tensor, gram: Tensor, order: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The ``a`` and the scale at which a method has given coefficients: Newton's method on their logarithms.
+    """Return the ``a`` and the scale at which a method has given coefficients, by Newton's method on logarithms.
 
     Coefficients have the signs and zeros of ``a``. Where only ratios of ``a`` matter, their mean size is 1.
 
@@ -58,7 +58,7 @@ def place_of(method: MergeMethod, c: Tensor, gram: Tensor, order: Sequence[int])
         method: maps ``a`` to coefficients.
         c: ``[N]`` float64, scale included.
         gram: ``[N, N]``.
-        order: the experts in the order in which the method takes them.
+        order: indices of the experts in the order in which the method takes them.
 
     Returns:
         ``a``, ``[N]``, and the scale, a scalar; 1 for a method that has none.
@@ -100,10 +100,10 @@ def _shown(numbers: Tensor) -> str:
 
 @dataclass
 class _Place:
-    """What is worked out once at a place: all float64, on the CPU.
+    """The coefficients at a place, worked out once: all float64, on the CPU.
 
     Args:
-        raw: ``[G, N + 1]``, the numbers there: those of ``a``, then that of the scale.
+        raw: ``[G, N + 1]``, the numbers there: of ``a``, then of the scale.
         c: ``[G, N]``, the coefficients.
         derivative: ``[G, N, N + 1]``, of `c` in `raw`; None until a gradient may be asked for.
     """
@@ -114,9 +114,9 @@ class _Place:
 
 
 class _Tie(torch.autograd.Function):
-    """Ties coefficients to the raw numbers by a derivative that is known.
+    """Ties coefficients to the raw numbers by a known derivative.
 
-    The derivative is not a saved tensor, which the first backward pass would free: all those of a step go through it.
+    The derivative is not saved for the backward pass: the first of a step's backward passes would free it.
     """
 
     @staticmethod
@@ -135,14 +135,14 @@ class _Tie(torch.autograd.Function):
 class Position(nn.Module):
     """Coefficients ``a`` and scale ``lambda`` of a merge, the only trainable numbers of Self Positioning.
 
-    The parameters are the inverse softplus of what they stand for (with `signed`, ``a`` itself), float32 at every
-    precision of the model. What is computed from them is computed in float64 on the CPU: it is a handful of numbers,
-    and angles need the digits. It is computed once per place, however many forward and backward passes go through it.
+    The parameters are the inverse softplus of these numbers (with `signed`, ``a`` itself), float32 at every precision
+    of the model. The coefficients are computed from them in float64 on the CPU: they are a handful of numbers, and
+    angles need the digits. They are computed once per place, however many forward and backward passes use them.
 
     Args:
         method: maps ``a`` to the coefficients of the task vectors.
         grams: ``[N, N]`` or ``[G, N, N]`` float64 Gram matrix of the task vectors of each group, in the experts' order.
-        order: the experts in the order in which the method takes them.
+        order: indices of the experts in the order in which the method takes them; None: as they are given.
         signed: whether ``a`` may be zero or negative.
         labels: the groups' names.
     """
@@ -169,21 +169,21 @@ class Position(nn.Module):
 
     @property
     def a(self) -> Tensor:
-        """``[G, N]``: the free numbers as they are."""
+        """The free numbers ``a``: ``[G, N]`` float64."""
         return self._free(self.raw_a.cpu().double())
 
     @property
     def scale(self) -> Tensor:
-        """``lambda``, positive: ``[G]``; 1 for a method whose coefficients include it."""
+        """The scale ``lambda``, positive: ``[G]`` float64; 1 for a method whose coefficients include it."""
         return self._positive(self.raw_scale.cpu().double())
 
     def coefficients(self, like: Tensor | None = None) -> Tensor:
-        """``[G, N]``: what each task vector is multiplied with, scale included; differentiable.
+        """Return the factors of the task vectors, scale included: ``[G, N]``; differentiable.
 
-        Without gradients it is the same tensor until the numbers change.
+        Without gradients, and without `like`, it is the same tensor until the numbers change.
 
         Args:
-            like: whose dtype and device they are wanted in, and their gradient is taken in; None: float64 on the CPU.
+            like: a tensor of the dtype and device for the factors and their gradient; None: float64 on the CPU.
 
         Raises:
             UserError: the numbers of a group name no direction.
@@ -198,7 +198,7 @@ class Position(nn.Module):
         return _Tie.apply(self.raw_a, self.raw_scale, c, place.derivative.to(like, non_blocking=True))
 
     def _here(self) -> _Place:
-        """The present place, worked out anew where the raw numbers have changed."""
+        """Return the present place, worked out anew where the raw numbers have changed."""
         with torch.inference_mode(False), torch.no_grad():  # a place found in inference mode is trained at, too
             raw = torch.cat([self.raw_a, self.raw_scale[:, None]], 1).cpu().double()
             if self._place is None or not torch.equal(self._place.raw, raw):
@@ -206,7 +206,7 @@ class Position(nn.Module):
         return self._place
 
     def _derivative(self, raw: Tensor) -> Tensor:
-        """``[G, N, N + 1]``: one backward pass, through as many copies of each group as it has coefficients."""
+        """Return ``[G, N, N + 1]``, by one backward pass through a copy of each group per coefficient."""
         groups, experts, _ = self.grams.shape
         with torch.inference_mode(False), torch.enable_grad():
             copies = raw.repeat_interleave(experts, 0).requires_grad_()
@@ -216,7 +216,7 @@ class Position(nn.Module):
         return derivative.view(groups, experts, experts + 1)
 
     def _coefficients_at(self, raw: Tensor, grams: Tensor) -> Tensor:
-        """``[G, N]`` from ``[G, N + 1]`` and ``[G, N, N]``."""
+        """Return coefficients ``[G, N]`` from ``[G, N + 1]`` and ``[G, N, N]``."""
         a, scale = self._free(raw[:, :-1].contiguous()), self._positive(raw[:, -1].contiguous())
         return scale[:, None] * merge_coefficients(self.method, a, grams, self.order)
 
@@ -231,8 +231,8 @@ class Position(nn.Module):
         """Move to a place, the same in all groups.
 
         Args:
-            a: ``[N]``, positive unless `signed`; None: as it is.
-            scale: positive, of a method that has one; None: as it is.
+            a: ``[N]``, positive unless `signed`; None: it stays.
+            scale: positive, ignored by a method without a scale; None: it stays.
 
         Raises:
             UserError: the position cannot stand there.
@@ -247,7 +247,7 @@ class Position(nn.Module):
 
     @torch.no_grad()
     def stand_where(self, c: Tensor) -> None:
-        """Move to where the task vectors, as the method prepares them, have given coefficients, the same in all groups.
+        """Move to the place where the prepared task vectors have given coefficients, the same in all groups.
 
         Args:
             c: ``[N]`` float64, scale included.
@@ -265,7 +265,7 @@ class Position(nn.Module):
         return a if self.signed else inverse_softplus(a)
 
     def _refuse(self, numbers: Tensor) -> None:
-        """Raise a UserError if these can be neither ``a`` nor coefficients of this position."""
+        """Refuse numbers that can be neither ``a`` nor coefficients of this position."""
         if not numbers.isfinite().all():
             raise UserError(f"a position cannot stand at {_shown(numbers)}; give finite numbers")
         if not self.signed and not (numbers > 0).all():

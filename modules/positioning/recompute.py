@@ -16,9 +16,9 @@ def checkpointing_layers(model: nn.Module) -> list[GradientCheckpointingLayer]:
 
 @contextmanager
 def checkpointed_in_evaluation(layers: Sequence[GradientCheckpointingLayer]) -> Iterator[None]:
-    """A block in which layers with ``gradient_checkpointing`` heed it, and still run without dropout.
+    """Make layers with ``gradient_checkpointing`` heed it within the block, and still run without dropout.
 
-    transformers checkpoints in training mode only, which a layer is in here until it runs.
+    transformers checkpoints in training mode only: here a layer is in training mode until it runs.
     """
     name = "_gradient_checkpointing_func"
     active = [(layer, getattr(layer, name)) for layer in layers if layer.gradient_checkpointing]

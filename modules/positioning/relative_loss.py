@@ -1,4 +1,4 @@
-"""Losses that others are relative to: those of a model on the validation rows."""
+"""The losses of a model on the validation rows, which other losses are relative to."""
 
 from collections.abc import Mapping
 
@@ -33,7 +33,7 @@ def validation_losses(encoder: nn.Module, trainer: Trainer) -> dict[str, float]:
 
 
 def refuse_undefined(base_losses: Mapping[str, float]) -> None:
-    """Refuse losses that nothing can be divided by.
+    """Refuse losses by which no loss can be divided.
 
     Args:
         base_losses: data set to the base's loss on its validation rows.

@@ -15,8 +15,8 @@ class StandIn:
     backward pass, and they have to find there what they found before.
 
     Args:
-        module: any.
-        parameters: name to parameter of the module; of tied parameters, every place is meant.
+        module: a module of any kind.
+        parameters: name to parameter of the module; a tied parameter is replaced in all its places.
 
     Example:
         >>> layer = nn.Linear(2, 1)
@@ -37,7 +37,7 @@ class StandIn:
 
     @contextmanager
     def in_forward(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-        """A block in which these tensors are the module's.
+        """Put tensors in the place of the module's parameters within the block.
 
         Args:
             tensors: by the names of the parameters.
@@ -47,11 +47,15 @@ class StandIn:
         try:
             yield
         finally:
-            self._present = before  # others, if a backward pass runs this forward pass again
+            self._present = before  # other tensors, if a backward pass runs this forward pass again
             self._put()
 
     def in_backward(self, tensors: Mapping[str, Tensor]) -> None:
-        """Have these tensors be the module's from here to the end of the backward pass that calls this."""
+        """Put tensors in the place of the module's parameters until the end of the running backward pass.
+
+        Args:
+            tensors: by the names of the parameters.
+        """
 
         def end() -> None:
             self._present = self._own

@@ -18,7 +18,7 @@ from modules.gram import gram_of, sum_by_group
 from modules.merging.merge_method import MergeMethod, Prepared, Statistics
 
 Vectors = dict[str, Tensor]
-"""Parameter of the backbone to ``[N, *shape]``: the same parameter's difference in every expert."""
+"""Parameter of the backbone to ``[N, *shape]``: its difference to theta_0 in every expert."""
 
 
 def load_task_vectors(
@@ -32,10 +32,10 @@ def load_task_vectors(
     """Read the task vectors of experts from their files, tensor by tensor, as a merge on disk does.
 
     Args:
-        base: theta_0, as loaded; what it does not say of pooling, prompts and lengths it takes from the experts.
+        base: theta_0, as loaded; it takes pooling, prompts and lengths that it does not say from the experts.
         experts: name to the folder of a model or an adapter, or to a hub name.
-        settings_of: whose longest text and prompts the base takes, where models differ; see `modules.compatibility`.
-        pooling: told for a base that does not say how it pools; experts that say another are refused.
+        settings_of: the model whose longest text and prompts the base takes, where models differ; see `agree`.
+        pooling: of a base that does not say how it pools; experts that say another are refused.
         trust_remote_code: let transformers run the code of an expert whose modules the base takes.
         say: prints a line.
 
@@ -57,7 +57,7 @@ def load_task_vectors(
 
 
 def _take_pipeline(base: TextEncoder, chosen: Pipeline, pooling: str | None, trust_remote_code: bool) -> None:
-    """Have the base turn hidden states and texts into what the chosen pipeline says."""
+    """Give the base the modules and the settings of texts of the chosen pipeline."""
     if chosen.folder != base.folder:
         base.take_pipeline(TextEncoder.load(chosen.folder, pooling=pooling, trust_remote_code=trust_remote_code))
     if chosen.settings != text_settings(base.folder, base.folder):
@@ -65,13 +65,13 @@ def _take_pipeline(base: TextEncoder, chosen: Pipeline, pooling: str | None, tru
 
 
 def prepare_vectors(method: MergeMethod, vectors: Vectors, statistics: Statistics | None = None) -> dict[str, Prepared]:
-    """Return what a method combines, tensor by tensor; `vectors` may be changed in place."""
+    """Return the task vectors as a method combines them, by tensor; `vectors` may be changed in place."""
     prepare = method.preparation(lambda: iter(vectors.items()), statistics)
     return {name: prepare(name, stacked) for name, stacked in vectors.items()}
 
 
 def gram_matrices(vectors: Mapping[str, Tensor], groups: Mapping[str, str]) -> Tensor:
-    """``G[i, j] = <V_i, V_j>`` over the parameters of each group.
+    """Return ``G[i, j] = <V_i, V_j>`` over the parameters of each group.
 
     Args:
         vectors: ``[N, *shape]`` per parameter.

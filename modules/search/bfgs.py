@@ -7,12 +7,12 @@ from torch.optim import Optimizer
 from modules.search.search import Closure, NumberOptimizer, Search
 
 SUFFICIENT = 1e-4
-"""Armijo's constant: the part of the decrease promised by the slope that a step must give."""
+"""Armijo's constant: the fraction of the decrease promised by the slope that a step must give."""
 
 MOST_TRIALS = 6
 
 RESOLUTION = 1e-6
-"""Relative change that float32 cannot show, of the numbers or of the objective: more passes would be wasted."""
+"""Relative change of the numbers or the objective that float32 cannot show: more passes would be wasted."""
 
 
 class Bfgs(Search):
@@ -24,6 +24,10 @@ class Bfgs(Search):
 
     Args:
         first_step: length of the first trial step, in the units of the raw numbers.
+
+    Example:
+        >>> merge = MergeModule("experts/base", {"sts": "experts/sts", "faq": "experts/faq"}, search=Bfgs())
+        >>> Trainer(max_epochs=40).fit(merge, datamodule=ProbeDataModule(tasks))  # a step per epoch
     """
 
     full_probe = True
@@ -32,12 +36,12 @@ class Bfgs(Search):
         self.first_step = first_step
 
     def optimizer(self, parameters: list[nn.Parameter]) -> Optimizer:
-        """A `BfgsOptimizer`."""
+        """Return a `BfgsOptimizer`."""
         return BfgsOptimizer(parameters, self.first_step)
 
 
 class BfgsOptimizer(NumberOptimizer):
-    """See `Bfgs`.
+    """The optimizer of `Bfgs`.
 
     Args:
         parameters: the numbers.
@@ -51,8 +55,14 @@ class BfgsOptimizer(NumberOptimizer):
     def step(self, closure: Closure) -> Tensor:  # type: ignore[override]
         """Move to a better point along the quasi-Newton direction, or else along steepest descent.
 
-        Where neither leads to one, or the slope promises no change that float32 can show, the search has ended: the
-        step, and each one after it, stays where it is and evaluates nothing.
+        Where neither leads to a better point, or the slope promises no change that float32 can show, the search has
+        ended: this step and all later steps stay at the point and evaluate nothing more.
+
+        Args:
+            closure: evaluates the objective and its gradient.
+
+        Returns:
+            The objective at the point, a float64 scalar.
         """
         memory = self.memory
         if not memory:
@@ -62,7 +72,7 @@ class BfgsOptimizer(NumberOptimizer):
         return memory["value"]
 
     def _descend(self, closure: Closure) -> bool:
-        """Take one step down; False where there is none."""
+        """Take one step down; return False where there is none."""
         memory, x = self.memory, self.numbers()
         value, gradient = memory["value"], memory["gradient"]
         while True:
@@ -75,10 +85,10 @@ class BfgsOptimizer(NumberOptimizer):
                 return True
             if steepest:
                 return False
-            del memory["inverse"]  # what was learned of the curvature misleads here
+            del memory["inverse"]  # the learned curvature misleads here
 
     def _search_along(self, direction: Tensor, closure: Closure) -> bool:
-        """Move to the first point along a direction that is low enough (backtracking); stay where there is none."""
+        """Move to the first point along a direction that is low enough (backtracking), or stay and return False."""
         memory, x = self.memory, self.numbers()
         value, gradient = memory["value"], memory["gradient"]
         slope, length = gradient @ direction, 1.0
@@ -104,7 +114,7 @@ class BfgsOptimizer(NumberOptimizer):
         return -gradient * (self.first_step / gradient.norm().clamp(min=1e-12))
 
     def _learn_curvature(self, moved: Tensor, change: Tensor) -> None:
-        """The BFGS update of the inverse Hessian, left out where the curvature along the step is not positive."""
+        """Update the inverse Hessian, unless the curvature along the step is not positive."""
         curvature = moved @ change
         if curvature <= 1e-12 * moved.norm() * change.norm():
             return

@@ -1,4 +1,4 @@
-"""A search that needs no gradient."""
+"""CMA-ES: a search without gradients."""
 
 from typing import TYPE_CHECKING
 
@@ -13,15 +13,21 @@ if TYPE_CHECKING:
 
 
 class CmaEs(Search):
-    """CMA-ES (Hansen 2016, arXiv 1604.00772; library ``cmaes``): a step is one generation.
+    """CMA-ES (Hansen 2016, arXiv 1604.00772; library ``cmaes``), one step per generation.
 
-    For objectives without a gradient, and the rival of the gradient searches at the same number of forward passes.
+    It is for objectives without a gradient, and for comparison with gradient searches at equal forward passes.
     After each generation the position stands at the mean of the search distribution.
 
     Args:
-        sigma: its first standard deviation, in the units of the raw numbers.
-        population: evaluations a generation; None: ``4 + 3 ln(numbers)``.
-        seed: of its random numbers, the same in every process.
+        sigma: standard deviation of the first generation, in the units of the raw numbers.
+        population: evaluations per generation; None: ``4 + 3 ln(numbers)``.
+        seed: of the random numbers, the same in every process.
+
+    Example:
+        >>> numbers = nn.Parameter(torch.tensor([1.0, 2.0]))
+        >>> optimizer = CmaEs().optimizer([numbers])
+        >>> for _ in range(50):
+        ...     lowest = optimizer.step(lambda: numbers.square().sum())
     """
 
     full_probe = True
@@ -32,12 +38,12 @@ class CmaEs(Search):
         self.seed = seed
 
     def optimizer(self, parameters: list[nn.Parameter]) -> Optimizer:
-        """A `CmaEsOptimizer`."""
+        """Return a `CmaEsOptimizer`."""
         return CmaEsOptimizer(parameters, self)
 
 
 class CmaEsOptimizer(NumberOptimizer):
-    """See `CmaEs`.
+    """The optimizer of `CmaEs`.
 
     Args:
         parameters: the numbers, at least 2.
@@ -51,7 +57,7 @@ class CmaEsOptimizer(NumberOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Closure) -> Tensor:  # type: ignore[override]
-        """Evaluate one generation and move to the new mean; returns the best value in it."""
+        """Evaluate one generation and move to the new mean; return the best value of the generation."""
         cma = self._cma or self._restored()
         points = [torch.from_numpy(cma.ask()) for _ in range(cma.population_size)]
         values = []
@@ -64,12 +70,12 @@ class CmaEsOptimizer(NumberOptimizer):
         return torch.stack(values).min()
 
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
-        """Go on where the state was saved."""
+        """Load a state; the next step goes on from it."""
         super().load_state_dict(state_dict)
         self._cma = None
 
     def _restored(self) -> "CMA":
-        """The search as it was: it is a function of the start, the seed and all values so far."""
+        """Return the search as it was, from the start, the seed and all values so far."""
         from cmaes import CMA  # here, because no other search needs it
 
         memory = self.memory

@@ -1,4 +1,4 @@
-"""What a search of the position is."""
+"""The base classes of searches for a position and of their optimizers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -12,21 +12,30 @@ Closure = Callable[[], Tensor]
 
 
 class Search(ABC):
-    """Makes the optimizer that moves the N + 1 numbers of a position."""
+    """Makes the optimizer that moves the N + 1 numbers of a position.
+
+    Example:
+        Gradient descent, in ``modules/search/descent.py``; one line of ``modules/search/__init__.py`` and one of
+        ``modules/__init__.pyi`` export it, and ``search: {class_path: modules.Descent}`` searches with it::
+
+            class Descent(Search):
+                def optimizer(self, parameters):
+                    return torch.optim.SGD(parameters, lr=0.1)
+    """
 
     full_probe: bool = False
-    """Whether a step evaluates the objective on the whole probe, by a closure, instead of on the next batch."""
+    """True where a step evaluates the objective on the whole probe, by a closure, instead of on the next batch."""
 
     @abstractmethod
     def optimizer(self, parameters: list[nn.Parameter]) -> Optimizer:
-        """The optimizer of these numbers; one for `full_probe` needs a `Closure` in every step."""
+        """Return the optimizer of a position's numbers; with `full_probe`, each step is given a `Closure`."""
 
 
 class NumberOptimizer(Optimizer):
     """An optimizer that sees all numbers as one vector ``x``: ``[numbers]``, float64, on the CPU.
 
     Args:
-        parameters: what the numbers are.
+        parameters: the numbers.
     """
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
@@ -35,26 +44,26 @@ class NumberOptimizer(Optimizer):
 
     @property
     def memory(self) -> dict[str, Tensor]:
-        """What is kept from step to step, saved and loaded like the state of any optimizer."""
+        """The tensors kept from step to step, saved and loaded like the state of any optimizer."""
         memory: dict[str, Tensor] = self.state[self.parameters[0]]
         return memory
 
     def numbers(self) -> Tensor:
-        """``x``."""
+        """Return ``x``."""
         return torch.cat([p.detach().cpu().double().flatten() for p in self.parameters])
 
     def gradient(self) -> Tensor:
-        """The gradient at ``x`` that the closure left."""
+        """Return the gradient at ``x`` that the closure left in ``.grad``."""
         return torch.cat([p.grad.cpu().double().flatten() for p in self.parameters if p.grad is not None])
 
     @torch.no_grad()
     def move_to(self, x: Tensor) -> None:
-        """Set the numbers."""
+        """Set the numbers to ``x``."""
         for parameter, part in zip(self.parameters, x.split([p.numel() for p in self.parameters]), strict=True):
             parameter.copy_(part.view_as(parameter))
 
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
-        """Load without the rounding to the parameters' float32 that optimizers do."""
+        """Load a state, without the rounding to the parameters' float32 that optimizers do."""
         super().load_state_dict(state_dict)
         saved: dict[int, dict[str, Tensor]] = state_dict["state"]  # type: ignore[assignment]
         self.memory.update({key: value.clone() for key, value in saved.get(0, {}).items()})
