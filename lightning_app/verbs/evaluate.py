@@ -1,7 +1,7 @@
 """``python -m lightning_app evaluate``: MTEB scores of any saved model, or of two to compare.
 
-A corpus is embedded in chunks of 50,000 documents. Beside the model, memory holds the embeddings of one chunk and their
-similarities to all queries, however large the corpus.
+A corpus of any size is embedded in chunks: beside the model, memory holds at most the embeddings of 50,000 documents
+twice, their similarities to all queries, and up to 128 MB for texts that come again (docs/benchmarks.md).
 """
 
 import argparse
