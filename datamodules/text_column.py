@@ -72,6 +72,11 @@ class TextColumn(Sequence[str]):
         """Return the first texts, and how many there are."""
         return f"TextColumn({list(self[:3])}{f', ... {len(self):,} texts' if len(self) > 3 else ''})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the texts of this column, without the rest of those that it was taken of."""
+        taken = None if self.rows is None else pa.chunked_array(list(self.pieces()), pa.large_string())
+        return TextColumn, (self.array if taken is None else taken,)
+
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> "TextColumn":
         """Return a column of some rows of this one, counted from 0; only their numbers are copied, no text."""
         chosen = np.asarray(rows, dtype=np.int64)

@@ -1,5 +1,6 @@
 """Columns on Arrow against lists of strings."""
 
+import pickle
 from itertools import chain
 from pathlib import Path
 
@@ -56,6 +57,15 @@ def test_a_digest_is_that_of_the_texts() -> None:
     other = [["a"], ["", "a"], ["a", ""], ["a", "b"], ["ab"], ["ab", ""], ["b", "a"], [], [""]]
     assert len({TextColumn.of(texts).digest() for texts in other}) == len(other)
     assert COLUMNS[2].take([5, 0]).digest() == TextColumn.of([TEXTS[5], TEXTS[0]]).digest()
+
+
+def test_a_pickle_has_the_rows_of_the_column_only() -> None:
+    column = TextColumn.of(f"text {row}" for row in range(10_000))
+    for rows in ([], [5], [9_000, 3]):
+        pickled = pickle.dumps(column.take(rows))
+        assert len(pickled) < 2_000
+        assert pickle.loads(pickled) == [f"text {row}" for row in rows]
+    assert all(pickle.loads(pickle.dumps(each)) == TEXTS for each in COLUMNS)
 
 
 def test_buffers_of_a_slice() -> None:

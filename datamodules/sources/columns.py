@@ -1,7 +1,7 @@
 """Which columns of a source are which: as named, as renamed, or as other tools name them."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from datamodules.sources.data_source import DataSource
@@ -76,28 +76,22 @@ def find_columns(source: DataSource, found: set[str]) -> Columns:
     Raises:
         UserError: a renamed column is not there, or the columns are those of no kind of rows.
     """
-    renames = source.columns or {}
-    _check_renames(source.source, found, renames)
-    named = {name: name for name in found} | dict(renames)
-    others = _other_names(found - set(renames.values()), named)
-    if _kind(named) is None:
-        named = others | named
-    elif _kind(named) == "pairs" and "negative" in others:
-        named["negative"] = others["negative"]
+    named, assumed = _named(source, found)
     kind = _kind(named)
     if kind is None:
         raise UserError(
-            f"{source.source}: found columns {listed(found.union(renames))}; needs anchor, positive[, negative] or "
-            "sentence1, sentence2, score or text, label (rename with 'columns')"
+            f"{source.source}: found columns {listed(found.union(source.columns or {}))}; needs anchor, positive[, "
+            "negative] or sentence1, sentence2, score or text, label (rename with 'columns')"
         )
-    texts, target = SCHEMAS[kind]
     if source.score_range is not None and kind != "graded":
         raise UserError(f"{source.name}: score_range is for graded rows, and these are {kind}; remove it")
+    texts, target = SCHEMAS[kind]
     negatives = sorted(filter(NEGATIVE.match, named), key=lambda name: (len(name), name)) if kind == "pairs" else []
     read = [*texts, *negatives, target, "group", None if source.min_score is None else "score"]
     used = {named[name] for name in read if name in named}
     own = {side: named[name] for name, side in INSTRUCTIONS[kind].items() if name in named}
     instructions = {side: column for side, column in own.items() if column not in used}
+    unread = found - used - set(instructions.values())
     return Columns(
         kind,
         {name: named[name] for name in texts},
@@ -108,19 +102,26 @@ def find_columns(source: DataSource, found: set[str]) -> Columns:
         named.get("score", "score"),
         source.min_score,
         source.score_range,
-        [
-            *(f"column {column!r} is read as {name}" for name, column in others.items() if column in used),
-            *_unread(found - used - set(instructions.values())),
-        ],
+        assumed + ([f"columns that are not used: {listed(unread)}"] if unread else []),
     )
 
 
-def _check_renames(source: str, found: set[str], renames: Mapping[str, str]) -> None:
+def _named(source: DataSource, found: set[str]) -> tuple[dict[str, str], list[str]]:
+    """Every name that a column goes by to the column, and notes on those that were found under another one."""
+    renames = source.columns or {}
     for name, column in renames.items():
         if column not in found:
-            raise UserError(f"{source}: no column {column!r} (see 'columns'); found {listed(found)}")
+            raise UserError(f"{source.source}: no column {column!r} (see 'columns'); found {listed(found)}")
         if name not in EXPECTED and not NEGATIVE.match(name):
-            raise UserError(f"{source}: columns names {name!r}; expected are {', '.join(EXPECTED)} and negative_1")
+            raise UserError(
+                f"{source.source}: columns names {name!r}; expected are {', '.join(EXPECTED)} and negative_1"
+            )
+    named = {name: name for name in found} | dict(renames)
+    others = _other_names(found - set(renames.values()), named)
+    if _kind(named) is not None:  # what has its own names is not taken for something else
+        others = {name: column for name, column in others.items() if name == "negative" and _kind(named) == "pairs"}
+    notes = [f"column {column!r} is read as {name}" for name, column in others.items()]
+    return others | named, notes
 
 
 def _other_names(free: set[str], named: Collection[str]) -> dict[str, str]:
@@ -135,10 +136,6 @@ def _kind(names: Collection[str]) -> Kind | None:
         if set(names) >= {*texts, *filter(None, [target])}:
             return kind
     return None
-
-
-def _unread(columns: set[str]) -> list[str]:
-    return [f"columns that are not used: {listed(columns)}"] if columns else []
 
 
 def listed(names: Iterable[str]) -> str:
