@@ -101,32 +101,29 @@ def _none_left(source: DataSource, left_out: LeftOut) -> str:
 def map_rows(folder: Path) -> PreparedRows:
     """Return what `write_rows` wrote."""
     about = json.loads((folder / "about.json").read_text())
-    rows = _mapped(folder / "rows.arrow")
-    texts = [TextColumn(rows[name]) for name in about["texts"]]
+    file = folder / "rows.arrow"
+    rows = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+    texts = [TextColumn.mapped(file, name) for name in about["texts"]]
     if about["negatives"]:
-        texts += _negative_columns(rows, _mapped(folder / "negatives.arrow")["negative"], len(about["negatives"]))
+        negatives = TextColumn.mapped(folder / "negatives.arrow", "negative")
+        texts += _negative_columns(rows, negatives, len(about["negatives"]))
     return PreparedRows(
         about["kind"],
         about["texts"] + about["negatives"],
         texts,
         _target(rows, about["labels"]),
-        TextColumn(rows["group"]) if "group" in rows.column_names else None,
+        TextColumn.mapped(file, "group") if "group" in rows.column_names else None,
         rows["place"].to_numpy(),
-        {side: TextColumn(rows[instruction(side)]) for side in about["instructions"]},
+        {side: TextColumn.mapped(file, instruction(side)) for side in about["instructions"]},
         about["left_out"],
         about["notes"],
     )
 
 
-def _mapped(path: Path) -> pa.Table:
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-
-
-def _negative_columns(rows: pa.Table, texts: pa.ChunkedArray, count: int) -> list[TextColumn]:
+def _negative_columns(rows: pa.Table, texts: TextColumn, count: int) -> list[TextColumn]:
     """The negatives by column; a row that has fewer has the last text, which is empty, in the other columns."""
     first, counts, missing = rows[FIRST].to_numpy(), rows[COUNT].to_numpy(), len(texts) - 1
-    whole = TextColumn(texts)
-    return [whole.take(np.where(counts > column, first + column, missing)) for column in range(count)]
+    return [texts.take(np.where(counts > column, first + column, missing)) for column in range(count)]
 
 
 def _target(rows: pa.Table, labels: list[str]) -> NDArray[Any] | None:
