@@ -1,7 +1,7 @@
 """One Trainer per training, each made anew from the recipe's ``trainer`` section."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -13,11 +13,13 @@ from lightning import LightningDataModule, LightningModule, Trainer, seed_everyt
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks import ResumableRun, StageProgressBar
 from lightning_app.stages.stage import BESIDE_KEY
-from modules import Search
+from modules import Search, UserError
+from modules.errors import first_line
 
 NO_EFFECT = {
     "logger", "profiler", "default_root_dir", "log_every_n_steps", "barebones", "enable_checkpointing",
@@ -25,11 +27,6 @@ NO_EFFECT = {
     "limit_test_batches", "limit_predict_batches", "inference_mode", "detect_anomaly", "use_distributed_sampler",
 }  # fmt: skip
 """Keys of the Trainer that do not change what is trained. A new key counts as one that does."""
-
-LENGTHS = {
-    "max_epochs", "min_epochs", "max_steps", "min_steps", "max_time", "val_check_interval", "check_val_every_n_epoch",
-}  # fmt: skip
-"""Keys of the Trainer that every training has of its own: the section ``position``, or a recipe."""
 
 TRAINING = {
     "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "limit_train_batches",
@@ -74,6 +71,9 @@ class TrainerSettings:
             label: the stage's name, on its bar and in its logs.
             callbacks: the stage's own, beside those of the recipe.
             overrides: arguments of the Trainer, objects among them.
+
+        Raises:
+            UserError: Lightning refuses the arguments.
         """
         arguments = self._arguments() | overrides
         given = _listed(arguments.pop("callbacks", None))
@@ -86,7 +86,10 @@ class TrainerSettings:
         if arguments["enable_model_summary"] is None:
             arguments["enable_model_summary"] = False
         bar = [StageProgressBar(label)] if arguments["enable_progress_bar"] is not False else []
-        return Trainer(**arguments, callbacks=[*bar, *callbacks, *given])
+        try:
+            return Trainer(**arguments, callbacks=[*bar, *callbacks, *given])
+        except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+            raise UserError(f"trainer: Lightning refuses its keys ({first_line(error)})") from error
 
     def make_silent(self, label: str) -> Trainer:
         """Return a Trainer that only validates: it neither logs nor draws."""
@@ -152,7 +155,7 @@ class SharedTrainer:
         Args:
             own: keys of the Trainer that its recipe gives.
         """
-        counted = self._counted(LENGTHS) | dict(own)
+        counted = self._counted() | dict(own)
         return self._settings(counted | {"callbacks": self._callbacks(scored=False)})
 
     def of_position(self, own: Mapping[str, Any], search: Search, *, scored: bool) -> TrainerSettings:
@@ -163,14 +166,14 @@ class SharedTrainer:
             search: of the position.
             scored: whether MTEB tasks are scored while it is trained.
         """
-        counted = self._counted(LENGTHS) | dict(own)
+        counted = self._counted() | dict(own)
         if search.full_probe:
             counted |= MINI_BATCHES
         return self._settings(counted | {"callbacks": self._callbacks(scored=scored)})
 
     def of_validation(self) -> TrainerSettings:
         """Return the settings of stages that only take losses."""
-        return self._settings(self._counted(LENGTHS | TRAINING) | {"max_epochs": 1})
+        return self._settings(self._counted(without=TRAINING) | {"max_epochs": 1})
 
     def unusable(self, own: Mapping[str, Any], search: Search) -> list[str]:
         """Return the keys that are given and that a position's search has no use for."""
@@ -187,8 +190,8 @@ class SharedTrainer:
             if follows.startswith(TASK_SCORE)
         ]
 
-    def _counted(self, without: set[str]) -> dict[str, Any]:
-        return {key: value for key, value in self.section.items() if key not in NO_EFFECT | without}
+    def _counted(self, without: Collection[str] = ()) -> dict[str, Any]:
+        return {key: value for key, value in self.section.items() if key not in {*NO_EFFECT, *without}}
 
     def _callbacks(self, *, scored: bool) -> list[dict[str, Any]]:
         """The callbacks of the section; one that follows a score can only be where scores are taken."""

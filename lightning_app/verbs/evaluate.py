@@ -24,7 +24,7 @@ from lightning_app.report.markdown import markdown_table
 from lightning_app.report.run_report import OVERLAP_LEGEND, overlap_table
 from lightning_app.stages.model_loading import ModelLoading, is_plain
 from lightning_app.stages.scorer import score_tasks
-from lightning_app.verbs.app_cli import quiet_libraries
+from lightning_app.verbs.quiet_libraries import quiet_libraries
 from lightning_app.verbs.verb_parser import Parser
 from modules import UserError
 from modules.checkpoints.base_model import find_base_model, looks_like_hub_name
