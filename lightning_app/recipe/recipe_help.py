@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from lightning_app.recipe.command_line import VERBS
 from lightning_app.recipe.recipe_keys import Key, keys_of
-from lightning_app.recipe.recipe_schema import OPTIONS, SECTIONS, RunSettings, VerbOptions
+from lightning_app.recipe.recipe_schema import OPTIONS, SECTIONS, RunKeys, VerbOptions
 from modules.errors import UserError, nearest
 from modules.losses import LOSSES
 
@@ -49,7 +49,7 @@ def _overview(verb: str, packed: Collection[str]) -> str:
     """Return all keys, those of some sections by their names only."""
     lines = USAGE.format(verb=verb, text=VERBS[verb]).splitlines()
     options = [key for key in keys_of(VerbOptions) if key.name in OPTIONS[verb]]
-    for title, keys in {f"options of {verb}": options, "the run": keys_of(RunSettings)}.items():
+    for title, keys in {f"options of {verb}": options, "the run": keys_of(RunKeys)}.items():
         lines += [f"{title}:", *_rows(keys)]
     for name, section in SECTIONS.items():
         path = f"{name}.NAME" if section.named else name

@@ -16,14 +16,14 @@ from lightning_app.recipe.composition import DEFAULTS, Composed, check_section, 
 from lightning_app.recipe.parser_errors import key_of, one_line
 from lightning_app.recipe.recipe_file import read_recipes
 from lightning_app.recipe.recipe_help import help_text
-from lightning_app.recipe.recipe_schema import OPTIONS, SECTIONS, RunSettings, Section, VerbOptions
+from lightning_app.recipe.recipe_schema import OPTIONS, SECTIONS, RunKeys, Section, VerbOptions
 from modules import UserError
 
 DEFAULT_RECIPES = {"study": "quick"}
 """Verb to the packaged recipe that it takes where none is named; of other verbs it is quickstart."""
 
-RUN_KEYS = [field.name for field in fields(RunSettings)]
-FLAGS = [field.name for owner in (RunSettings, VerbOptions) for field in fields(owner) if field.type is bool]
+RUN_KEYS = [field.name for field in fields(RunKeys)]
+FLAGS = [field.name for owner in (RunKeys, VerbOptions) for field in fields(owner) if field.type is bool]
 
 
 class OneLineParser(LightningArgumentParser):
@@ -44,7 +44,7 @@ def parse(verb: str, words: list[str]) -> Namespace:
         words: ``--config RECIPE``, any number of times, and ``--key value``.
 
     Returns:
-        A namespace with every section of `recipe_schema.SECTIONS`, every key of `RunSettings`, and the options of the
+        A namespace with every section of `recipe_schema.SECTIONS`, every key of `RunKeys`, and the options of the
         verb.
 
     Raises:
@@ -80,7 +80,7 @@ def parse(verb: str, words: list[str]) -> Namespace:
 def make_parser(verb: str) -> OneLineParser:
     """Return the parser of a recipe and of a verb's options."""
     parser = OneLineParser(add_help=False)
-    parser.add_class_arguments(RunSettings)
+    parser.add_class_arguments(RunKeys)
     for name, section in SECTIONS.items():
         _add_section(parser, name, section)
     skipped = {field.name for field in fields(VerbOptions)} - set(OPTIONS[verb])

@@ -14,7 +14,7 @@ from modules import Expert, MergeModule
 
 
 @dataclass(frozen=True)
-class RunSettings:
+class RunKeys:
     """Keys of a recipe that stand by themselves.
 
     Args:
