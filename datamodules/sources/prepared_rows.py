@@ -76,12 +76,18 @@ def write_rows(folder: Path, source: DataSource, rows: RowSource) -> None:
                 break
     if not writer.rows:
         raise UserError(f"{source.source}: {_none_left(source, left_out)}")
-    below = {BELOW_MIN_SCORE: left_out.below_min_score} if left_out.below_min_score else {}
-    skipped = sum(left_out.bad.values())
-    bad = [f"{skipped:,} bad rows are skipped, the first: {left_out.first_bad}"] if skipped else []
-    about = writer.about() | {"left_out": below | {f"bad row, {why}": n for why, n in left_out.bad.items()}}
-    about["notes"] = [*rows.notes, *about["notes"], *bad, *columns.notes]
+    about = writer.about()
+    about["left_out"], skipped = _reasons(left_out)
+    about["notes"] = [*rows.notes, *about["notes"], *skipped, *columns.notes]
     (folder / "about.json").write_text(json.dumps(about))
+
+
+def _reasons(left_out: LeftOut) -> tuple[dict[str, int], list[str]]:
+    """Reason to number of rows, and a note with an example of a bad row."""
+    below = {BELOW_MIN_SCORE: left_out.below_min_score} if left_out.below_min_score else {}
+    bad = {f"bad row ({reason})": rows for reason, rows in left_out.bad.items()}
+    skipped = f"{sum(bad.values()):,} bad rows are skipped, the first: {left_out.first_bad}"
+    return below | bad, [skipped] if bad else []
 
 
 def _none_left(source: DataSource, left_out: LeftOut) -> str:
