@@ -65,8 +65,8 @@ class RowGroups:
         written = str if self._data.groups is not None else comparable
         rows = ("\0".join(sorted(map(written, texts))) for texts in zip(*columns, strict=True))
         names = (min(islice(rows, size)) for size in self.members.sizes.tolist())
-        hashes = b"".join(hashlib.sha256(f"{seed}\0{name}".encode()).digest() for name in names)
-        words = np.frombuffer(hashes, dtype=">u8").reshape(-1, 4)
+        hashes = (hashlib.sha256(f"{seed}\0{name}".encode()).digest() for name in names)
+        words = np.fromiter(hashes, "S32", len(self.members)).view(">u8").reshape(-1, 4)
         return self.members.take(np.lexsort(words.T[::-1]))
 
     def pairs(self, rows: Rows | slice = slice(None)) -> NDArray[np.uint64]:

@@ -23,9 +23,6 @@ from modules.encoding.features import Features, TokenIds
 from modules.encoding.tokenization import Tokenization
 
 FILE = "tokens.arrow"
-SCHEMA = pa.schema([("ids", pa.large_list(pa.int32())), ("text_id", pa.int64())])
-"""Ids of a text behind its prompt, and the number of the text alone."""
-
 PORTION = 2**19
 """Characters tokenised in one go; a tokenizer holds a hundred bytes for every token of a text."""
 
@@ -137,7 +134,7 @@ def _same(one: NDArray[np.int64] | None, other: NDArray[np.int64] | None) -> boo
     return one is other or (one is not None and other is not None and np.array_equal(one, other))
 
 
-def _arrays(batch: pa.RecordBatch) -> tuple[NDArray[np.int64], NDArray[np.int32], TextIds]:
+def _arrays(batch: pa.RecordBatch) -> tuple[NDArray[np.int64], TokenIds, TextIds]:
     """Where the ids of each text begin, and the last end; the ids; the numbers of the texts."""
     ids = batch.column("ids")
     offsets: NDArray[np.int64] = np.frombuffer(ids.buffers()[1], np.int64, len(ids) + 1)
@@ -148,10 +145,16 @@ def _write(texts: TextColumn, prompts: str | TextColumn, tokenization: Tokenizat
     each = repeat(prompts, len(texts)) if isinstance(prompts, str) else prompts
     portions = _portions(zip(each, texts, strict=True))
     bar = tqdm(total=len(texts), desc=f"tokenising {name}", delay=SECONDS_WITHOUT_BAR, disable=None, leave=False)
-    with bar, pa.ipc.new_file(str(folder / FILE), SCHEMA) as writer:
+    with bar, pa.ipc.new_file(str(folder / FILE), _schema(tokenization)) as writer:
         for batch in _tokenized_ahead(portions, tokenization):
             writer.write_batch(batch)
             bar.update(batch.num_rows)
+
+
+def _schema(tokenization: Tokenization) -> pa.Schema:
+    """The ids of each text behind its prompt, in two bytes where they fit, and the number of the text alone."""
+    number = pa.uint16() if tokenization.largest_id < 2**16 else pa.int32()
+    return pa.schema([("ids", pa.large_list(number)), ("text_id", pa.int64())])
 
 
 def _portions(rows: Iterable[tuple[str, str]]) -> Iterator[Portion]:
@@ -184,6 +187,7 @@ def _tokenized_ahead(portions: Iterable[Portion], tokenization: Tokenization) ->
 
 def _tokenized(portion: Sequence[tuple[str, str]], tokenization: Tokenization) -> pa.RecordBatch:
     ids = tokenization.token_ids([prompt + text for prompt, text in portion])
+    schema = _schema(tokenization)
     offsets = np.cumsum([0, *map(len, ids)], dtype=np.int64)
-    lists = pa.LargeListArray.from_arrays(offsets, np.concatenate(ids))
-    return pa.record_batch([lists, text_ids(text for _, text in portion)], schema=SCHEMA)
+    lists = pa.LargeListArray.from_arrays(offsets, pa.array(np.concatenate(ids), schema.field("ids").type.value_type))
+    return pa.record_batch([lists, text_ids(text for _, text in portion)], schema=schema)

@@ -53,7 +53,7 @@ def one_by_one(columns: Columns, rows: list[Row], left_out: LeftOut) -> pa.Recor
 def test_both_ways_give_the_same(columns: Columns) -> None:
     draw = random.Random(0)
     taken = 0
-    for _ in range(2000):
+    for _ in range(500):
         size = draw.randint(1, 4)
         kinds = {name: kinds[0] if draw.random() < 0.6 else draw.choice(kinds) for name, kinds in VALUES.items()}
         cells = {name: [draw.choice(kind) for _ in range(size)] for name, kind in kinds.items() if draw.random() < 0.95}
@@ -68,7 +68,7 @@ def test_both_ways_give_the_same(columns: Columns) -> None:
             taken += 1
             assert expected is not None and found.equals(expected), (cells, found, expected)
             assert ways[0] == ways[1]
-    assert taken > 500, "or the columns are seldom looked at"
+    assert taken > 100, "or the columns are seldom looked at"
 
 
 def test_a_slice_is_read_where_it_begins() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from modules.checkpoints.identity import weights_identity
 from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
-from modules.losses.task_batch import LossConfig, TaskBatch
+from modules.losses.task_batch import NO_TEXT, LossConfig, TaskBatch
 from modules.merging import Fisher, MergeMethod, RegMean
 from modules.merging.collect_statistics import collect_fisher, collect_input_grams, collect_statistics
 from modules.merging.combine import combine
@@ -165,6 +165,18 @@ def test_input_grams_are_the_mean_over_tokens() -> None:
     for name, gram in grams.items():
         tokens = np.concatenate([inputs[name] for inputs in seen]).astype(np.float64)
         assert np.allclose(gram, tokens.T @ tokens / len(tokens), rtol=1e-5, atol=1e-6), name
+
+
+def test_a_negative_that_a_row_lacks_changes_nothing() -> None:
+    """Whatever text stands in its place."""
+    encoder = tiny_encoder().double()
+    found = []
+    for text in ("", "the red cat sits on a ball"):
+        batch = rows_of(encoder, "infonce", [*PAIRS, ["sky", *[text] * 4]])
+        batch.text_ids[3, 1:] = NO_TEXT
+        found.append([collect(encoder, [batch]) for collect in (collect_input_grams, collect_fisher)])
+    for first, second in zip(*found, strict=True):
+        assert all(torch.allclose(tensor, second[name], rtol=1e-6, atol=1e-12) for name, tensor in first.items())
 
 
 def test_padding_changes_nothing() -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-TokenIds = npt.NDArray[np.int32]
+TokenIds = npt.NDArray[np.integer]
 """The tokens of one text, special tokens included, without padding: ``[length]``."""
 
 Features = dict[str, Tensor]

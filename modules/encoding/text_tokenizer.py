@@ -123,6 +123,12 @@ class TextTokenizer:
         return self._prompt_lengths[key]
 
     @cached_property
+    def largest_id(self) -> int:
+        """The largest id of the vocabulary of a tokenizer that has an `identity`."""
+        backend = _backend(self._first)
+        return 0 if backend is None else max(backend.get_vocab().values(), default=0)
+
+    @cached_property
     def identity(self) -> str | None:
         """A hash that is equal for tokenizers that give every text the same ids; None where it cannot be taken."""
         backend = _backend(self._first)

@@ -46,6 +46,11 @@ class Tokenization:
             features["prompt_lengths"] = torch.tensor(lengths)
         return features
 
+    @property
+    def largest_id(self) -> int:
+        """The largest id that a token can have, where there is a `key`."""
+        return self._tokenizer.largest_id
+
     @cached_property
     def key(self) -> str | None:
         """Equal for tokenizations that give every text the same ids, in this and later processes; None: not known."""

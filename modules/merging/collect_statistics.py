@@ -22,7 +22,7 @@ from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
 from modules.evaluation_mode import evaluation_mode
 from modules.losses import make_loss
-from modules.losses.task_batch import TaskBatch
+from modules.losses.task_batch import NO_TEXT, TaskBatch
 from modules.merging.statistics import open_file, statistics_file
 
 
@@ -85,6 +85,8 @@ def collect_input_grams(
 ) -> dict[str, Tensor]:
     """Return the mean of ``x x^T`` over the tokens that enter each linear layer; padding does not count.
 
+    Nor does what stands in the place of a negative that a row lacks.
+
     Args:
         encoder: used without dropout and left as it is.
         batches: of the data; all their text columns count.
@@ -100,8 +102,9 @@ def collect_input_grams(
     grams = _InputGrams()
     with evaluation_mode(encoder), grams.watching(encoder):
         for batch in tqdm(batches, desc="layer inputs", unit="batch", disable=not progress, leave=False):
-            for features in batch.to(encoder.device).features:
-                grams.mask = features["attention_mask"].bool()
+            moved = batch.to(encoder.device)
+            for features, ids in zip(moved.features, moved.text_ids, strict=True):
+                grams.mask = features["attention_mask"].bool() & (ids != NO_TEXT)[:, None]
                 encoder(features)
     if not grams.sums:
         raise UserError("there are no rows to take layer inputs from")
