@@ -170,6 +170,9 @@ def test_text_that_is_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_bytes(jsonl([{"anchor": "a", "positive": "b"}]) + latin)
     with pytest.raises(UserError, match=r"x.jsonl:2: not UTF-8 \(invalid continuation byte\); save the file as UTF-8"):
         load_task(DataSource(str(tmp_path / "x.jsonl")))
+    (tmp_path / "name.jsonl").write_bytes(b'{"anchor": "a", "positive": "b", "\xe9": 1}\n')
+    with pytest.raises(UserError, match="name.jsonl:1: not UTF-8"):
+        load_task(DataSource(str(tmp_path / "name.jsonl")))
     skipping = load_task(DataSource(str(tmp_path / "x.jsonl"), on_bad_row="skip"))
     assert (skipping.texts, skipping.left_out) == ([["a"], ["b"]], {"bad row (not UTF-8)": 1})
     for name, content in (("x.csv", b"anchor,positive\na," + b"\xe9\n"), ("x.json", b"[" + latin + b"]")):

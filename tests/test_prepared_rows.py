@@ -11,6 +11,7 @@ import pytest
 
 from datamodules import DataSource, TaskData, load_task
 from datamodules.row_cache import cache_folder
+from datamodules.sources import file_rows
 from tests.conftest import write_rows
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -89,6 +90,14 @@ def test_what_changes_rows_is_in_the_key(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("a 7", "b 7", 1))
     assert "b 7" in load_task(source).texts[0]
     assert load_task(source).fingerprint() != before
+
+
+def test_bytes_are_hashed_once_per_process(tmp_path: Path) -> None:
+    write_rows(tmp_path / "x.jsonl", made_up_rows(50))
+    before = file_rows._sha256.cache_info().misses
+    for limit in (None, None, 3):
+        load_task(DataSource(str(tmp_path / "x.jsonl"), limit=limit))
+    assert file_rows._sha256.cache_info().misses == before + 1
 
 
 def test_a_damaged_cache_is_made_again(tmp_path: Path) -> None:

@@ -254,6 +254,11 @@ def test_names(source: DataSource, name: str) -> None:
         ("x.csv", ["anchor,positive", "a"], "x.csv:2: not 2 fields as in the header"),
         ("x.jsonl", [PAIR, '{"anchor": "\\ud83d", "positive": "b"}'], "x.jsonl:2: holds half a character (a lone surr"),
         ("x.jsonl", ["[" * 100_000], "x.jsonl:1: not valid JSON (too deeply nested)"),
+        (
+            "x.jsonl",
+            [f'{{"anchor": {"1" * 5000}, "positive": "b"}}'],
+            "x.jsonl:1: not valid JSON (a number has too many digits)",
+        ),
         ("x.csv", ["anchor,positive", 'a,"b'], "x.csv:2: malformed CSV"),
         ("x.tsv", ["anchor\tpositive", "a\tb\tc"], "x.tsv:2: not 2 fields as in the header"),
         ("x.csv", ["anchor,positive"], "x.csv: has no rows"),

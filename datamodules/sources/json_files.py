@@ -48,12 +48,14 @@ def _line_by_line(path: Path, first: int, content: bytes) -> Iterator[Row | BadR
 def _row(where: str, number: int, text: str) -> Row | BadRow:
     try:
         return _row_of(where, number, json.loads(text), ONE_A_LINE)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         return BadRow(where, "not valid JSON", f"not valid JSON ({_problem(error)}); {ONE_A_LINE}")
 
 
-def _problem(error: json.JSONDecodeError | RecursionError) -> str:
-    return error.msg if isinstance(error, json.JSONDecodeError) else "too deeply nested"
+def _problem(error: ValueError | RecursionError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return error.msg
+    return "too deeply nested" if isinstance(error, RecursionError) else "a number has too many digits"
 
 
 def _row_of(where: str, number: int, value: Any, advice: str) -> Row | BadRow:
@@ -66,7 +68,7 @@ def _columns(first: int, content: bytes) -> tuple[pa.RecordBatch | None, NDArray
     """What pyarrow reads of whole lines, and the number of each that is not blank, if each line is one object.
 
     pyarrow would read two objects in one line, and one in two lines; but not where every line begins and ends like an
-    object, and there are as many objects as lines. It does not look whether texts are UTF-8.
+    object, and there are as many objects as lines. Nor does it look whether all is UTF-8.
     """
     lines = [line.strip() for line in content.split(b"\n")]
     numbers = np.flatnonzero([len(line) > 0 for line in lines])
@@ -76,7 +78,8 @@ def _columns(first: int, content: bytes) -> tuple[pa.RecordBatch | None, NDArray
     try:
         table = pyarrow.json.read_json(pa.BufferReader(content), whole)
         table.validate(full=True)
-    except pa.ArrowException:
+        content.decode()  # names of columns, too
+    except (pa.ArrowException, UnicodeDecodeError):
         return None, None
     if len(table) != len(numbers):
         return None, None
@@ -149,7 +152,7 @@ class _JsonList:
                 if end < len(self._part):
                     self._at = end
                     return value
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
                 problem = _problem(error)
             if not self._read():
                 raise UserError(f"{where}: not valid JSON ({problem}); mend the file")
