@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from operator import eq
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -29,6 +30,14 @@ class TextColumn(Sequence[str]):
     def __init__(self, array: pa.ChunkedArray, rows: NDArray[np.int64] | None = None) -> None:
         self.array, self.rows = array, rows
         self._whole: TextColumn | None = None
+        self._file: tuple[Path, str] | None = None
+
+    @classmethod
+    def mapped(cls, file: Path, name: str) -> "TextColumn":
+        """Return a column of an Arrow file, memory-mapped; another process that is given it maps it itself."""
+        column = cls(pa.ipc.open_file(pa.memory_map(str(file))).read_all()[name])
+        column._file = file, name
+        return column
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> "TextColumn":
@@ -73,7 +82,10 @@ class TextColumn(Sequence[str]):
         return f"TextColumn({list(self[:3])}{f', ... {len(self):,} texts' if len(self) > 3 else ''})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the texts of this column, without the rest of those that it was taken of."""
+        """Pickle where a mapped column lies; or the texts, without the rest of those that they were taken of."""
+        file = self.whole._file
+        if file is not None:
+            return _mapped, (*file, self.rows)
         taken = None if self.rows is None else pa.chunked_array(list(self.pieces()), pa.large_string())
         return TextColumn, (self.array if taken is None else taken,)
 
@@ -129,6 +141,11 @@ class TextColumn(Sequence[str]):
             lengths.update(np.diff(offsets).astype("<i8").tobytes())
             content.update(data)
         return hashlib.sha256(lengths.digest() + content.digest()).hexdigest()
+
+
+def _mapped(file: Path, name: str, rows: NDArray[np.int64] | None) -> TextColumn:
+    column = TextColumn.mapped(file, name)
+    return column if rows is None else column.take(rows)
 
 
 def string_buffers(texts: pa.LargeStringArray) -> tuple[NDArray[np.int64], memoryview]:

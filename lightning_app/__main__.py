@@ -20,11 +20,12 @@ position that is learned (Self Positioning, arXiv 2410.15035).
 verbs:
 {verbs}
 
-A recipe is a YAML file, or the name of a packaged one: {recipes}. Of several the later wins, key by key.
-Without --config the recipe is quickstart, which needs no network. Any key can be given on the command line:
+A recipe is a YAML file, or the name of a packaged one: {recipes}.
+Without --config it is quickstart, which needs no network. Of several the later wins, key by key, and the command line
+over all:
   python -m lightning_app fit --config quickstart --model.mu 0.05 --recipes.joint.max_steps 100
   python -m lightning_app fit --config quickstart --print_config
-All keys of a verb: python -m lightning_app VERB --help"""
+All keys of a verb: python -m lightning_app VERB --help; one section: python -m lightning_app fit --help recipes"""
 
 
 def main(arguments: list[str]) -> int:

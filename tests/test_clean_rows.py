@@ -11,7 +11,7 @@ import pytest
 from datamodules.sources.clean_columns import clean_columns
 from datamodules.sources.clean_rows import LeftOut, clean_rows
 from datamodules.sources.columns import Columns
-from datamodules.sources.row_blocks import BadRow, Row
+from datamodules.sources.row_blocks import BadRow, Row, python_blocks
 
 PAIRS = Columns("pairs", {"anchor": "a", "positive": "p"}, {"negative_1": "n", "negative_2": "m"}, group="g")
 SCORED = Columns("pairs", {"anchor": "a", "positive": "p"}, score="s", min_score=0.5)
@@ -24,11 +24,22 @@ VALUES: dict[str, list[list[Any]]] = {
     "p": [["x", "y"], [["x"], ["y", "z"]], [["x"], []], [["x", None]], [["x", " "]], ["x", " "], [None], [["x"], None]],
     "n": [["x", "y"], ["x", None, "", " "], [["x"], [], ["y", "z"], None], [[]], [None], [["x", ""]], [3]],
     "m": [["x", None], [["y", "z"], []], [True]],
-    "g": [["g", "h"], [3, 40], ["g", ""], [True], [0.5], [None, "g"]],
-    "s": [[0.0, 0.5, 4], [1, 0], ["0.5", "1e0"], [0.5, None], [" 0.5"], ["high"], [True], [5.0], [float("nan"), 1.0]],
+    "g": [["g", "h"], [3, 40], ["g", ""], [True], [0.5], [None, "g"], [1, True], ["g", 3]],
+    "s": [
+        [0.0, 0.5, 4],
+        [1, 0],
+        ["0.5", "1e0"],
+        [0.5, None],
+        [" 0.5"],
+        ["high"],
+        [True],
+        [5.0],
+        [float("nan"), 1.0],
+        [1, True],
+    ],
     "i": [["", "i"], [None], [3]],
 }
-"""Values of a column, of one type at a time."""
+"""Values that a column has in one test, most of them of one type."""
 
 
 def one_by_one(columns: Columns, rows: list[Row], left_out: LeftOut) -> pa.RecordBatch | None:
@@ -49,11 +60,13 @@ def test_both_ways_give_the_same(columns: Columns) -> None:
         rows = [Row(f"x:{i}", i, {name: column[i] for name, column in cells.items()}) for i in range(size)]
         ways = LeftOut(False), LeftOut(False)
         expected = one_by_one(columns, rows, ways[0])
-        batch = pa.RecordBatch.from_pydict(cells)
-        found = clean_columns(batch, np.arange(size), columns, ways[1])
+        (block,) = python_blocks(rows)
+        if block.columns is None or block.numbers is None:
+            continue
+        found = clean_columns(block.columns, block.numbers, columns, ways[1])
         if found is not None:
             taken += 1
-            assert expected is not None and found.equals(expected), (batch.to_pydict(), found, expected)
+            assert expected is not None and found.equals(expected), (cells, found, expected)
             assert ways[0] == ways[1]
     assert taken > 500, "or the columns are seldom looked at"
 

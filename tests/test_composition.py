@@ -91,8 +91,10 @@ def test_values_of_the_command_line(write: Any) -> None:
         "baselines": ["base", "joint"],
         "recipes": {"x": {"lr": 1e-3, "loss": None, "start": None}},
     }
-    with pytest.raises(UserError, match=r"^--baselines: not valid YAML .*: \[base$"):
+    with pytest.raises(UserError, match=r"^--baselines:1: not valid YAML"):
         composed(fit, baselines="[base")
+    with pytest.raises(UserError, match=r"^--recipes:1: 'x.lr' is there already, in line 1; keep one"):
+        composed(fit, recipes="{x: {lr: 1, lr: 2}}")
 
 
 def test_defaults_are_the_keys_that_an_entry_lacks(write: Any) -> None:
@@ -162,10 +164,11 @@ def test_a_circle_of_recipes(write: Any) -> None:
         ("model: &a {experts: {x: *a}}", r"^x.yaml: an anchor \(&\) lies within itself"),
         ("- model", r"^x.yaml: a recipe is a mapping of sections"),
         ("run_dir: !!python/name:os.system ''", r"^x.yaml:1: not valid YAML \(could not determine a constructor"),
-        ("run_dir: a\nmodle: {mu: 1}", r"^x.yaml:2: unknown section 'modle'; did you mean model\?"),
-        ("run_dir: a\nthing: 1", r"^x.yaml:2: unknown section 'thing'; a recipe has seed_everything, run_dir, model,"),
+        ("run_dir: a\nmodle: {mu: 1}", r"^x.yaml:2: unknown key 'modle'; did you mean model\?"),
+        ("run_dir: a\nthing: 1", r"^x.yaml:2: unknown key 'thing'; known are seed_everything, run_dir, model,"),
         ("run_dir: a\n\ndata: {size: 3}", r"^x.yaml:3: this section is called probe"),
         ("recipes: {defaults: [1], a: {}}", r"^recipes.defaults: give the keys that every entry is to have"),
+        ("extends: {model: x}", r"^x.yaml:1: recipe '{'model': 'x'}' is neither a file nor a packaged recipe"),
         ("extends: quickstrat", r"^x.yaml:1: recipe 'quickstrat' is neither a file nor .* did you mean quickstart\?"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
+from torch.nn import functional
 
 from datamodules import DataSource, TaskDataModule
 from modules import ContrastiveModule, LossConfig, UserError
@@ -90,6 +91,25 @@ def test_the_loss_falls_on_rows_that_were_not_seen(project: Project, name: str) 
     before = trainer().validate(module, rows, verbose=False)[0]["val/loss"]
     trainer(max_steps=120, limit_val_batches=0).fit(module, datamodule=rows)
     assert trainer().validate(module, rows, verbose=False)[0]["val/loss"] < 0.9 * before
+
+
+def test_rows_train_with_the_negatives_that_they_have(project: Project) -> None:
+    """Rows in FlagEmbedding's format, against the loss of all texts that are there."""
+    rows = [
+        {"query": f"a cat {i}", "pos": [f"dog {i}"], "neg": [f"sky {i} {j}" for j in range(i % 3)]} for i in range(60)
+    ]
+    write_rows(project.folder / "flag.jsonl", rows)
+    flag = TaskDataModule([DataSource(str(project.folder / "flag.jsonl"))], validation_size=8, batch_size=8)
+    module = ContrastiveModule(str(project.base), lr=1e-3)
+    trainer(max_steps=3, limit_val_batches=0).fit(module, datamodule=flag)
+    logged = trainer().validate(module, flag, verbose=False)[0]["val/loss"]
+    anchors, positives, *negatives = flag.splits[0].validation.texts
+    given = [text for column in negatives for text in column if text]
+    assert 0 < len(given) < 2 * len(anchors)
+    queries, candidates = (module.encoder.encode(texts) for texts in (list(anchors), [*positives, *given]))
+    cosines = functional.normalize(queries) @ functional.normalize(candidates).T
+    expected = functional.cross_entropy(cosines / LossConfig().temperature, torch.arange(len(queries)))
+    assert logged == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_validation_logs_what_the_kind_of_data_allows(project: Project) -> None:

@@ -21,6 +21,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from callbacks import CostMeter, GradientConflict
 from datamodules import ProbeDataModule, SplitTask, TaskData, TaskDataModule, load_tasks
+from lightning_app.recipe.recipe_parser import parse
+from lightning_app.stages.stage_graph import StageGraph
+from lightning_app.verbs.recipe_run import RecipeRun
 from modules import Adam, ContrastiveModule, Expert, MergeModule, SphericalMean, TextEncoder, UserError
 from modules.losses.task_batch import LossConfig, TaskBatch
 from modules.losses.task_loss import task_loss
@@ -29,6 +32,7 @@ from modules.positioning.merged_encoder import MergedEncoder
 from modules.positioning.task_vectors import load_task_vectors
 from tests.conftest import Project
 from tests.processes import in_two_processes
+from tests.test_stage_versions import all_kinds, results, stages_of
 from tests.tiny_checkpoints import edit_json
 from tests.tiny_encoder import WORDS, tiny_encoder
 from tests.tiny_mirror import write_sts
@@ -126,6 +130,38 @@ def test_fit_on_two_processes_trains_the_expert_of_one(project: Project) -> None
     assert (project.folder / "two" / "report.md").is_file()
     names = {path.parent.parent.name for path in (project.folder / "two/mteb/examples").rglob("STSBenchmark.json")}
     assert names == {"local__joint", "local__self_positioning"}
+
+
+def run_stages(rank: int, port: int, recipe: str, options: list[str]) -> None:
+    """Run one stage of every kind, as one of two processes."""
+    as_process(rank, port, 2)
+    run = RecipeRun(parse("fit", ["--config", recipe, *options]))
+    StageGraph(run.settings.run_dir).run_all(stages_of(run, run.models))
+
+
+def test_every_kind_of_stage_on_two_processes_gives_the_result_of_one(project: Project) -> None:
+    without_dropout(project)
+    write_sts(project.folder)
+    content = project.content()
+    content["model"]["search"] = {"class_path": "modules.Bfgs"}
+    content["mteb"] = {"tasks": ["STSBenchmark"], "data_root": str(project.folder)}
+    content["merges"] = {"half": {"weighting": "greedy"}}
+    found = {}
+    for devices, rows in ((2, 8), (1, 16)):
+        for recipe in content["recipes"].values():
+            recipe["batch_size"] = rows  # per process
+        project.write(content | {"run_dir": str(project.folder / f"on_{devices}")})
+        options = ["--trainer.strategy", "ddp", "--trainer.devices", "2"] if devices == 2 else []
+        run = RecipeRun(parse("fit", ["--config", str(project.recipe), *options]))
+        graph, stages = StageGraph(run.settings.run_dir), stages_of(run, run.models)
+        if devices == 2:
+            in_two_processes(run_stages, free_port(), str(project.recipe), options)
+            assert not graph.missing(stages)
+        graph.run_all(stages)
+        found[devices] = {type(stage).__name__: results(stage, graph.folder(stage)) for stage in stages}
+    assert set(found[1]) == all_kinds()
+    for kind, numbers in found[1].items():
+        assert found[2][kind] == pytest.approx(numbers, rel=1e-3, abs=1e-4), kind
 
 
 def tasks_of_every_loss() -> list[SplitTask]:

@@ -171,7 +171,7 @@ def test_text_that_is_not_utf8(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"x.jsonl:2: not UTF-8 \(invalid continuation byte\); save the file as UTF-8"):
         load_task(DataSource(str(tmp_path / "x.jsonl")))
     skipping = load_task(DataSource(str(tmp_path / "x.jsonl"), on_bad_row="skip"))
-    assert (skipping.texts, skipping.left_out) == ([["a"], ["b"]], {"bad row, not UTF-8": 1})
+    assert (skipping.texts, skipping.left_out) == ([["a"], ["b"]], {"bad row (not UTF-8)": 1})
     for name, content in (("x.csv", b"anchor,positive\na," + b"\xe9\n"), ("x.json", b"[" + latin + b"]")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=f"{name}: not UTF-8 .*; save the file as UTF-8"):

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from lightning_app.__main__ import main
 from lightning_app.recipe.command_line import VERBS
 from lightning_app.recipe.recipe_help import LENGTH, WIDTH, help_text
 from lightning_app.recipe.recipe_keys import keys_of
@@ -75,3 +76,10 @@ def test_help_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
             parse("fit", words)
         assert end.value.code == 0
         assert capsys.readouterr().out.rstrip("\n") == help_text("fit", section)
+
+
+def test_the_help_of_all_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= WIDTH
+    assert all(re.search(rf"^  {verb} +\w", text, re.MULTILINE) for verb in (*VERBS, "evaluate", "merge"))

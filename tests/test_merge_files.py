@@ -47,7 +47,7 @@ from modules.merging import (
 from modules.merging.combine import combine
 from modules.merging.granularity import groups_of
 from modules.on_disk import kept_grams
-from modules.on_disk import merge as merging
+from modules.on_disk import merge_files as merging
 from modules.on_disk.merge_files import merge_files
 from modules.on_disk.plan import Plan
 from modules.positioning.position import merge_coefficients
@@ -582,7 +582,7 @@ def test_a_merge_that_fails_leaves_nothing(base: str, experts: dict[str, str], m
 def test_a_killed_merge_leaves_no_output(base: str, experts: dict[str, str]) -> None:
     code = (
         "import os, signal, sys\n"
-        "from modules.on_disk import merge as m\n"
+        "from modules.on_disk import merge_files as m\n"
         "from modules.merging import Average\n"
         "m.write_records = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "m.merge_files(m.Plan(sys.argv[1], {'e0': sys.argv[2], 'e1': sys.argv[3]}, Average()), sys.argv[4])\n"

@@ -4,6 +4,7 @@ import json
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -193,3 +194,20 @@ def test_minilm_knows_python_docs() -> None:
     scores = evaluate_tasks(MtebEncoder(encoder), load_tasks(["PythonDocsSTS", "PythonDocsRetrieval"]))
     assert 20 < scores["PythonDocsSTS"] < 95
     assert 30 < scores["PythonDocsRetrieval"] < 98
+
+
+def test_mirrors_with_data_of_one_name_are_not_mixed_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def documents(mirror: str) -> list[str]:
+        monkeypatch.setattr("callbacks.mteb.task_loading._loaded", {})  # as in another process
+        [task] = load_tasks(["XQuADRetrieval"], str(tmp_path / mirror))
+        data: Any = task.dataset
+        return list(data["en"]["validation"]["corpus"]["text"])
+
+    for mirror in ("one", "other"):
+        write_xquad(tmp_path / mirror)
+    corpus = tmp_path / "other/mteb/XQuADRetrieval/en-corpus/validation.jsonl"
+    before = documents("one")
+    corpus.write_text(corpus.read_text().replace("a cat sits", "a cat runs"))
+    assert documents("other") == ["a cat runs", *before[1:]] != documents("one") == before
+    corpus.write_text(corpus.read_text().replace("a cat runs", "the sky falls"))
+    assert documents("other") == ["the sky falls", *before[1:]], "the file was changed in its place"

@@ -1,16 +1,14 @@
 """Splits of real data at the sizes of the shipped recipes: what is left out, and what is in two parts."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from datamodules import DataSource, SplitTask, TaskData, load_tasks
+from datamodules import SplitTask, TaskData, load_tasks
 from datamodules.row_groups import RowGroups
-from lightning_app.recipe.model_recipes import ExpertRecipe
+from lightning_app.recipe.recipe_parser import parse
+from lightning_app.recipe.recipe_settings import read_settings
 from lightning_app.stages.recipe_data import RecipeData
-from modules import Expert
 from tests.test_splits import anchors, shared
 
 ROOT = Path(__file__).parents[1]
@@ -33,20 +31,13 @@ def compared(data: TaskData) -> set[str]:
     return {text for column in RowGroups(data).columns for text in column}
 
 
-def data_of(recipe: dict[str, Any]) -> RecipeData:
-    """The data sets of the experts of a recipe."""
-    names = [expert["recipe"] for expert in recipe["model"]["experts"].values()]
-    experts = {name: ExpertRecipe(data=[DataSource(**d) for d in recipe["recipes"][name]["data"]]) for name in names}
-    keys = ("size", "validation_size", "batch_size", "reserve")
-    probe = {"task_weights": None, "loss": None} | {key: recipe["data"].get(key) for key in keys}
-    return RecipeData(experts, {name: Expert(recipe=name) for name in names}, probe, None, 0)
-
-
 @pytest.mark.parametrize("name", ["four-tasks", "paper-two-tasks", "sts-retrieval"])
 def test_shipped_recipes_leave_out_few_rows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    recipe = yaml.safe_load((ROOT / f"lightning_app/recipes/{name}.yaml").read_text())
-    data = data_of(recipe)
+    settings = read_settings(parse("fit", ["--config", name]))
+    names = [expert.recipe for expert in settings.experts.values() if expert.recipe]
+    experts = {name: settings.recipes[name] for name in names}
+    data = RecipeData(experts, settings.experts, settings.probe, None, settings.seed)
     for split in data.tasks.values():
         check(split)
     assert not shared(anchors, *data.tasks.values())

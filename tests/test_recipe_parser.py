@@ -9,6 +9,7 @@ import yaml
 
 from lightning_app.recipe.command_line import VERBS
 from lightning_app.recipe.model_recipes import ExpertRecipe, MergeRecipe
+from lightning_app.recipe.position_settings import PositionSettings
 from lightning_app.recipe.recipe_file import packaged_recipes
 from lightning_app.recipe.recipe_parser import dump, instantiate, parse
 from lightning_app.recipe.recipe_schema import OPTIONS, SECTIONS
@@ -142,8 +143,10 @@ def test_all_verbs_read_the_same_recipe(verb: str, recipe: str) -> None:
     [
         (["--model.muu", "3"], r"^unknown key 'model.muu'; did you mean 'model.mu'\?$"),
         (["--trainer.acelerator", "cpu"], r"^unknown key 'trainer.acelerator'; did you mean 'trainer.accelerator'\?$"),
-        (["--folder", "x"], r"^unknown key 'folder'"),
-        (["--modle.mu", "3"], r"^unknown key 'modle.mu'; did you mean 'model.mu'\?"),
+        (["--folder", "x"], r"^--folder: unknown key 'folder'; "),
+        (["--modle.mu", "3"], r"^--modle.mu: unknown key 'modle'; did you mean model\?$"),
+        (["--confg", "x"], r"^--confg: unknown key 'confg'; did you mean config\?$"),
+        (["--data.size", "3"], r"^--data.size: this section is called probe; data is a recipe's list of data sources$"),
         (["--model.mu", "abc"], r"model.mu.*float.*abc"),
         (["--recipes.qa.lrr", "1"], r"^recipes.qa: unknown key 'lrr'; did you mean 'lr'\?$"),
         (["--recipes.qa.data.limt", "1"], r"^recipes.qa.data: unknown key 'limt'; did you mean 'limit'\?$"),
@@ -209,3 +212,31 @@ def test_a_recipe_without_a_base(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("run_dir: x")
     with pytest.raises(UserError, match=r"^missing: model.base$"):
         parse("fit", ["--config", str(tmp_path / "x.yaml")])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("max_epochs", "-3", r"^position.max_epochs is -3; give at least -1$"),
+        ("check_val_every_n_epoch", "0", r"^position.check_val_every_n_epoch is 0; give at least 1$"),
+        ("accumulate_grad_batches", "0", r"^position.accumulate_grad_batches is 0; give at least 1$"),
+        ("limit_train_batches", "1.5", r"^position.limit_train_batches is 1.5; give a number of batches, or a part"),
+        ("val_check_interval", "0", r"^position.val_check_interval is 0; give a number of batches, or a part"),
+        ("max_time", "7", r"^position.max_time is 7; give days, hours, minutes, seconds as 00:00:30:00$"),
+        ("max_time", "10:00:00", r"^position.max_time is 10:00:00; give days, hours, minutes, seconds as"),
+        ("gradient_clip_algorithm", "mean", r"^position.gradient_clip_algorithm: expected norm\|value, got mean$"),
+    ],
+)
+def test_lengths_out_of_range(key: str, value: str, message: str, recipe: str) -> None:
+    with pytest.raises(UserError, match=message):
+        config = parse("fit", ["--config", recipe, f"--position.{key}", value])
+        instantiate(position=(PositionSettings, config.position))
+
+
+def test_lengths_within_range(recipe: str) -> None:
+    words = [f"--position.{key}={value}" for key, value in {"max_time": "01:00:00:00", "max_epochs": "-1"}.items()]
+    words += ["--position.limit_train_batches=0.5", "--position.val_check_interval=3", "--position.gradient_clip_val=0"]
+    made = instantiate(position=(PositionSettings, parse("fit", ["--config", recipe, *words]).position)).position
+    assert made == PositionSettings(
+        max_epochs=-1, max_time="01:00:00:00", limit_train_batches=0.5, val_check_interval=3, gradient_clip_val=0
+    )

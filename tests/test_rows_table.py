@@ -26,3 +26,15 @@ def test_every_row_of_a_source_is_accounted_for(tmp_path: Path) -> None:
         "- x: columns that are not used: id",
         "- x: 60 probe and 10 validation rows are wanted, and at most a third of 120 is held out",
     ]
+
+
+def test_bad_rows_that_were_skipped_are_shown(tmp_path: Path) -> None:
+    rows = [json.dumps({"anchor": f"q{row}", "positive": f"p{row}"}) for row in range(30)]
+    (tmp_path / "x.jsonl").write_text("\n".join([*rows, "{", '{"anchor": "q"}', "["]))
+    source = DataSource(str(tmp_path / "x.jsonl"), on_bad_row="skip")
+    (split,) = load_tasks([source], probe_size=4, validation_size=4).values()
+    table, notes = rows_table([split], {"query": "", "document": "", "text": ""}).split("\n\n")
+    cells = [cell.strip() for cell in table.splitlines()[-1].split("|")[1:-1]]
+    why = "bad row (not valid JSON): 2, bad row (no text in 'positive'): 1"
+    assert cells == ["x", "33", "22", "4", "4", "3", why]
+    assert f"- x: 3 bad rows are skipped, the first: {tmp_path}/x.jsonl:31: not valid JSON" in notes

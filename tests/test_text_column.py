@@ -68,6 +68,19 @@ def test_a_pickle_has_the_rows_of_the_column_only() -> None:
     assert all(pickle.loads(pickle.dumps(each)) == TEXTS for each in COLUMNS)
 
 
+def test_another_process_maps_the_file_of_a_column(tmp_path: Path) -> None:
+    texts = [f"text {row}" for row in range(10_000)]
+    table = pa.table({"other": texts[::-1], "text": pa.array(texts, pa.large_string())})
+    with pa.ipc.new_file(str(tmp_path / "x.arrow"), table.schema) as writer:
+        writer.write_table(table, 512)
+    column = TextColumn.mapped(tmp_path / "x.arrow", "text")
+    for part in (column, column.take([7, 3]).take([1])):
+        pickled = pickle.dumps(part)
+        assert len(pickled) < 2_000
+        assert pickle.loads(pickled) == part
+    assert column == texts
+
+
 def test_buffers_of_a_slice() -> None:
     offsets, data = string_buffers(pa.array(["ab", "", "c", "def"], pa.large_string()).slice(1, 2))
     assert (offsets - offsets[0]).tolist() == [0, 0, 1]

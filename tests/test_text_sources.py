@@ -358,7 +358,7 @@ def test_a_bad_row_is_skipped_if_wanted(tmp_path: Path, bad: Any) -> None:
     task = load_task(DataSource(source, on_bad_row="skip"))
     assert (task.texts, task.places.tolist()) == ([["a", "a", "z"], ["b"] * 3], [1, 2, 4])
     ((reason, count),) = task.left_out.items()
-    assert reason.startswith("bad row, ") and count == 2
+    assert reason.startswith("bad row (") and count == 2
     assert f"2 bad rows are skipped, the first: {error.value}" in task.notes
 
 
@@ -373,8 +373,8 @@ def test_bad_rows_of_a_table_are_counted_by_reason(tmp_path: Path) -> None:
     task = load_task(DataSource(write(tmp_path / "x.csv", *lines), on_bad_row="skip"))
     assert (task.texts, task.target.tolist(), task.places.tolist()) == ([["a", "c"], ["b", "d"]], [0.5, 1], [2, 7])
     assert task.left_out == {
-        "bad row, wrong number of fields": 1,
-        "bad row, no score in 0 to 1": 2,
-        "bad row, no text in 'sentence2'": 1,
-        "bad row, no number in 'score'": 1,
+        "bad row (wrong number of fields)": 1,
+        "bad row (no score in 0 to 1)": 2,
+        "bad row (no text in 'sentence2')": 1,
+        "bad row (no number in 'score')": 1,
     }

@@ -5,8 +5,9 @@ Its trainer, of which nothing is used here, names classes of datasets as soon as
 
 import importlib.util
 import sys
+import tempfile
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 CLASSES = ("Column", "Dataset", "DatasetDict", "IterableDataset", "IterableDatasetDict", "Sequence", "Value")
 
@@ -20,4 +21,6 @@ def stand_in_for_datasets() -> None:
     module.__dict__["__version__"] = "0"
     for name in CLASSES:
         setattr(module, name, type(name, (), {}))
+    # Tokens of the rows are kept here.
+    module.__dict__["config"] = SimpleNamespace(HF_DATASETS_CACHE=tempfile.mkdtemp(prefix="gpu-rows-"))
     sys.modules["datasets"] = module

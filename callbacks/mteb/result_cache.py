@@ -53,8 +53,8 @@ def evaluate_cached(
         scores = scores | new
         if is_main_process():
             if new:
-                file = example_scores_file(folder, encoder.name, encoder.revision, task.metadata.name)
-                _write(file, json.dumps(scores))
+                place = example_scores_file(folder, encoder.name, encoder.revision, task.metadata.name)
+                _write(place, json.dumps(scores))
             _keep_new_files(Path(own) / results, folder / results, files, last=_result_file(task))
         result = type(found).from_disk(Path(own) / results / _result_file(task))
     wanted = {key: scores[key] for key in subset_splits(task) if key in scores}

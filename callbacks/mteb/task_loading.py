@@ -3,8 +3,11 @@
 mteb is imported inside functions only: importing it takes seconds and reseeds every random number generator.
 """
 
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import datasets
@@ -63,7 +66,7 @@ def _load_data(task: "AbsTask", data_root: str | None) -> None:
         task.metadata = task.metadata.model_copy(update={"dataset": {**task.metadata.dataset, "path": found}})
         _keep_present_subsets(task, found)
     try:
-        with hub_or_cache():
+        with hub_or_cache(), _cache_of(found):
             task.load_data()
         if hasattr(task, "convert_v1_dataset_format_to_v2"):  # of retrieval tasks that load their data themselves
             task.convert_v1_dataset_format_to_v2(None)
@@ -73,6 +76,27 @@ def _load_data(task: "AbsTask", data_root: str | None) -> None:
             f"tasks: cannot read the data of {name} from {tried_places(path, data_root)} ({reason})"
         ) from error
     _check_splits(task, found)
+
+
+@contextmanager
+def _cache_of(source: str) -> Iterator[None]:
+    """In this block, ``datasets`` prepares the data of a mirrored folder apart from all other data.
+
+    By itself, it takes any folder with a card for the one of the same name that it has prepared before (datasets 5.2).
+
+    Args:
+        source: a folder, or the name of a hub data set, which ``datasets`` tells apart by its revision.
+    """
+    files = sorted(path for path in Path(source).resolve().rglob("*") if path.is_file())
+    stamps = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
+    before = datasets.config.HF_DATASETS_CACHE
+    if files:
+        folder = hashlib.sha256("\n".join(stamps).encode()).hexdigest()[:16]
+        datasets.config.HF_DATASETS_CACHE = Path(before) / "mirrors" / folder
+    try:
+        yield
+    finally:
+        datasets.config.HF_DATASETS_CACHE = before
 
 
 def _check_splits(task: "AbsTask", place: str) -> None:

@@ -76,12 +76,18 @@ def write_rows(folder: Path, source: DataSource, rows: RowSource) -> None:
                 break
     if not writer.rows:
         raise UserError(f"{source.source}: {_none_left(source, left_out)}")
-    below = {BELOW_MIN_SCORE: left_out.below_min_score} if left_out.below_min_score else {}
-    skipped = sum(left_out.bad.values())
-    bad = [f"{skipped:,} bad rows are skipped, the first: {left_out.first_bad}"] if skipped else []
-    about = writer.about() | {"left_out": below | {f"bad row, {why}": n for why, n in left_out.bad.items()}}
-    about["notes"] = [*rows.notes, *about["notes"], *bad, *columns.notes]
+    about = writer.about()
+    about["left_out"], skipped = _reasons(left_out)
+    about["notes"] = [*rows.notes, *about["notes"], *skipped, *columns.notes]
     (folder / "about.json").write_text(json.dumps(about))
+
+
+def _reasons(left_out: LeftOut) -> tuple[dict[str, int], list[str]]:
+    """Reason to number of rows, and a note with an example of a bad row."""
+    below = {BELOW_MIN_SCORE: left_out.below_min_score} if left_out.below_min_score else {}
+    bad = {f"bad row ({reason})": rows for reason, rows in left_out.bad.items()}
+    skipped = f"{sum(bad.values()):,} bad rows are skipped, the first: {left_out.first_bad}"
+    return below | bad, [skipped] if bad else []
 
 
 def _none_left(source: DataSource, left_out: LeftOut) -> str:
@@ -95,32 +101,29 @@ def _none_left(source: DataSource, left_out: LeftOut) -> str:
 def map_rows(folder: Path) -> PreparedRows:
     """Return what `write_rows` wrote."""
     about = json.loads((folder / "about.json").read_text())
-    rows = _mapped(folder / "rows.arrow")
-    texts = [TextColumn(rows[name]) for name in about["texts"]]
+    file = folder / "rows.arrow"
+    rows = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+    texts = [TextColumn.mapped(file, name) for name in about["texts"]]
     if about["negatives"]:
-        texts += _negative_columns(rows, _mapped(folder / "negatives.arrow")["negative"], len(about["negatives"]))
+        negatives = TextColumn.mapped(folder / "negatives.arrow", "negative")
+        texts += _negative_columns(rows, negatives, len(about["negatives"]))
     return PreparedRows(
         about["kind"],
         about["texts"] + about["negatives"],
         texts,
         _target(rows, about["labels"]),
-        TextColumn(rows["group"]) if "group" in rows.column_names else None,
+        TextColumn.mapped(file, "group") if "group" in rows.column_names else None,
         rows["place"].to_numpy(),
-        {side: TextColumn(rows[instruction(side)]) for side in about["instructions"]},
+        {side: TextColumn.mapped(file, instruction(side)) for side in about["instructions"]},
         about["left_out"],
         about["notes"],
     )
 
 
-def _mapped(path: Path) -> pa.Table:
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-
-
-def _negative_columns(rows: pa.Table, texts: pa.ChunkedArray, count: int) -> list[TextColumn]:
+def _negative_columns(rows: pa.Table, texts: TextColumn, count: int) -> list[TextColumn]:
     """The negatives by column; a row that has fewer has the last text, which is empty, in the other columns."""
     first, counts, missing = rows[FIRST].to_numpy(), rows[COUNT].to_numpy(), len(texts) - 1
-    whole = TextColumn(texts)
-    return [whole.take(np.where(counts > column, first + column, missing)) for column in range(count)]
+    return [texts.take(np.where(counts > column, first + column, missing)) for column in range(count)]
 
 
 def _target(rows: pa.Table, labels: list[str]) -> NDArray[Any] | None:

@@ -1,6 +1,6 @@
 """Rows as every reader yields them: in blocks, each as Arrow columns where it can be, and row by row."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -106,7 +106,18 @@ def python_blocks(rows: Iterable[Row | BadRow], size: int = BLOCK_ROWS) -> Itera
     """Yield the blocks, of at most ``size`` rows, of rows that are Python objects."""
     left = iter(rows)
     while part := list(islice(left, size)):
-        yield Block(partial(iter, part))
+        good = [row for row in part if isinstance(row, Row)]
+        columns = _columns(good) if len(good) == len(part) else None
+        yield Block(partial(iter, part), columns, np.array([row.number for row in good]))
+
+
+def _columns(rows: Sequence[Row]) -> pa.RecordBatch | None:
+    """The columns of rows, if each has values of one type that Arrow knows."""
+    names = {name: None for row in rows for name in row.values}
+    try:
+        return pa.RecordBatch.from_pydict({name: [row.values.get(name) for row in rows] for name in names})
+    except (pa.ArrowException, OverflowError, UnicodeError):
+        return None
 
 
 def arrow_blocks(source: str, batches: Iterable[pa.RecordBatch]) -> Iterator[Block]:

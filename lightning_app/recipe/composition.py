@@ -5,10 +5,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from lightning_app.recipe.position_settings import TRAINER_LENGTHS
-from lightning_app.recipe.recipe_file import RecipeFile, RecipeLoader
+from lightning_app.recipe.recipe_file import RecipeFile, read_yaml
 from modules.errors import UserError, nearest
 
 DEFAULTS = "defaults"
@@ -42,13 +40,14 @@ def compose(files: Sequence[RecipeFile], keys: Sequence[tuple[str, str]], sectio
         sections: names of all sections that a recipe may have.
 
     Raises:
-        UserError: a recipe has a section that is unknown, or says one thing in two ways.
+        UserError: a recipe has a section that does not exist, or says one thing in two ways.
     """
     content: dict[str, Any] = {}
     places: dict[str, str] = {}
     remarks: list[str] = []
     for file in files:
-        _check_sections(file, sections)
+        for name in file.content:
+            check_section(name, file.places.get(name, file.path), sections)
         content = laid_over(content, _with_position(file.content, remarks, file.places))
         places |= file.places
     for key, value in keys:
@@ -116,14 +115,11 @@ def _nested(key: str, text: str) -> dict[str, Any]:
     Numbers stay strings, which the parser reads by the type of their key: a folder may be called ``2026``.
 
     Raises:
-        UserError: a list or dictionary is no YAML.
+        UserError: a list or dictionary is no YAML, or has a key twice.
     """
     value: Any = None if text.strip() in ("null", "~") else text
     if text.lstrip().startswith(("[", "{")):
-        try:
-            value = yaml.load(text, RecipeLoader)
-        except yaml.YAMLError as error:
-            raise UserError(f"--{key}: not valid YAML ({getattr(error, 'problem', error)}): {text}") from error
+        value, _ = read_yaml(text, f"--{key}")
     for part in reversed(key.split(".")):
         value = {part: value}
     return value
@@ -161,12 +157,19 @@ def _with_position(content: dict[str, Any], remarks: list[str], places: Mapping[
     return others | {"position": position | lengths} | ({"trainer": shared} if shared else {})
 
 
-def _check_sections(file: RecipeFile, sections: Collection[str]) -> None:
-    for name in file.content:
-        if name == "data":
-            raise UserError(
-                f"{file.places[name]}: this section is called probe; data is a recipe's list of data sources"
-            )
-        if name.removesuffix("+") not in sections:
-            hint = nearest(name, sections, f"a recipe has {', '.join(sections)}")
-            raise UserError(f"{file.places[name]}: unknown section '{name}'; {hint}")
+def check_section(name: str, where: str, known: Collection[str]) -> None:
+    """Refuse a section that does not exist.
+
+    Args:
+        name: of the section.
+        where: it was given.
+        known: names of all sections.
+
+    Raises:
+        UserError: it is not known.
+    """
+    if name == "data":
+        raise UserError(f"{where}: this section is called probe; data is a recipe's list of data sources")
+    if name.removesuffix("+") not in known:
+        hint = nearest(name, known, f"known are {', '.join(known)}")
+        raise UserError(f"{where}: unknown key '{name}'; {hint}")

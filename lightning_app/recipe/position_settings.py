@@ -1,6 +1,10 @@
 """The section ``position`` of a recipe; every field is a key of the YAML."""
 
+import re
 from dataclasses import dataclass
+from typing import Literal
+
+from modules.errors import UserError
 
 TRAINER_LENGTHS = (
     "max_epochs",
@@ -12,6 +16,23 @@ TRAINER_LENGTHS = (
     "check_val_every_n_epoch",
 )
 """Arguments of Lightning's Trainer that say how long it trains and when it validates: here, for a position."""
+
+
+LEAST = {
+    "max_epochs": -1,
+    "min_epochs": 0,
+    "max_steps": -1,
+    "min_steps": 0,
+    "check_val_every_n_epoch": 1,
+    "gradient_clip_val": 0,
+    "accumulate_grad_batches": 1,
+}
+"""Key to its smallest value."""
+
+PARTS = ("val_check_interval", "limit_train_batches")
+"""Keys that are a number of batches, or a part of them."""
+
+DURATION = re.compile(r"\d+:\d\d:\d\d:\d\d")
 
 
 @dataclass(frozen=True)
@@ -33,6 +54,9 @@ class PositionSettings:
         gradient_clip_algorithm: ``norm`` or ``value``; null: as ``trainer`` says.
         accumulate_grad_batches: batches per optimiser step; null: as ``trainer`` says.
         limit_train_batches: batches per pass, or as a float the part of all; null: as ``trainer`` says.
+
+    Raises:
+        UserError: a value is out of range.
     """
 
     max_epochs: int | None = 40
@@ -41,8 +65,20 @@ class PositionSettings:
     min_steps: int | None = None
     max_time: str | dict[str, int] | None = None
     check_val_every_n_epoch: int | None = 1
-    val_check_interval: int | float | str | dict[str, int] | None = None
+    val_check_interval: int | float | None = None
     gradient_clip_val: int | float | None = None
-    gradient_clip_algorithm: str | None = None
+    gradient_clip_algorithm: Literal["norm", "value"] | None = None
     accumulate_grad_batches: int | None = None
     limit_train_batches: int | float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse before anything is trained what Lightning's Trainer would refuse, or stumble over, after it."""
+        for key, least in LEAST.items():
+            if (value := getattr(self, key)) is not None and value < least:
+                raise UserError(f"position.{key} is {value}; give at least {least}")
+        for key in PARTS:
+            value = getattr(self, key)
+            if value is not None and not (value >= 1 if isinstance(value, int) else 0 < value <= 1):
+                raise UserError(f"position.{key} is {value}; give a number of batches, or a part between 0.0 and 1.0")
+        if isinstance(self.max_time, str) and not DURATION.fullmatch(self.max_time):
+            raise UserError(f"position.max_time is {self.max_time}; give days, hours, minutes, seconds as 00:00:30:00")

@@ -53,27 +53,41 @@ def read_recipe(path: str) -> RecipeFile:
         UserError: it cannot be read, is no YAML or no mapping, or has a key twice.
     """
     try:
-        loader = RecipeLoader(Path(path).read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-        places = {key: f"{path}:{line}" for key, line in _keys(node, path)}
-        content = {} if node is None else loader.construct_document(node)
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"recipe {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"recipe {path} is not UTF-8: {error.reason}") from error
+    content, places = read_yaml(text, path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a recipe is a mapping of sections, as 'model: ...'")
+    return RecipeFile(path, {str(key): value for key, value in content.items() if value is not None}, places)
+
+
+def read_yaml(text: str, source: str) -> tuple[Any, dict[str, str]]:
+    """Return what YAML says, an empty dictionary if nothing, and dotted key to ``source:line`` of every entry in it.
+
+    Args:
+        text: the YAML.
+        source: where it is from.
+
+    Raises:
+        UserError: it is no YAML, or a mapping has a key twice.
+    """
+    loader = RecipeLoader(text)
+    try:
+        node = loader.get_single_node()
+        places = {key: f"{source}:{line}" for key, line in _keys(node, source)}
+        return {} if node is None else loader.construct_document(node), places
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)})") from error
+        raise UserError(f"{source}{where}: not valid YAML ({getattr(error, 'problem', error)})") from error
     except RecursionError as error:
-        raise UserError(f"{path}: an anchor (&) lies within itself") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: a recipe is a mapping of sections, as 'model: ...'")
-    said = {str(key): value for key, value in content.items() if value is not None}
-    return RecipeFile(path, said, places)
+        raise UserError(f"{source}: an anchor (&) lies within itself") from error
 
 
-def _keys(node: yaml.Node | None, path: str, prefix: str = "") -> Iterator[tuple[str, int]]:
+def _keys(node: yaml.Node | None, source: str, prefix: str = "") -> Iterator[tuple[str, int]]:
     """Return the dotted key of every entry of every mapping, and its line; entries of lists are counted from 0.
 
     Raises:
@@ -84,13 +98,15 @@ def _keys(node: yaml.Node | None, path: str, prefix: str = "") -> Iterator[tuple
         for key, value in node.value:
             name, line = f"{prefix}{key.value}", key.start_mark.line + 1
             if name in lines:
-                raise UserError(f"{path}:{line}: '{name}' is there already, in line {lines[name]}; keep one of the two")
+                raise UserError(
+                    f"{source}:{line}: '{name}' is there already, in line {lines[name]}; keep one of the two"
+                )
             lines[name] = line
             yield name, line
-            yield from _keys(value, path, f"{name}.")
+            yield from _keys(value, source, f"{name}.")
     elif isinstance(node, yaml.SequenceNode):
         for i, value in enumerate(node.value):
-            yield from _keys(value, path, f"{prefix}{i}.")
+            yield from _keys(value, source, f"{prefix}{i}.")
 
 
 def packaged_recipes() -> dict[str, str]:
@@ -137,9 +153,9 @@ def _read_chain(path: str, chain: list[str], found: dict[Path, RecipeFile]) -> N
     """Add a recipe to the recipes found, after those that it extends; each is there once."""
     recipe = read_recipe(path)
     extended = recipe.content.pop(EXTENDS, [])
-    for name in [extended] if isinstance(extended, str) else extended:
+    for name in extended if isinstance(extended, list) else [extended]:
         try:
-            base = recipe_path(name, Path(path).parent)
+            base = recipe_path(str(name), Path(path).parent)
         except UserError as error:
             raise UserError(f"{recipe.places[EXTENDS]}: {error}") from error
         if Path(base).resolve() in (Path(other).resolve() for other in [*chain, path]):

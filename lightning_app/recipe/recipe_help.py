@@ -34,22 +34,19 @@ def help_text(verb: str, section: str = "") -> str:
     """
     if section:
         return _whole(section)
-    full: tuple[str, ...] = tuple(name for name in PACKED if name != verb)
-    for count in range(len(full) + 1):
-        text = _overview(verb, full[:count])
-        if len(text.splitlines()) <= LENGTH:
-            break
-    return text
+    order = [name for name in PACKED if name != verb]
+    overviews = (_overview(verb, order[:count]) for count in range(len(order) + 1))
+    return next(text for text in overviews if len(text.splitlines()) <= LENGTH)
 
 
 def _section_keys(name: str) -> list[Key]:
-    """The keys of a section, or of every entry of it."""
+    """Return the keys of a section, or of every entry of it."""
     section = SECTIONS[name]
     return keys_of(section.owner, section.skipped, section.types)
 
 
 def _overview(verb: str, packed: Collection[str]) -> str:
-    """All keys, those of some sections by their names only."""
+    """Return all keys, those of some sections by their names only."""
     lines = USAGE.format(verb=verb, text=VERBS[verb]).splitlines()
     options = [key for key in keys_of(VerbOptions) if key.name in OPTIONS[verb]]
     for title, keys in {f"options of {verb}": options, "the run": keys_of(RunSettings)}.items():
@@ -66,9 +63,9 @@ def _overview(verb: str, packed: Collection[str]) -> str:
 
 
 def _rows(keys: list[Key]) -> list[str]:
-    """A line for each key: its name, its type and default, the first sentence of its text."""
+    """Return a line for each key: its name, its type and default, the first sentence of its text."""
     width = max(len(key.name) for key in keys)
-    settings = [textwrap.shorten(key.setting, 22, placeholder="...") for key in keys]
+    settings = [key.setting if len(key.setting) <= 22 else f"{key.setting[:19]}..." for key in keys]
     room = max(map(len, settings))
     return [
         _cut(f"  {key.name:{width}}  {setting:{room}}  {_first_sentence(key.text)}")
@@ -81,7 +78,7 @@ def _names(keys: list[Key]) -> list[str]:
 
 
 def _whole(name: str) -> str:
-    """A section with all texts."""
+    """Return a section with all texts."""
     if name not in SECTIONS:
         raise UserError(f"--help: there is no section '{name}'; {nearest(name, SECTIONS, ', '.join(SECTIONS))}")
     section = SECTIONS[name]
@@ -89,7 +86,7 @@ def _whole(name: str) -> str:
 
 
 def _described(keys: list[Key], indent: str) -> list[str]:
-    """The keys with all that is said of them, and the keys that lie below them."""
+    """Return the keys with all that is said of them, and the keys that lie below them."""
     lines = []
     for key in keys:
         lines += _wrapped(f"{key.name}: {key.setting}", indent)

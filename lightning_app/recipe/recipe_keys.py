@@ -81,7 +81,7 @@ def keys_of(
 
 
 def _defaults(owner: type) -> dict[str, Any]:
-    """The default of every argument of a class."""
+    """Return the default of every argument of a class."""
     made = {}
     if is_dataclass(owner):
         made = {f.name: f.default_factory() for f in fields(owner) if f.default_factory is not MISSING}
@@ -105,7 +105,7 @@ def short_type(kind: Any) -> str:
 
 
 def _parts(kind: Any) -> Iterator[Any]:
-    """The types that a type is made of, those of keys of dictionaries aside."""
+    """Return the types that a type is made of, those of keys of dictionaries aside."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is None:
         yield kind

@@ -12,7 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lightning_app.recipe.command_line import read_command_line
-from lightning_app.recipe.composition import DEFAULTS, Composed, compose
+from lightning_app.recipe.composition import DEFAULTS, Composed, check_section, compose
 from lightning_app.recipe.parser_errors import key_of, one_line
 from lightning_app.recipe.recipe_file import read_recipes
 from lightning_app.recipe.recipe_help import help_text
@@ -54,6 +54,10 @@ def parse(verb: str, words: list[str]) -> Namespace:
     if line.help is not None:
         print(help_text(verb, line.help))
         raise SystemExit(0)
+    for key, _ in line.keys:
+        check_section(
+            key.partition(".")[0], f"--{key}", [*RUN_KEYS, *SECTIONS, *OPTIONS[verb], "config", "print_config"]
+        )
     own = {key: value for key, value in line.keys if key in OPTIONS[verb]}
     files = read_recipes(line.recipes or [DEFAULT_RECIPES.get(verb, "quickstart")])
     recipe = compose(files, [(key, value) for key, value in line.keys if key not in own], [*RUN_KEYS, *SECTIONS])
@@ -120,7 +124,7 @@ def instantiate(**values: tuple[Any, Any]) -> Namespace:
 def _explained(message: str, recipe: Composed) -> str:
     """Return what is wrong, in which entry of a section, and in which line of a recipe."""
     name = key_of(message).partition(".")[0]
-    if name in SECTIONS and SECTIONS[name].named and isinstance(entries := recipe.content[name], dict):
+    if name in SECTIONS and SECTIONS[name].named and isinstance(entries := recipe.content.get(name), dict):
         message = _first_wrong(name, entries) or message
     place = _place(key_of(message), recipe.places)
     return f"{place}: {message}" if place else message

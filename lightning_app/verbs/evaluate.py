@@ -1,7 +1,7 @@
 """``python -m lightning_app evaluate``: MTEB scores of any saved model, or of two to compare.
 
-A corpus is embedded in chunks of 50,000 documents. Beside the model, memory holds the embeddings of one chunk and their
-similarities to all queries, however large the corpus.
+A corpus of any size is embedded in chunks: beside the model, memory holds at most the embeddings of 50,000 documents
+twice, their similarities to all queries, and up to 128 MB for texts that come again (docs/benchmarks.md).
 """
 
 import argparse
@@ -22,7 +22,7 @@ from callbacks.mteb.task_texts import overlaps
 from datamodules import DataSource, load_task
 from lightning_app.report.markdown import markdown_table
 from lightning_app.report.run_report import OVERLAP_LEGEND, overlap_table
-from lightning_app.stages.loading import Loading, is_plain
+from lightning_app.stages.model_loading import ModelLoading, is_plain
 from lightning_app.stages.scorer import score_tasks
 from lightning_app.verbs.app_cli import quiet_libraries
 from lightning_app.verbs.verb_parser import Parser
@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> None:
     tokenized = TokenizedTexts()
     # Of two models one may say its own pooling, the other none; a pooling that no model waits for is a mistake.
     base = None if any(map(is_plain, models)) else models[0]
-    loading = Loading(options.pooling, options.trust_remote_code, base, options.attn_implementation)
+    loading = ModelLoading(options.pooling, options.trust_remote_code, base, options.attn_implementation)
     found = [evaluate_model(model, tasks, device, prompts, tokenized, loading, options) for model in models]
     print("\n" + (comparison_table(tasks, *found) if options.compare else result_table(tasks, found[0])))
     if options.compare:
@@ -150,7 +150,7 @@ def evaluate_model(
     device: torch.device,
     prompts: Mapping[str, str],
     tokenized: TokenizedTexts,
-    loading: Loading,
+    loading: ModelLoading,
     options: argparse.Namespace,
 ) -> Scores:
     """Score one model, task by task; tasks whose results lie in ``--out`` are taken from there."""

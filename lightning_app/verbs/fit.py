@@ -1,6 +1,7 @@
 """The verb fit: experts, merges, the learned position, scores, a report."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
@@ -15,6 +16,9 @@ from lightning_app.stages.score import Score
 from lightning_app.stages.stage_graph import StageGraph
 from lightning_app.verbs.recipe_run import RecipeRun
 from modules.distributed import is_main_process
+
+if TYPE_CHECKING:
+    from mteb import AbsTask
 
 
 def run(config: Namespace) -> None:
@@ -39,10 +43,12 @@ def run(config: Namespace) -> None:
         made = [stage for model in [models.main, *rows.values()] for stage in model.inputs]
         graph.run_all([*made, *scores.values()])
         if is_main_process():
-            finish(recipe, models, graph, scores)
+            finish(recipe, models, graph, scores, tasks)
 
 
-def finish(recipe: RecipeRun, models: RecipeModels, graph: StageGraph, scores: dict[str, Score]) -> None:
+def finish(
+    recipe: RecipeRun, models: RecipeModels, graph: StageGraph, scores: dict[str, Score], tasks: "list[AbsTask]"
+) -> None:
     """Publish the run's model, and write and print the report."""
     run_dir = Path(recipe.settings.run_dir)
     place = publish(run_dir, models.main.folder(graph))
@@ -52,7 +58,7 @@ def finish(recipe: RecipeRun, models: RecipeModels, graph: StageGraph, scores: d
         for what in recipe.trainer.following_scores()
     ]
     data = list(models.data.tasks.values())
-    shared = overlaps(recipe.mteb.load(), [part for task in data for part in (task.expert, task.probe)])
+    shared = overlaps(tasks, [part for task in data for part in (task.expert, task.probe)])
     text = report(
         f"Report of {run_dir}",
         list({model.name: model for model in [*models.baseline_models(), models.main]}.values()),
