@@ -158,7 +158,11 @@ class MergeModule(EmbeddingModule):
         """Measure the base, which normalises the losses, and the start, which a learned position has to beat.
 
         A run that goes on from a checkpoint takes both from it, unless the validation rows are others.
+
+        Raises:
+            UserError: the method cannot be learned.
         """
+        self.position.method.refuse_learning()
         super().on_fit_start()
         resumed, self._resumed = self._resumed, False
         if resumed and self.objective.is_measured_on(self._ask_data("validation_identity")):

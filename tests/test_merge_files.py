@@ -27,11 +27,18 @@ from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
 from modules.merging import (
     Average,
+    Breadcrumbs,
     Dare,
+    Della,
     Fisher,
+    Karcher,
+    Lines,
     MergeMethod,
+    ModelStock,
     MultiSlerp,
+    NuSlerp,
     RegMean,
+    Sce,
     Slerp,
     SphericalMean,
     TaskArithmetic,
@@ -193,6 +200,16 @@ SAME_BITS = [
     (Ties(0.3, per_tensor=True), "layer"),
     (Dare(Slerp(), 0.6, 3), "layer"),
     (Dare(Ties(0.5), 0.6), "model"),
+    (Karcher(), "layer"),
+    (ModelStock(), "model"),
+    (Sce(0.4), "model"),
+    (Breadcrumbs(density=0.4, gamma=0.1), "model"),
+    (Breadcrumbs(Karcher(), 0.4, 0.1), "layer"),
+    (Della(), "model"),
+    (Della(Slerp(), 0.6, 0.3, 3), "tensor"),
+    (Lines(Ties(0.4), 0.2, 0.6), "model"),
+    (Lines(Slerp()), "model"),
+    (Lines(Dare(Karcher()), 0.2, 0.6), 2),
 ]
 
 
@@ -217,6 +234,27 @@ def test_a_merge_has_the_bits_of_the_route_in_memory(
         assert torch.equal(merged[name], expected), name
     assert set(record["coefficients"]) >= set(labels)
     assert all(list(record["coefficients"][k].values()) == c[k].tolist() for k in labels)
+
+
+def test_nu_slerp_has_the_bits_of_slerp_between_two(base: str, experts: dict[str, str]) -> None:
+    two = {name: experts[name] for name in ("e0", "e1")}
+    expected, _, _ = merge(base, two, Slerp(), a=A[:2])
+    merged, _, _ = merge(base, two, NuSlerp(), a=A[:2])
+    assert all(torch.equal(merged[key], weight) for key, weight in expected.items())
+
+
+REFUSED: dict[str, tuple[MergeMethod, list[str], str]] = {
+    "nu_slerp": (NuSlerp(), ["e0", "e1", "e2"], "NuSlerp is between two experts, not 3"),
+    "model_stock": (ModelStock(), ["e0"], "ModelStock takes the angle between task vectors, and 'e0' is one"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_experts_that_a_method_does_not_take(case: str, base: str, experts: dict[str, str]) -> None:
+    method, names, message = REFUSED[case]
+    with pytest.raises(UserError, match=message):
+        merge(base, {name: experts[name] for name in names}, method)
+    assert not list(Path(base).parent.glob("*out*"))
 
 
 def test_scale_zero_is_the_base(base: str, experts: dict[str, str]) -> None:

@@ -11,9 +11,10 @@ import torch
 import yaml
 
 from lightning_app.__main__ import main
-from lightning_app.verbs.merge import METHODS, make_method, parse, unique_names
+from lightning_app.verbs.merge import make_method, parse, unique_names
 from modules.errors import UserError
-from modules.merging import Dare, MergeMethod, RegMean, Slerp, Ties
+from modules.merging import Breadcrumbs, Dare, Della, Lines, MergeMethod, RegMean, Slerp, SphericalMean, Ties
+from modules.merging.merge_method import METHODS
 from tests.tiny_checkpoints import read_weights, save_models
 
 HEAVY = ("transformers", "lightning", "mteb", "datasets")
@@ -91,7 +92,7 @@ def method_of(*given: str) -> MergeMethod:
 
 def test_methods_and_their_options() -> None:
     for name, kind in METHODS.items():
-        assert type(method_of("--method", name)).__name__ == kind
+        assert type(method_of("--method", name)) is kind
     ties = method_of("--method", "ties", "--density", "0.4", "--per_tensor")
     assert isinstance(ties, Ties) and (ties.density, ties.per_tensor) == (0.4, True)
     slerp = method_of("--method", "slerp", "--order", "y", "x")
@@ -103,12 +104,31 @@ def test_methods_and_their_options() -> None:
     assert isinstance(dare.method, Ties) and dare.method.density == 0.4
 
 
+def test_a_method_over_another_and_their_options() -> None:
+    lines = method_of("--method", "lines", "--inner", "ties", "--alpha", "0.2", "--density", "0.4")
+    assert isinstance(lines, Lines) and (lines.alpha, lines.beta) == (0.2, 0.5)
+    assert isinstance(lines.method, Ties) and lines.method.density == 0.4
+    della = method_of("--method", "della", "--inner", "ties", "--density", "0.4", "--per_tensor", "--seed", "3")
+    assert isinstance(della, Della) and (della.density, della.seed) == (0.4, 3)
+    assert isinstance(della.method, Ties) and (della.method.density, della.method.per_tensor) == (0.2, True)
+    dare = method_of("--method", "breadcrumbs", "--inner", "spherical_mean", "--gamma", "0.05", "--dare", "0.3")
+    assert isinstance(dare, Dare) and (dare.density, dare.seed) == (0.3, 0)
+    assert isinstance(dare.method, Breadcrumbs) and dare.method.gamma == 0.05
+    assert isinstance(dare.method.method, SphericalMean)
+
+
 REFUSED: dict[str, tuple[list[str], str]] = {
-    "method": (["--method", "slrp"], "unknown method 'slrp'; did you mean 'slerp'?"),
-    "no method": (["--method", "magic"], "unknown method 'magic'; use average, task_arithmetic, slerp, spherical_mean"),
-    "option": (["--density", "0.2"], "--density is no option of slerp; it is one of ties"),
+    "method": (["--method", "slrp"], "unknown method 'slrp'; did you mean slerp?"),
+    "no method": (
+        ["--method", "magic"],
+        "unknown method 'magic'; use average, breadcrumbs, dare, della, fisher, karcher",
+    ),
+    "inner method": (["--method", "dare", "--inner", "tie"], "unknown method 'tie'; did you mean ties?"),
+    "no wrapper": (["--inner", "ties"], "--inner is no option of slerp; it is one of breadcrumbs, dare, della, lines"),
+    "weighting": (["--method", "size_weighted"], "'size_weighted' weighs by row counts: it is a merge of fit"),
+    "option": (["--density", "0.2"], "--density is no option of slerp; it is one of breadcrumbs, dare, della"),
     "order": (["--method", "average", "--order", "a", "b"], "--order is no option of average; it is one of slerp"),
-    "seed": (["--seed", "1"], "--seed is that of --dare, which is not given"),
+    "seed": (["--seed", "1"], "--seed is no option of slerp; it is one of dare, della"),
     "key": (["--densty", "0.2"], "unknown key '--densty'; did you mean 'density'?"),
     "abbreviation": (["--coef", "1", "1"], "unknown key '--coef'"),
     "dtype": (["--dtype", "int8"], "argument --dtype: invalid choice: 'int8'"),

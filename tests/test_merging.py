@@ -12,11 +12,16 @@ from torch import Tensor
 from modules.errors import UserError
 from modules.merging import (
     Average,
+    Breadcrumbs,
     Dare,
+    Della,
     Fisher,
+    Karcher,
+    Lines,
     MergeMethod,
     MultiSlerp,
     RegMean,
+    Sce,
     Slerp,
     SphericalMean,
     TaskArithmetic,
@@ -106,14 +111,20 @@ def obvious_multi_slerp(vectors: Vector, a: Sequence[float]) -> Vector:
     return direction / np.linalg.norm(direction) * (w * norms).sum()
 
 
+def obvious_karcher(vectors: Vector, a: Sequence[float]) -> Vector:
+    w, norms = np.array(a) / sum(a), np.linalg.norm(vectors, axis=1)
+    return (w @ norms) * mean_on_the_sphere(vectors / norms[:, None], w)
+
+
 SPAN: dict[str, tuple[MergeMethod, Obvious]] = {
     "slerp": (Slerp(), obvious_slerp),
     "average": (Average(), obvious_average),
     "arithmetic": (TaskArithmetic(), obvious_arithmetic),
     "spherical mean": (SphericalMean(), obvious_spherical_mean),
     "multi slerp": (MultiSlerp(), obvious_multi_slerp),
+    "karcher": (Karcher(), obvious_karcher),
 }
-SYMMETRIC = ["average", "arithmetic", "spherical mean", "multi slerp"]
+SYMMETRIC = ["average", "arithmetic", "spherical mean", "multi slerp", "karcher"]
 
 
 def position_at(method: MergeMethod, grams: Tensor, a: Sequence[float], scale: float) -> Position:
@@ -185,7 +196,7 @@ def test_permuted_experts_have_permuted_coefficients(name: str, experts: int) ->
     assert np.allclose(permuted, coefficients(method, a.tolist(), vectors)[permutation], rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["slerp", "average", "spherical mean", "multi slerp"])
+@pytest.mark.parametrize("name", ["slerp", "average", "spherical mean", "multi slerp", "karcher"])
 def test_only_ratios_of_a_matter(name: str) -> None:
     method, vectors, a = SPAN[name][0], flat_vectors(3), [0.5, 1.0, 2.0]
     assert np.allclose(coefficients(method, a, vectors), coefficients(method, [7 * x for x in a], vectors))
@@ -220,7 +231,7 @@ def test_scale_zero_is_the_base_bit_for_bit(name: str) -> None:
     assert torch.equal(combine(base, torch.tensor(vectors).float(), c), base)
 
 
-@pytest.mark.parametrize("name", ["slerp", "spherical mean", "multi slerp"])
+@pytest.mark.parametrize("name", ["slerp", "spherical mean", "multi slerp", "karcher"])
 def test_equal_norms_are_kept_on_the_sphere(name: str) -> None:
     vectors = flat_vectors(3)
     vectors *= 5.0 / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -288,7 +299,7 @@ def test_degenerate_vectors_have_finite_coefficients_and_gradients(name: str, a:
     assert torch.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("name", ["slerp", "average", "spherical mean", "multi slerp"])
+@pytest.mark.parametrize("name", ["slerp", "average", "spherical mean", "multi slerp", "karcher"])
 def test_identical_vectors_merge_to_themselves(name: str) -> None:
     vectors = np.stack([flat_vectors(1)[0]] * 3)
     merged = coefficients(SPAN[name][0], [1.0, 2.0, 3.0], vectors) @ vectors
@@ -319,7 +330,7 @@ def test_two_without_an_angle_on_the_sphere_are_slerp(a: list[float], case: str)
     assert coefficients(SphericalMean(), a, vectors) == pytest.approx(coefficients(Slerp(), a, vectors))
 
 
-@pytest.mark.parametrize("method", [Slerp(), SphericalMean()])
+@pytest.mark.parametrize("method", [Slerp(), SphericalMean(), Karcher()])
 def test_a_small_angle_is_close_to_the_linear_limit(method: MergeMethod) -> None:
     u, v, _ = flat_vectors(3)
     a = torch.tensor([0.5, 1.5], dtype=torch.float64, requires_grad=True)
@@ -329,7 +340,7 @@ def test_a_small_angle_is_close_to_the_linear_limit(method: MergeMethod) -> None
     assert gradient.tolist() == pytest.approx([-1.5 / 4, 0.5 / 4], abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["spherical mean", "multi slerp"])
+@pytest.mark.parametrize("name", ["spherical mean", "multi slerp", "karcher"])
 def test_a_zero_vector_takes_no_part(name: str) -> None:
     with_zero = degenerate()["zero"]
     c = coefficients(SPAN[name][0], [0.5, 5.0, 1.5], with_zero)
@@ -917,6 +928,13 @@ def everything(experts: int) -> dict[str, tuple[MergeMethod, Statistics | None]]
         "reg mean": (RegMean(), grams_for(inputs(experts))),
         "dare slerp": (Dare(Slerp()), None),
         "dare ties": (Dare(Ties(0.4)), None),
+        "sce": (Sce(0.4), None),
+        "breadcrumbs": (Breadcrumbs(density=0.6, gamma=0.1), None),
+        "breadcrumbs karcher": (Breadcrumbs(Karcher(), density=0.6, gamma=0.1), None),
+        "della": (Della(), None),
+        "della slerp": (Della(Slerp()), None),
+        "lines": (Lines(), None),
+        "lines ties": (Lines(Ties(0.4)), None),
     }
 
 

@@ -1,16 +1,8 @@
 """The rows that a recipe can ask for by name: the baselines that Self Positioning is measured against."""
 
 from lightning_app.recipe.model_recipes import MergeRecipe
-from modules.merging import (
-    Average,
-    Fisher,
-    MultiSlerp,
-    RegMean,
-    Slerp,
-    SphericalMean,
-    TaskArithmetic,
-    Ties,
-)
+from modules.merging import Average, TaskArithmetic
+from modules.merging.merge_method import METHODS
 from modules.search import CmaEs
 
 SCALES = [0.4, 0.6, 0.8, 1.0, 1.2, 1.5]
@@ -19,16 +11,20 @@ SCALES = [0.4, 0.6, 0.8, 1.0, 1.2, 1.5]
 MAIN = "self_positioning"
 """The merge that a recipe's section ``model`` is, in the table and in TensorBoard."""
 
+GRIDS: dict[str, list[float]] = {
+    "task_arithmetic": [0.2, 0.3, 0.4, 0.5, 0.7, 1.0],
+    "ties": SCALES,
+    "fisher": SCALES,
+    "reg_mean": SCALES,
+}
+"""Scales that a method's baseline tries; those of other methods stand at their own length."""
+
 MERGES: dict[str, MergeRecipe] = {
     MAIN: MergeRecipe(),
-    "average": MergeRecipe(weighting="equal", method=Average()),
-    "task_arithmetic": MergeRecipe(weighting="equal", method=TaskArithmetic(), scales=[0.2, 0.3, 0.4, 0.5, 0.7, 1.0]),
-    "slerp": MergeRecipe(weighting="equal", method=Slerp()),
-    "spherical_mean": MergeRecipe(weighting="equal", method=SphericalMean()),
-    "multi_slerp": MergeRecipe(weighting="equal", method=MultiSlerp()),
-    "ties": MergeRecipe(weighting="equal", method=Ties(), scales=SCALES),
-    "fisher": MergeRecipe(weighting="equal", method=Fisher(), scales=SCALES),
-    "reg_mean": MergeRecipe(weighting="equal", method=RegMean(), scales=SCALES),
+    **{
+        name: MergeRecipe(weighting="equal", method=method(), scales=GRIDS.get(name, []))
+        for name, method in METHODS.items()
+    },
     "size_weighted": MergeRecipe(weighting="size"),
     "inverse_norm": MergeRecipe(weighting="inverse_norm", scales=SCALES),
     "lm_cocktail": MergeRecipe(weighting="lm_cocktail", temperatures=[0.05, 0.1, 0.5, 1.0, 5.0]),

@@ -74,7 +74,9 @@ class RecipeMerges:
         search: Search = recipe.search or options["search"] or Bfgs()
         signed = options["signed"] if recipe.signed is None else recipe.signed
         granularity = options["granularity"] if recipe.granularity is None else recipe.granularity
-        merge = self._inputs(recipe, self._method(recipe), granularity, signed, chain)
+        method = self._method(recipe)
+        method.refuse_learning()
+        merge = self._inputs(recipe, method, granularity, signed, chain)
         if recipe.mu is not None and not merge.method.has_scale:
             kind = type(merge.method).__name__
             raise UserError(f"merges.{name}.mu: it weighs the scale, and {kind} has none; leave it out")

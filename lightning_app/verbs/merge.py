@@ -4,34 +4,19 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import difflib
-import inspect
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from lightning_app.report.markdown import markdown_table
+from lightning_app.verbs.method_options import INNER, add_method_options, method_options, option_keys, takers
 from lightning_app.verbs.verb_parser import Parser
-from modules.errors import Interrupted, UserError
+from modules.errors import Interrupted, UserError, nearest
 
 if TYPE_CHECKING:
     from modules.merging import MergeMethod
-
-METHODS = {
-    "average": "Average",
-    "task_arithmetic": "TaskArithmetic",
-    "slerp": "Slerp",
-    "spherical_mean": "SphericalMean",
-    "multi_slerp": "MultiSlerp",
-    "ties": "Ties",
-    "fisher": "Fisher",
-    "reg_mean": "RegMean",
-}
-"""Name on the command line to class in `modules.merging`."""
-
-METHOD_OPTIONS = ("order", "density", "per_tensor", "off_diagonal")
-"""Arguments of the classes that can be given on the command line."""
 
 
 def make_parser() -> Parser:
@@ -43,7 +28,8 @@ def make_parser() -> Parser:
     )
     add = parser.add_argument
     add("--config", metavar="FILE", help="a YAML file with the same keys; the command line wins")
-    add("--method", help=", ".join(METHODS))
+    add("--list", action="store_true", help="print what there is to choose from for --method, and what it needs")
+    add("--method", help=", ".join(method_options()))
     add("--base", metavar="MODEL", help="folder or hub name of the model that the experts were trained from")
     add("--experts", nargs="+", metavar="MODEL", help="folders or hub names of models, or folders of LoRA adapters")
     add("--coefficients", nargs="+", type=float, metavar="A", help="one an expert; by default the method's equal ones")
@@ -59,14 +45,8 @@ def make_parser() -> Parser:
     add("--settings_of", metavar="NAME", help="base or an expert: whose longest text and prompts, where they differ")
     add("--allow_suspicious", **_flag("merge duplicates, and experts of another base, all the same"))
     add("--out", metavar="DIR", help="the new folder")
-    of_method = parser.add_argument_group("options of a method")
-    add = of_method.add_argument
-    add("--order", nargs="+", metavar="NAME", help="slerp: folder names of the experts, first merged first (as given)")
-    add("--density", type=float, help="ties: fraction of the entries of the task vectors that are kept (0.2)")
-    add("--per_tensor", **_flag("ties: keep that fraction in every tensor, not of all tensors together"))
-    add("--off_diagonal", type=float, help="reg_mean: what off-diagonal entries are multiplied with (0.9)")
     add("--dare", type=float, metavar="DENSITY", help="any: drop all but this fraction of the entries first, at random")
-    add("--seed", type=int, help="of --dare (0)")
+    add_method_options(parser)
     return parser
 
 
@@ -84,6 +64,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.config:
         options = parser.parse_args([*_as_arguments(Path(options.config), parser), *arguments])
+    if options.list:
+        return options
     missing = [key for key in ("method", "base", "experts", "out") if not getattr(options, key)]
     if missing:
         raise UserError(f"--{missing[0]} is missing; python -m lightning_app merge --help")
@@ -104,7 +86,7 @@ def _as_arguments(file: Path, parser: Parser) -> list[str]:
         raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise UserError(f"{file}: not a mapping of keys to values")
-    known = {action.dest for action in parser._actions} - {"help", "config"}
+    known = {action.dest for action in parser._actions} - {"help", "config", "list"}
     arguments = []
     for key, value in content.items():
         if key not in known:
@@ -122,24 +104,54 @@ def make_method(options: argparse.Namespace) -> MergeMethod:
     Raises:
         UserError: there is no such method, or an option does not belong to it.
     """
-    from modules import merging
+    from modules.merging import Dare
 
-    if options.method not in METHODS:
-        near = difflib.get_close_matches(options.method, METHODS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"use {', '.join(METHODS)}"
-        raise UserError(f"unknown method '{options.method}'; {hint}")
-    classes = {name: getattr(merging, kind) for name, kind in METHODS.items()}
-    given = {key: getattr(options, key) for key in METHOD_OPTIONS if getattr(options, key) is not None}
+    names = [name for name in (options.method, options.inner) if name is not None]
+    for name in names:
+        _check_name(name)
+    given = {key: getattr(options, key) for key in option_keys() if getattr(options, key) is not None}
     for key in given:
-        takers = [name for name, kind in classes.items() if key in inspect.signature(kind).parameters]
-        if options.method not in takers:
-            raise UserError(f"--{key} is no option of {options.method}; it is one of {', '.join(takers)}")
-    method = classes[options.method](**given)
-    if options.dare is not None:
-        return merging.Dare(method, options.dare, options.seed or 0)
-    if options.seed is not None:
-        raise UserError("--seed is that of --dare, which is not given")
-    return method
+        own = names[:1] if key == INNER else names
+        if key == "seed" and options.dare is not None:
+            own = [*names, Dare.name]
+        if not set(own) & set(takers(key)):
+            raise UserError(f"--{key} is no option of {' or '.join(own)}; it is one of {', '.join(takers(key))}")
+    method = _make(names, given)
+    return method if options.dare is None else Dare(method, options.dare, given.get("seed", 0))
+
+
+def _check_name(name: str) -> None:
+    from modules.merging.weightings import WEIGHTINGS
+
+    for weighting in WEIGHTINGS:
+        if name == weighting.name:
+            raise UserError(
+                f"'{name}' weighs by {weighting.needs}: it is a merge of fit (baselines: [{name}]); "
+                "on disk give its coefficients to task_arithmetic"
+            )
+    if name not in method_options():
+        raise UserError(
+            f"unknown method '{name}'; " + nearest(name, method_options(), f"use {', '.join(method_options())}")
+        )
+
+
+def _make(names: list[str], given: dict[str, Any]) -> MergeMethod:
+    """The first method, over the second if there are two; an option is that of the first that has it."""
+    from modules.merging.merge_method import METHODS
+
+    name, *inner = names
+    own = {key: value for key, value in given.items() if name in takers(key) and key != INNER}
+    if inner:
+        others = {key: value for key, value in given.items() if key not in own and key != INNER}
+        own["method"] = _make(inner, others)
+    return METHODS[name](**own)
+
+
+def methods_table() -> str:
+    """The table of all methods and fixed weightings, in Markdown."""
+    from modules.merging.method_table import HEADER, table_rows
+
+    return markdown_table(HEADER, table_rows(), numbers=False)
 
 
 def unique_names(models: list[str]) -> list[str]:
@@ -174,7 +186,8 @@ def main(arguments: list[str]) -> None:
         Interrupted: the user stopped it.
     """
     try:
-        _merge(parse(arguments))
+        options = parse(arguments)
+        print(methods_table()) if options.list else _merge(options)
     except KeyboardInterrupt as stop:
         raise Interrupted("stopped; nothing was written") from stop
 

@@ -3,9 +3,10 @@
 from torch import Tensor
 
 from modules.errors import UserError
-from modules.merging.merge_method import MergeMethod, Preparation, Prepared, Statistics, Stream, normalised
+from modules.merging.merge_method import MergeMethod, Preparation, Prepared, Statistics, Stream, normalised, register
 
 
+@register
 class Fisher(MergeMethod):
     """``V^(k) = sum_i a_i F_i^(k) V_i^(k) / sum_i a_i F_i^(k)``, entry by entry.
 
@@ -20,6 +21,9 @@ class Fisher(MergeMethod):
         >>> merge = MergeModule("experts/base", experts, method=Fisher())
     """
 
+    name = "fisher"
+    formula = "average weighted by each expert's Fisher information, entry by entry"
+    reference = "arXiv 2111.09832"
     statistics = "fisher"
 
     def __init__(self, rows: int = 512) -> None:

@@ -46,6 +46,18 @@ def groups_of(names: Iterable[str], granularity: str | int) -> dict[str, str]:
     }
 
 
+def depths_of(names: Iterable[str]) -> dict[str, float]:
+    """Return the depth of every tensor: 0 for the embeddings and the first layer, 1 for the last and what follows.
+
+    Args:
+        names: of the tensors; the last layer is the last among them.
+    """
+    layers = {name: _layer(name) for name in names}
+    last = max((layer for layer in layers.values() if layer is not None), default=0)
+    outside = {"embeddings": 0.0, "final": 1.0}
+    return {name: outside[_outside(name)] if layer is None else layer / max(1, last) for name, layer in layers.items()}
+
+
 def _layer(name: str) -> int | None:
     match = LAYER.search(name)
     return int(match.group(1)) if match else None

@@ -5,7 +5,7 @@ Shapes: N experts; ``...`` any number of groups of tensors, each with coefficien
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -49,12 +49,30 @@ class MergeMethod(ABC):
 
     Example:
         Weights by the squares of ``a``, in ``modules/merging/squares.py``; one line of ``modules/merging/__init__.py``
-        and one of ``modules/__init__.pyi`` export it, and ``method: {class_path: modules.Squares}`` merges with it::
+        and one of ``modules/__init__.pyi`` export it, and ``--method squares`` or, in a recipe, ``method: {class_path:
+        modules.Squares}`` merges with it::
 
+            @register
             class Squares(MergeMethod):
+                name = "squares"
+                formula = "average weighted by the squares of a"
+                reference = "https://example.org/squares"
+
                 def positive_coefficients(self, a, gram):
                     return normalised(a**2)
     """
+
+    name: ClassVar[str]
+    """The method on the command line, in recipes and in tables: the name of its file."""
+
+    formula: ClassVar[str]
+    """The merged task vector in one line, without a vertical bar, for tables."""
+
+    reference: ClassVar[str]
+    """The definition: an arXiv number or a URL."""
+
+    learned: bool = True
+    """False where the method fixes the numbers that a search would find; see `refuse_learning`."""
 
     has_scale: bool = True
     """True where the coefficients give a direction only, so that a scale ``lambda`` is learned beside them."""
@@ -119,6 +137,18 @@ class MergeMethod(ABC):
                 "give one that is not, or scale 0 for the base"
             )
 
+    def refuse_learning(self) -> None:
+        """Refuse to be learned, where the method fixes the numbers that a search would find.
+
+        Raises:
+            UserError: the method is not `learned`.
+        """
+        if not self.learned:
+            raise UserError(
+                f"{type(self).__name__} cannot be learned, it fixes its own numbers; "
+                "give weighting: equal, merge on disk, or learn another method"
+            )
+
     def initial(self, experts: int) -> Tensor:
         """Return the ``a`` to start from: ``[N]`` float64, all ones unless a method says otherwise."""
         return torch.ones(experts, dtype=torch.float64)
@@ -144,6 +174,20 @@ class MergeMethod(ABC):
             statistics: of the experts' data, for a method that needs them.
         """
         return lambda name, vectors: Prepared(vectors)
+
+
+METHODS: dict[str, type[MergeMethod]] = {}
+"""Name of each registered merge method to its class; without arguments, a class makes the usual form of its method."""
+
+AnyMethod = TypeVar("AnyMethod", bound=type[MergeMethod])
+
+
+def register(method: AnyMethod) -> AnyMethod:
+    """Register a class of merge methods by its name, which is that of its file."""
+    assert method.name not in METHODS, f"two merge methods are called {method.name!r}"
+    assert method.name == method.__module__.rpartition(".")[2], f"{method.name!r} is in a file of another name"
+    METHODS[method.name] = method
+    return method
 
 
 def outer(u: Tensor, v: Tensor) -> Tensor:

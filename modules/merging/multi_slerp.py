@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
-from modules.merging.merge_method import MergeMethod, times, weights_of_directions
+from modules.merging.merge_method import MergeMethod, register, times, weights_of_directions
 
 
+@register
 class MultiSlerp(MergeMethod):
     """mergekit's Multi-SLERP, taken at the base.
 
@@ -18,6 +19,9 @@ class MultiSlerp(MergeMethod):
         tensor([1.0607, 0.5303])
     """
 
+    name = "multi_slerp"
+    formula = "weighted sum of the directions, normalised, times the weighted mean of the norms"
+    reference = "arXiv 2403.13257"
     uses_angles = True
 
     def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:

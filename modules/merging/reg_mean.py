@@ -12,9 +12,11 @@ from modules.merging.merge_method import (
     Stream,
     check_fraction,
     normalised,
+    register,
 )
 
 
+@register
 class RegMean(MergeMethod):
     """``W = (sum_i G_i)^-1 sum_i G_i W_i`` for linear layers, with ``G_i = X_i^T X_i``; the average elsewhere.
 
@@ -35,6 +37,9 @@ class RegMean(MergeMethod):
         >>> merge = MergeModule("experts/base", experts, method=RegMean())
     """
 
+    name = "reg_mean"
+    formula = "linear layers with the outputs nearest to all experts' outputs; the average elsewhere"
+    reference = "arXiv 2212.09849"
     statistics = "input_gram"
 
     def __init__(self, off_diagonal: float = 0.9, rows: int = 512) -> None:

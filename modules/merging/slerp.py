@@ -6,12 +6,13 @@ The angle is taken between task vectors, not between weights: the weights of fin
 import torch
 from torch import Tensor
 
-from modules.merging.merge_method import MergeMethod, times
+from modules.merging.merge_method import MergeMethod, register, times
 
 SMALLEST_SINE = 1e-6
 """Sine below which two directions count as (anti)parallel, where SLERP is taken to its linear limit."""
 
 
+@register
 class Slerp(MergeMethod):
     """The chain ``V_(1..k) = f(V_(1..k-1), V_k; s_k)`` with ``s_k = a_k / (mean(a_1..a_(k-1)) + a_k)``.
 
@@ -27,6 +28,9 @@ class Slerp(MergeMethod):
         tensor([0.7071, 0.7071])
     """
 
+    name = "slerp"
+    formula = "the paper's chain of spherical interpolations; depends on the order"
+    reference = "arXiv 2410.15035"
     uses_angles = True
 
     def __init__(self, order: list[str] | None = None) -> None:

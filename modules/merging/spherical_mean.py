@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from modules.merging.merge_method import MergeMethod, outer, times, weights_of_directions
+from modules.merging.merge_method import MergeMethod, outer, register, times, weights_of_directions
 from modules.merging.slerp import SMALLEST_SINE
 
 CONVERGED = 1e-14
@@ -12,6 +12,7 @@ CONVERGED = 1e-14
 MOST_STEPS = 1000
 
 
+@register
 class SphericalMean(MergeMethod):
     """SLERP for N task vectors without an order: ``V = sum_i b_i V_i``.
 
@@ -27,20 +28,39 @@ class SphericalMean(MergeMethod):
         tensor([0.5774, 0.5774, 0.5774])
     """
 
+    name = "spherical_mean"
+    formula = "mean of the directions on the sphere; SLERP for any number, without an order"
+    reference = "https://doi.org/10.1145/502122.502124"
     uses_angles = True
 
     def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:
         """Return the weights ``b`` of the directions: ``[..., N]``."""
-        norms = gram.diagonal(dim1=-2, dim2=-1).sqrt()
-        some = norms > 0
-        weights = weights_of_directions(a, norms)
-        cosines = gram / outer(norms, norms).where(outer(some, some), 1.0)
-        with torch.no_grad():
-            cos, found = _fixed_point(weights, cosines)
-        if weights.requires_grad:
-            cos = _with_derivative(cos, weights, cosines)
-        factor = _factor(cos, weights)
-        return torch.where(found, factor / (factor * cos).sum(-1, keepdim=True).where(found, 1.0), weights)
+        mean, _, _ = mean_direction(a, gram)
+        return mean
+
+
+def mean_direction(a: Tensor, gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the weighted Karcher mean of the directions of task vectors, differentiable in `a`.
+
+    Args:
+        a: ``[..., N]``, not negative.
+        gram: ``[..., N, N]``.
+
+    Returns:
+        ``b``, ``[..., N]``, with the mean ``sum_i b_i V_i / |V_i|``; the normalised weights, which `b` is where
+        directions cancel out, ``[..., N]``; and whether there is a mean, ``[..., 1]``.
+    """
+    norms = gram.diagonal(dim1=-2, dim2=-1).sqrt()
+    some = norms > 0
+    weights = weights_of_directions(a, norms)
+    cosines = gram / outer(norms, norms).where(outer(some, some), 1.0)
+    with torch.no_grad():
+        cos, found = _fixed_point(weights, cosines)
+    if weights.requires_grad:
+        cos = _with_derivative(cos, weights, cosines)
+    factor = _factor(cos, weights)
+    mean = factor / (factor * cos).sum(-1, keepdim=True).where(found, 1.0)
+    return torch.where(found, mean, weights), weights, found
 
 
 def _fixed_point(weights: Tensor, cosines: Tensor) -> tuple[Tensor, Tensor]:

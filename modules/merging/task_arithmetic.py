@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
-from modules.merging.merge_method import MergeMethod
+from modules.merging.merge_method import MergeMethod, register
 
 
+@register
 class TaskArithmetic(MergeMethod):
     """``V = sum_i a_i V_i`` (Ilharco et al. 2022, arXiv 2212.04089).
 
@@ -17,6 +18,9 @@ class TaskArithmetic(MergeMethod):
         tensor([ 0.5000, -0.2500])
     """
 
+    name = "task_arithmetic"
+    formula = "sum of a_i V_i"
+    reference = "arXiv 2212.04089"
     has_scale = False
 
     def positive_coefficients(self, a: Tensor, gram: Tensor) -> Tensor:

@@ -12,9 +12,11 @@ from modules.merging.merge_method import (
     Stream,
     check_fraction,
     normalised,
+    register,
 )
 
 
+@register
 class Ties(MergeMethod):
     """Entry by entry, ``V`` is the ``a``-weighted mean of the trimmed task vectors that have the elected sign.
 
@@ -37,6 +39,10 @@ class Ties(MergeMethod):
                 [0., 1., 1., 0.]])
     """
 
+    name = "ties"
+    formula = "trim to the largest entries, elect a sign, average the entries that agree"
+    reference = "arXiv 2306.01708"
+
     def __init__(self, density: float = 0.2, per_tensor: bool = False) -> None:
         check_fraction(density, "density of Ties")
         self.density = density
@@ -48,13 +54,20 @@ class Ties(MergeMethod):
 
     def preparation(self, stream: Stream, statistics: Statistics | None = None) -> Preparation:
         """Return a preparation that trims, and gives an entry the importance 1 if it has the elected sign, else 0."""
+        if self.density == 1:
+            return lambda name, vectors: Prepared(vectors, has_elected_sign(vectors))
         thresholds = None if self.per_tensor else global_thresholds(stream, self.density)
 
         def prepare(name: str, vectors: Tensor) -> Prepared:
             limits = tensor_thresholds(vectors, self.density) if thresholds is None else thresholds
             for vector, limit in zip(vectors, limits, strict=True):
                 vector.masked_fill_(vector.abs() < limit, 0.0)
-            elected = torch.where(vectors.sum(0) >= 0, 1.0, -1.0)
-            return Prepared(vectors, (vectors * elected > 0).to(vectors.dtype))
+            return Prepared(vectors, has_elected_sign(vectors))
 
         return prepare
+
+
+def has_elected_sign(vectors: Tensor) -> Tensor:
+    """Return 1 where an entry has the sign of the sum over the experts, else 0: ``[N, *shape]``."""
+    elected = torch.where(vectors.sum(0) >= 0, 1.0, -1.0)
+    return (vectors * elected > 0).to(vectors.dtype)

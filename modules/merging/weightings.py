@@ -7,9 +7,41 @@ Shapes: N experts.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class FixedWeighting(NamedTuple):
+    """A fixed weighting as tables show it.
+
+    Args:
+        name: of the merge in recipes and tables.
+        key: the value of ``weighting`` in a recipe.
+        formula: the coefficients in one line.
+        reference: an arXiv number, or empty.
+        needs: beside the models.
+    """
+
+    name: str
+    key: str
+    formula: str
+    reference: str
+    needs: str
+
+
+WEIGHTINGS = (
+    FixedWeighting("size_weighted", "size", "c_i in proportion to the expert's rows", "", "row counts"),
+    FixedWeighting("inverse_norm", "inverse_norm", "c_i in proportion to 1 / norm of V_i", "", "norms"),
+    FixedWeighting(
+        "lm_cocktail", "lm_cocktail", "c = softmax(-loss / temperature)", "arXiv 2311.13534", "probe losses"
+    ),
+    FixedWeighting(
+        "greedy_soup", "greedy", "mean of the experts that help, best first", "arXiv 2203.05482", "probe losses"
+    ),
+)
+"""The fixed weightings, which recipes name as merges."""
 
 
 def size_weighted(sizes: Sequence[float] | Tensor) -> Tensor:
