@@ -75,25 +75,9 @@ class Training:
 
 @dataclass(frozen=True)
 class ExpertRecipe(Training):
-    """How one model is trained, and on what: an expert, or a joint model.
+    """How one model is trained, and on what: an expert, or a joint model; see `Training` for its other arguments.
 
     Args:
-        max_steps: optimiser steps.
-        batch_size: rows a process and step.
-        lr: peak learning rate.
-        warmup: fraction of the steps over which the learning rate rises.
-        weight_decay: of weight matrices.
-        max_length: tokens kept of a text while training; null: the model's own limit.
-        validate_every: optimiser steps between validations; null: once, at the end.
-        conflict_every: optimiser steps between measurements of the angle between the gradients of what is mixed;
-            null: none.
-        optimizer: ``class_path`` and ``init_args``; null: AdamW with ``lr`` and ``weight_decay``. Another has ``lr``,
-            too, unless its ``init_args`` have one.
-        schedule: ``class_path`` and ``init_args`` of the schedule of the learning rate, stepped every optimiser step;
-            null: linear warm-up and decay.
-        keep_best: save the validated step with the lowest loss, not the last step; needs ``validate_every``.
-        stop_early: when training ends before ``max_steps``; the best step is kept. Needs ``validate_every``.
-        keep: models of steps on the way, which merges name ``NAME@STEP``; null: none.
         data: the data sets, each a batch of its own; with several, ``share`` says how often each is drawn.
         mix: train on the data of these other recipes instead, recipe to share; null: in proportion to the rows.
         resample: with ``mix``, make the rows of the recipes have its proportions, instead of drawing from them by it:

@@ -65,8 +65,12 @@ def keys_of(
     """
     initialize: Callable[..., None] = owner.__init__  # type: ignore[misc]
     hints = get_type_hints(initialize)
-    documented = f"{inspect.getdoc(owner)}\n\n{inspect.getdoc(initialize)}"
-    texts = {param.arg_name: param.description or "" for param in docstring_parser.parse(documented).params}
+    documented = [inspect.getdoc(initialize), *(kind.__doc__ for kind in owner.__mro__)]
+    texts = {
+        param.arg_name: param.description or ""
+        for text in reversed(documented)
+        for param in docstring_parser.parse(inspect.cleandoc(text or "")).params
+    }
     found = []
     for name, default in _defaults(owner).items():
         kind, default = (types or {}).get(name, (hints.get(name, Any), default))

@@ -8,7 +8,7 @@ so that a folder without ``.part`` at its end is done, as long as none of its fi
 import gc
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
@@ -78,20 +78,7 @@ class StageGraph:
 
     def missing(self, stages: Sequence[Stage]) -> list[Stage]:
         """Return the stages that have to run, each once, inputs first; nothing is made again only to be made of."""
-        found: dict[str, Stage] = {}
-        seen: set[str] = set()
-
-        def visit(stage: Stage) -> None:
-            if stage.key not in seen:
-                seen.add(stage.key)
-                if not self.is_done(stage):
-                    for needed in stage.inputs:
-                        visit(needed)
-                    found[stage.key] = stage
-
-        for stage in stages:
-            visit(stage)
-        return list(found.values())
+        return with_inputs(stages, skip=self.is_done)
 
     def _make(self, stage: Stage) -> None:
         folder = self.folder(stage)
@@ -122,15 +109,23 @@ class StageGraph:
         self.screen.end(stage, spent)
 
 
-def with_inputs(stages: Sequence[Stage]) -> list[Stage]:
-    """Return all stages that these need, each once, inputs first."""
+def with_inputs(stages: Sequence[Stage], skip: Callable[[Stage], bool] = lambda stage: False) -> list[Stage]:
+    """Return all stages that these need, each once, inputs first.
+
+    Args:
+        stages: that are wanted.
+        skip: whether to leave out a stage, and what only it needs.
+    """
     found: dict[str, Stage] = {}
+    seen: set[str] = set()
 
     def visit(stage: Stage) -> None:
-        if stage.key not in found:
-            for needed in stage.inputs:
-                visit(needed)
-            found[stage.key] = stage
+        if stage.key not in seen:
+            seen.add(stage.key)
+            if not skip(stage):
+                for needed in stage.inputs:
+                    visit(needed)
+                found[stage.key] = stage
 
     for stage in stages:
         visit(stage)
