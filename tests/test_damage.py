@@ -17,7 +17,7 @@ from lightning_app.__main__ import main
 from lightning_app.stages.model import Model
 from lightning_app.stages.score import Score, read_examples, read_scores
 from lightning_app.stages.scorer import Scorer
-from lightning_app.stages.stage import Stage
+from lightning_app.stages.stage import ResultFolders, Stage
 from lightning_app.stages.stage_graph import StageGraph
 from lightning_app.stages.survey import Point, read_points, write_points
 from modules.checkpoints.whole import is_whole
@@ -69,7 +69,7 @@ def test_a_stage_with_a_damaged_file_is_made_again(tmp_path: Path, said: list[st
     class Made(Stage):
         kind = "model"
 
-        def run(self, folder: Path, graph: StageGraph) -> None:
+        def run(self, folder: Path, graph: ResultFolders) -> None:
             runs.append(folder)
             (folder / "model").mkdir(exist_ok=True)
             (folder / "scores.json").write_text('{"STS": 50.0}')

@@ -18,7 +18,7 @@ from callbacks.mteb.task_loading import load_tasks
 from lightning_app.stages.model import Model
 from lightning_app.stages.score import Score, read_examples, read_scores
 from lightning_app.stages.scorer import Scorer, revision
-from lightning_app.stages.stage import Stage
+from lightning_app.stages.stage import ResultFolders, Stage
 from lightning_app.stages.stage_graph import StageGraph
 from modules import TextEncoder
 from tests.tiny_encoder import Settings, tiny_encoder
@@ -140,7 +140,7 @@ def test_equal_weights_are_scored_once_whatever_they_are_called(
     class Linked(Stage):
         kind = "model"
 
-        def run(self, folder: Path, graph: StageGraph) -> None:
+        def run(self, folder: Path, graph: ResultFolders) -> None:
             shutil.copytree(tmp_path / "base", folder / "model", copy_function=os.link)
 
     graph = StageGraph(tmp_path / "run")

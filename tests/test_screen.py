@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lightning_app.stages.screen import Screen, readable
-from lightning_app.stages.stage import Stage
+from lightning_app.stages.stage import ResultFolders, Stage
 from lightning_app.stages.stage_graph import StageGraph
 
 
@@ -21,7 +21,7 @@ class Sized(Stage):
     def texts(self) -> int:
         return self.size
 
-    def run(self, folder: Path, graph: StageGraph) -> None:
+    def run(self, folder: Path, graph: ResultFolders) -> None:
         pass
 
 

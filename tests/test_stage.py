@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lightning_app.stages.model import Model
-from lightning_app.stages.stage import BESIDE_KEY, Stage
+from lightning_app.stages.stage import BESIDE_KEY, ResultFolders, Stage
 from lightning_app.stages.stage_graph import DONE, PART, StageGraph, with_inputs
 from modules import Adam, Bfgs, MergeMethod, Search, Slerp
 
@@ -30,7 +30,7 @@ class Write(Stage):
     search: Search = field(default_factory=Bfgs)
     stops: list[int] = field(default_factory=list, metadata=BESIDE_KEY)
 
-    def run(self, folder: Path, graph: StageGraph) -> None:
+    def run(self, folder: Path, graph: ResultFolders) -> None:
         with (folder / "runs.txt").open("a") as file:
             file.write(f"{self.name}\n")
         if self.stops:

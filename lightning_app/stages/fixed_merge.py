@@ -13,8 +13,7 @@ from lightning_app.recipe.model_recipes import Weighting
 from lightning_app.stages.learn import POSITION
 from lightning_app.stages.merge_inputs import MergeInputs
 from lightning_app.stages.probe_rows import ProbeRows
-from lightning_app.stages.stage import Stage
-from lightning_app.stages.stage_graph import StageGraph
+from lightning_app.stages.stage import ResultFolders, Stage
 from lightning_app.stages.trainer_settings import TrainerSettings
 from modules import MergeModule
 from modules.distributed import is_main_process
@@ -82,7 +81,7 @@ class FixedMerge(Stage):
         tried = max(1, len(self.scales)) * max(1, 2 * len(self.temperatures))
         return 0 if self.choice is None else tried * self.choice.probe.validation_texts
 
-    def run(self, folder: Path, graph: StageGraph) -> None:
+    def run(self, folder: Path, graph: ResultFolders) -> None:
         """Try all positions, and save the best one."""
         module = self.merge.module(graph)
         trainer = None if self.choice is None else self.choice.trainer.make_silent(self.name)

@@ -7,8 +7,7 @@ import torch
 
 from lightning_app.stages.model import Model
 from lightning_app.stages.model_loading import is_plain
-from lightning_app.stages.stage import Stage
-from lightning_app.stages.stage_graph import StageGraph
+from lightning_app.stages.stage import ResultFolders, Stage
 from modules.distributed import is_main_process
 from modules.json_files import read_json, write_json
 from modules.positioning.task_vectors import gram_matrices, load_task_vectors
@@ -31,7 +30,7 @@ class Geometry(Stage):
     start: Model
     models: tuple[Model, ...]
 
-    def run(self, folder: Path, graph: StageGraph) -> None:
+    def run(self, folder: Path, graph: ResultFolders) -> None:
         """Take the Gram matrix."""
         if not is_main_process():
             return

@@ -12,8 +12,7 @@ from callbacks import CoefficientTrace, CostMeter, ResumableRun
 from lightning_app.stages.merge_inputs import MergeInputs
 from lightning_app.stages.model import Model
 from lightning_app.stages.probe_rows import ProbeRows
-from lightning_app.stages.stage import BESIDE_KEY, Stage
-from lightning_app.stages.stage_graph import StageGraph
+from lightning_app.stages.stage import BESIDE_KEY, ResultFolders, Stage
 from lightning_app.stages.train import BACKWARD
 from lightning_app.stages.trainer_settings import TrainerSettings, say_unusable
 from modules import MergeModule, Search, UserError
@@ -66,7 +65,7 @@ class Learn(Stage):
         """About how many texts pass through the model."""
         return 2 * BACKWARD * self.steps * self.probe.batch_size
 
-    def module(self, graph: StageGraph) -> MergeModule:
+    def module(self, graph: ResultFolders) -> MergeModule:
         """Return the merge at the start of its search; its experts must be made already."""
         options = {"search": self.search, "mu": self.mu, "pull": self.pull, "settled": self.settled}
         module = self.merge.module(graph, **options)
@@ -74,7 +73,7 @@ class Learn(Stage):
             module.start_from(position_of(self.initial, graph))
         return module
 
-    def run(self, folder: Path, graph: StageGraph) -> None:
+    def run(self, folder: Path, graph: ResultFolders) -> None:
         """Learn the position, from where an interrupted search was, and save model, checkpoint and numbers."""
         say_unusable(list(self.unusable), self.search)
         module = self.module(graph)
@@ -97,7 +96,7 @@ class Learn(Stage):
             write_json(folder / POSITION, found)
 
 
-def position_of(model: Model, graph: StageGraph) -> dict[str, float]:
+def position_of(model: Model, graph: ResultFolders) -> dict[str, float]:
     """Return the numbers of a learned merge, by name.
 
     Raises:

@@ -10,8 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from datamodules import SplitTask
 from datamodules.task_datamodule import first_batches
 from lightning_app.stages.model import Model
-from lightning_app.stages.stage import BESIDE_KEY
-from lightning_app.stages.stage_graph import StageGraph
+from lightning_app.stages.stage import BESIDE_KEY, ResultFolders
 from modules import MergeMethod, MergeModule, UserError
 from modules.distributed import barrier, is_main_process
 from modules.encoding.prompts import Side, describe_prompts, folder_prompts, prompts_by_side
@@ -70,7 +69,7 @@ class MergeInputs:
         """The names of the experts."""
         return [name for name, _ in self.experts]
 
-    def module(self, graph: StageGraph, **options: Any) -> MergeModule:
+    def module(self, graph: ResultFolders, **options: Any) -> MergeModule:
         """Return the experts and their start in memory, at the start of a position; they must be made already.
 
         Args:
@@ -119,7 +118,7 @@ class MergeInputs:
             for name in self.names:
                 self._rows_of(name, type(self.method).__name__)
 
-    def _collect_statistics(self, graph: StageGraph) -> None:
+    def _collect_statistics(self, graph: ResultFolders) -> None:
         """Collect what the method needs of every expert's own rows, beside the expert, if it is not there."""
         method = self.method
         if method.statistics is None:
@@ -138,7 +137,7 @@ class MergeInputs:
                 collect_statistics(method.statistics, encoder, folder, batches, fingerprint=fingerprint)
             barrier()
 
-    def _take_prompts(self, module: MergeModule, graph: StageGraph) -> None:
+    def _take_prompts(self, module: MergeModule, graph: ResultFolders) -> None:
         """Have the merge name the prompts that its experts were trained with."""
         module.set_prompts(*folder_prompts(self.start.folder(graph)))
         data: dict[str, dict[Side, str | None]] = {}

@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lightning_app.stages.model_loading import ModelLoading
-from lightning_app.stages.stage import BESIDE_KEY, Stage
-from lightning_app.stages.stage_graph import StageGraph
+from lightning_app.stages.stage import BESIDE_KEY, ResultFolders, Stage
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Model:
         """Return what tells the model from others: its whole identity, or the stage that makes it."""
         return self.loading.identity(self.path) if self.path is not None else [self.stage, self.part]
 
-    def folder(self, graph: StageGraph) -> str:
+    def folder(self, graph: ResultFolders) -> str:
         """Return where the model lies, once its stage has run."""
         if self.stage is not None:
             return str(graph.folder(self.stage) / self.part)

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from lightning_app.stages.model import Model
 from lightning_app.stages.probe_rows import ProbeRows
-from lightning_app.stages.stage import Stage
-from lightning_app.stages.stage_graph import StageGraph
+from lightning_app.stages.stage import ResultFolders, Stage
 from lightning_app.stages.trainer_settings import TrainerSettings
 from modules.distributed import is_main_process
 from modules.embedding_module import EmbeddingModule
@@ -38,7 +37,7 @@ class Probe(Stage):
         """About how many texts pass through the model."""
         return self.probe.validation_texts
 
-    def run(self, folder: Path, graph: StageGraph) -> None:
+    def run(self, folder: Path, graph: ResultFolders) -> None:
         """Take the losses."""
         trainer = self.trainer.make_silent(self.name)
         module = EmbeddingModule(self.model.loading.load(self.model.folder(graph)))

@@ -9,8 +9,7 @@ from callbacks.mteb.example_scores import ExampleScores
 from callbacks.mteb.result_cache import read_example_scores
 from lightning_app.stages.model import Model
 from lightning_app.stages.scorer import Scorer
-from lightning_app.stages.stage import LIBRARIES, Stage
-from lightning_app.stages.stage_graph import StageGraph
+from lightning_app.stages.stage import LIBRARIES, ResultFolders, Stage
 from modules.distributed import is_main_process
 from modules.json_files import read_json, write_json
 
@@ -41,7 +40,7 @@ class Score(Stage):
         """About how many texts pass through the model."""
         return self.scorer.texts
 
-    def run(self, folder: Path, graph: StageGraph) -> None:
+    def run(self, folder: Path, graph: ResultFolders) -> None:
         """Score the model on all tasks."""
         scored = self.scorer.score(self.model, graph)
         if is_main_process():

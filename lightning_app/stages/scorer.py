@@ -18,7 +18,8 @@ from callbacks.mteb.task_evaluation import main_score
 from callbacks.mteb.task_fingerprint import task_fingerprint
 from callbacks.mteb.task_texts import count_texts
 from lightning_app.stages.model import Model
-from lightning_app.stages.stage_graph import StageGraph, safe_name
+from lightning_app.stages.stage import ResultFolders
+from lightning_app.stages.stage_graph import safe_name
 from modules import TextEncoder
 from modules.checkpoints.identity import identity
 from modules.distributed import fail_together, from_main, is_main_process
@@ -131,7 +132,7 @@ class Scorer:
         """Number of distinct texts of the tasks."""
         return count_texts(self.mteb.load())
 
-    def score(self, model: Model, graph: StageGraph) -> list[ScoredTask]:
+    def score(self, model: Model, graph: ResultFolders) -> list[ScoredTask]:
         """Return the score of a model on each task, from the graph's score cache where that has it.
 
         Args:

@@ -9,14 +9,11 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from datamodules import TaskData
 from modules import MergeMethod, Search
 from modules.merging.describe import describe
-
-if TYPE_CHECKING:
-    from lightning_app.stages.stage_graph import StageGraph
 
 BESIDE_KEY = MappingProxyType({"beside_key": True})
 """Metadata of a dataclass field that is no part of a stage's key, because it changes no result."""
@@ -31,6 +28,16 @@ class HasKeyContent(Protocol):
 
     def key_content(self) -> Any:
         """Return all that changes results, as JSON or as values with a `key_content`."""
+        ...
+
+
+class ResultFolders(Protocol):
+    """Where the results of stages lie: a `StageGraph`."""
+
+    score_cache: Path
+
+    def folder(self, stage: "Stage") -> Path:
+        """Return the folder of a stage that has run."""
         ...
 
 
@@ -58,7 +65,7 @@ class Stage(ABC):
     name: str = field(metadata=BESIDE_KEY)
 
     @abstractmethod
-    def run(self, folder: Path, graph: "StageGraph") -> None:
+    def run(self, folder: Path, graph: "ResultFolders") -> None:
         """Write the result into a folder; every process calls it.
 
         Args:

@@ -10,8 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning_app.stages.merge_inputs import MergeInputs
 from lightning_app.stages.probe_rows import ProbeRows
 from lightning_app.stages.scorer import Scorer
-from lightning_app.stages.stage import Stage
-from lightning_app.stages.stage_graph import StageGraph
+from lightning_app.stages.stage import ResultFolders, Stage
 from lightning_app.stages.trainer_settings import TrainerSettings
 from modules.distributed import barrier, is_main_process
 from modules.json_files import read_kept_json, write_json
@@ -78,7 +77,7 @@ class Survey(Stage):
         scored = 0 if self.scorer is None else self.scorer.texts
         return len(self.places) * (self.probe.validation_texts + scored)
 
-    def run(self, folder: Path, graph: StageGraph) -> None:
+    def run(self, folder: Path, graph: ResultFolders) -> None:
         """Measure the places that are not measured yet."""
         found = read_points(folder)
         barrier()  # every process has read what is there before it grows

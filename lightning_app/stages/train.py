@@ -14,8 +14,7 @@ from datamodules import SplitTask, TaskData, TaskDataModule
 from lightning_app.recipe.class_path import maker_of
 from lightning_app.recipe.model_recipes import StopEarly, Training
 from lightning_app.stages.model import Model
-from lightning_app.stages.stage import BESIDE_KEY, Stage
-from lightning_app.stages.stage_graph import StageGraph
+from lightning_app.stages.stage import BESIDE_KEY, ResultFolders, Stage
 from lightning_app.stages.trainer_settings import TrainerSettings
 from modules import ContrastiveModule
 
@@ -81,7 +80,7 @@ class Train(Stage):
         """The data sets."""
         return [rows.split for rows in self.rows]
 
-    def run(self, folder: Path, graph: StageGraph) -> None:
+    def run(self, folder: Path, graph: ResultFolders) -> None:
         """Train the model, from where an interrupted training was, and save it."""
         steps, tasks = self.training.max_steps, self.tasks
         rows = sum(len(task.expert) for task in tasks)
