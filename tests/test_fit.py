@@ -210,6 +210,21 @@ def test_the_report_says_what_is_shared_with_and_fitted_to_test_tasks(project: P
     assert texts > 150 and 50 < exact < normalised < texts, "probe-validation rows are not trained on"
 
 
+def test_rows_that_are_texts_of_the_tasks_are_left_out_and_counted(project: Project) -> None:
+    rows = [json.loads(line) for line in (project.folder / "sts.jsonl").read_text().splitlines()][:20]
+    write_sts(project.folder, pairs=[row | {"sentence1": row["sentence1"].upper() + "!"} for row in rows])
+    content = project.content()
+    mteb = {"tasks": ["STSBenchmark"], "data_root": str(project.folder)}
+    short = {"position": {"max_epochs": 1}, "baselines": []}
+    project.write(content | {"mteb": mteb, "decontaminate": True} | short)
+    fit(project)
+    lines = (project.run_dir / "report.md").read_text().splitlines()
+    [row] = [line for line in lines if line.startswith("| sts ") and "STSBenchmark" in line]
+    assert [cell.strip() for cell in row.strip("|").split("|")][:2] == ["sts", "100"] and "20" in row
+    [shared] = [line for line in lines if line.startswith("| STSBenchmark")]
+    assert [cell.strip() for cell in shared.strip("|").split("|")][2:] == ["0", "0"]
+
+
 def test_the_other_verbs(fitted: Project, capsys: pytest.CaptureFixture[str]) -> None:
     project = fitted
     config = ["--config", str(project.recipe)]
