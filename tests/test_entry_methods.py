@@ -92,7 +92,9 @@ BOUNDS = [(0.5, 0.2), (0.9, 0.3), (0.2, 0.0), (0.001, 0.05), (1.0, 0.1)]
 
 
 def without_ties(experts: int) -> Vector:
-    return np.random.default_rng(4).permutation(85 * experts).reshape(experts, 85) - 100.5
+    """``[N, 85]`` of which no two magnitudes are equal."""
+    draw = np.random.default_rng(4)
+    return (draw.permutation(85 * experts) + 0.5).reshape(experts, 85) * draw.choice([-1, 1], (experts, 85))
 
 
 @pytest.mark.parametrize(("density", "gamma"), BOUNDS)

@@ -16,10 +16,16 @@ from modules import (
     Bfgs,
     CmaEs,
     Dare,
+    Della,
     Expert,
+    Karcher,
+    Lines,
     MergeMethod,
     MergeModule,
+    ModelStock,
     MultiSlerp,
+    NuSlerp,
+    Sce,
     Search,
     Slerp,
     SphericalMean,
@@ -398,7 +404,10 @@ def test_a_signed_position_can_subtract(experts: Project) -> None:
     fit(experts, merge, max_epochs=1)
 
 
-@pytest.mark.parametrize("method", [Ties(), Dare(density=0.5), MultiSlerp(), SphericalMean()])
+LEARNED = [Ties(), Dare(density=0.5), MultiSlerp(), SphericalMean(), Karcher(), NuSlerp(), Sce(), Della(), Lines()]
+
+
+@pytest.mark.parametrize("method", LEARNED)
 def test_every_method_can_be_learned(experts: Project, method: MergeMethod) -> None:
     merge = module(experts, method=method)
     start = merge.describe_position()
@@ -406,6 +415,14 @@ def test_every_method_can_be_learned(experts: Project, method: MergeMethod) -> N
     merge.on_train_end = lambda: seen.append(merge.describe_position())  # type: ignore[method-assign]
     fit(experts, merge, max_epochs=1)
     assert all(seen[0][key] != pytest.approx(start[key], abs=1e-6) for key in start)
+
+
+def test_a_method_that_fixes_its_own_numbers_is_merged_and_not_learned(experts: Project) -> None:
+    merge = module(experts, method=ModelStock())
+    before = merge.describe_position()
+    with pytest.raises(UserError, match="ModelStock fixes its own numbers"):
+        fit(experts, merge, max_epochs=1)
+    assert merge.describe_position() == before
 
 
 @pytest.mark.parametrize("search", [Adam(0.05), Bfgs()])

@@ -57,6 +57,20 @@ def test_a_weight_of_a_scale_that_is_not_there_is_refused(project: Project) -> N
         changed(project, merges__linear=linear).model("linear")
 
 
+@pytest.mark.parametrize(
+    ("changes", "name", "key"),
+    [
+        ({"model__method": {"class_path": "modules.ModelStock"}}, "self_positioning", "model.method"),
+        ({"merges__stock": {"method": {"class_path": "modules.ModelStock"}}}, "stock", "merges.stock.method"),
+    ],
+)
+def test_a_method_that_cannot_be_learned_is_refused(
+    project: Project, changes: dict[str, Any], name: str, key: str
+) -> None:
+    with pytest.raises(UserError, match=f"{key}: ModelStock fixes its own numbers, which leaves nothing to learn"):
+        changed(project, **changes).model(name)
+
+
 def test_what_nothing_is_made_of_is_said(project: Project) -> None:
     more = {"data": [{"source": str(project.folder / "qa.jsonl")}], "batch_size": 8}
     models = changed(project, merges__spare={}, recipes__mixed=more, recipes__spare_too=more)

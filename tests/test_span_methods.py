@@ -132,5 +132,5 @@ def test_model_stock_without_an_angle() -> None:
 
 def test_model_stock_says_that_it_is_not_learned() -> None:
     Average().refuse_learning()
-    with pytest.raises(UserError, match="ModelStock cannot be learned, it fixes its own numbers; give weighting"):
+    with pytest.raises(UserError, match="method: ModelStock fixes its own numbers, which leaves nothing to learn"):
         ModelStock().refuse_learning()

@@ -75,7 +75,7 @@ class RecipeMerges:
         signed = options["signed"] if recipe.signed is None else recipe.signed
         granularity = options["granularity"] if recipe.granularity is None else recipe.granularity
         method = self._method(recipe)
-        method.refuse_learning()
+        method.refuse_learning("model.method" if name == MAIN else f"merges.{name}.method")
         merge = self._inputs(recipe, method, granularity, signed, chain)
         if recipe.mu is not None and not merge.method.has_scale:
             kind = type(merge.method).__name__

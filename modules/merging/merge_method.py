@@ -137,17 +137,18 @@ class MergeMethod(ABC):
                 "give one that is not, or scale 0 for the base"
             )
 
-    def refuse_learning(self) -> None:
+    def refuse_learning(self, key: str = "method") -> None:
         """Refuse to be learned, where the method fixes the numbers that a search would find.
+
+        Args:
+            key: that gives the method, for the message.
 
         Raises:
             UserError: the method is not `learned`.
         """
         if not self.learned:
-            raise UserError(
-                f"{type(self).__name__} cannot be learned, it fixes its own numbers; "
-                "give weighting: equal, merge on disk, or learn another method"
-            )
+            kind = type(self).__name__
+            raise UserError(f"{key}: {kind} fixes its own numbers, which leaves nothing to learn; use another method")
 
     def initial(self, experts: int) -> Tensor:
         """Return the ``a`` to start from: ``[N]`` float64, all ones unless a method says otherwise."""

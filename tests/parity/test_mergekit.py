@@ -17,8 +17,24 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from modules.gram import gram_of
-from modules.merging import Average, Dare, MergeMethod, MultiSlerp, Slerp, SphericalMean, TaskArithmetic, Ties
+from modules.merging import (
+    Average,
+    Breadcrumbs,
+    Dare,
+    Della,
+    Karcher,
+    MergeMethod,
+    ModelStock,
+    MultiSlerp,
+    NuSlerp,
+    Sce,
+    Slerp,
+    SphericalMean,
+    TaskArithmetic,
+    Ties,
+)
 from modules.merging.combine import combine
+from modules.merging.dropped_entries import uniform_draws
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-mergekit" / "bin" / "python"
@@ -74,9 +90,14 @@ class Mergekit:
         )
 
     def __call__(
-        self, method: str, models: Sequence[Weights], base: Weights | None = None, **parameters: Any
+        self,
+        method: str,
+        models: Sequence[Weights],
+        base: Weights | None = None,
+        draws: Sequence[Tensor] = (),
+        **parameters: Any,
     ) -> Weights:
-        """Merge; a list of parameters is one for each model, the base aside."""
+        """Merge; a list of parameters is one for each model, the base aside; draws take the place of random numbers."""
         named = {str(i): model for i, model in enumerate(models)} | ({} if base is None else {"base": base})
         out = self.folder / "out.safetensors"
         job = {
@@ -87,6 +108,7 @@ class Mergekit:
                 key: {str(i): x for i, x in enumerate(value)} if isinstance(value, list) else value
                 for key, value in parameters.items()
             },
+            "draws": str(self._saved("draws", {str(i): draw for i, draw in enumerate(draws)})) if draws else None,
             "out": str(out),
         }
         assert self.process.stdin is not None
@@ -320,3 +342,104 @@ def test_karcher_of_equally_long_task_vectors_is_our_spherical_mean(
     zero = {name: torch.zeros_like(weight) for name, weight in base.items()}
     theirs = mergekit("karcher", vectors, max_iter=40, tol=1e-6)
     assert distance(ours(SphericalMean(), zero, vectors, [1.0, 1.0, 1.0]), theirs, zero) < 1e-4
+
+
+@pytest.mark.parametrize("weight", [[1.0, 1.0], [0.5, 1.5]])
+def test_nu_slerp_with_a_base_is_ours(
+    mergekit: Mergekit, base: Weights, experts: list[Weights], weight: list[float]
+) -> None:
+    theirs = mergekit("nuslerp", experts[:2], base, weight=weight)
+    assert distance(ours(NuSlerp(), base, experts[:2], weight), theirs, base) < ROUNDING
+    with pytest.raises(RuntimeError):
+        mergekit("nuslerp", experts, base, weight=1.0)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_karcher_of_task_vectors_is_ours(
+    mergekit: Mergekit, base: Weights, experts: list[Weights], whole: bool
+) -> None:
+    models = [flattened(m) if whole else m for m in (base, *experts)]
+    vectors = [vector_of(expert, models[0]) for expert in models[1:]]
+    zero = {name: torch.zeros_like(weight) for name, weight in models[0].items()}
+    theirs = mergekit("karcher", vectors, max_iter=40, tol=1e-6)
+    assert distance(ours(Karcher(), zero, vectors, [1.0, 1.0, 1.0]), theirs, zero) < 1e-4
+
+
+def related(base: Weights, experts: Sequence[Weights], part: float) -> list[Weights]:
+    """Experts that also go a part of the way to the last one, so that their angles are acute."""
+    common = vector_of(experts[-1], base)
+    return [{name: w + part * common[name] for name, w in expert.items()} for expert in experts]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("count", [2, 3])
+def test_model_stock_is_ours(
+    mergekit: Mergekit, base: Weights, experts: list[Weights], count: int, whole: bool
+) -> None:
+    models = [flattened(m) if whole else m for m in (base, *related(base, experts, 0.5)[:count])]
+    theirs = mergekit("model_stock", models[1:], models[0])
+    assert distance(ours(ModelStock(), models[0], models[1:], [1.0] * count), theirs, models[0]) < 5 * ROUNDING
+
+
+def enlarged(base: Weights, experts: Sequence[Weights]) -> tuple[Weights, list[Weights]]:
+    """A base of zeros and task vectors a hundred times their size."""
+    zero = {name: torch.zeros_like(weight) for name, weight in base.items()}
+    return zero, [{name: 100 * v for name, v in vector_of(expert, base).items()} for expert in experts]
+
+
+@pytest.mark.parametrize("density", [0.1, 0.5, 1.0])
+def test_sce_of_large_task_vectors_is_ours(
+    mergekit: Mergekit, base: Weights, experts: list[Weights], density: float
+) -> None:
+    zero, vectors = enlarged(base, experts)
+    theirs = mergekit("sce", vectors, zero, select_topk=density)
+    merged = ours(Sce(density), zero, vectors, [1.0, 1.0, 1.0])
+    different = {n: beyond_rounding(merged[n], theirs[n]) for n in zero}  # variances all but equal at the threshold
+    assert sum(int(d.sum()) for d in different.values()) <= 1e-4 * sum(d.numel() for d in different.values())
+
+
+def test_sce_of_small_task_vectors_weighs_equally_in_mergekit(
+    mergekit: Mergekit, base: Weights, experts: list[Weights]
+) -> None:
+    zero = {TABLE: torch.zeros_like(base[TABLE])}
+    vectors = [{TABLE: 0.5 * (expert[TABLE] - base[TABLE])} for expert in experts]
+    assert sum(float(v[TABLE].square().mean()) for v in vectors) < 1e-6
+    theirs = mergekit("sce", vectors, zero, select_topk=1.0)
+    assert distance(ours(Ties(1.0), zero, vectors, [1.0, 1.0, 1.0]), theirs, zero) < ROUNDING
+    assert distance(ours(Sce(1.0), zero, vectors, [1.0, 1.0, 1.0]), theirs, zero) > 0.1
+
+
+@pytest.mark.parametrize(("density", "gamma"), [(0.5, 0.1), (0.9, 0.3), (0.2, 0.0)])
+def test_breadcrumbs_is_ours(
+    mergekit: Mergekit, base: Weights, experts: list[Weights], density: float, gamma: float
+) -> None:
+    weight = [0.5, 1.5, 1.0]
+    theirs = mergekit("breadcrumbs", experts, base, weight=weight, density=density, gamma=gamma)
+    merged = ours(Breadcrumbs(density=density, gamma=gamma), base, experts, weight)
+    different = {n: beyond_rounding(merged[n], theirs[n]) for n in base}  # magnitudes that tie with a bound
+    assert sum(int(d.sum()) for d in different.values()) <= 1e-4 * sum(d.numel() for d in different.values())
+    agreed = {n: torch.where(different[n], theirs[n], merged[n]) for n in base}
+    assert distance(agreed, theirs, base) < ROUNDING
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.3])
+def test_della_and_dare_given_equal_draws_keep_the_same_entries(
+    mergekit: Mergekit, base: Weights, experts: list[Weights], epsilon: float
+) -> None:
+    zero, vectors = {TABLE: torch.zeros_like(base[TABLE])}, [{TABLE: e[TABLE] - base[TABLE]} for e in experts]
+    stacked = torch.stack([v[TABLE] for v in vectors])
+    draws = list(uniform_draws(0, TABLE, stacked))
+    name, settings = ("della_linear", {"epsilon": epsilon / 2}) if epsilon else ("dare_linear", {})
+    theirs = mergekit(name, vectors, zero, draws, weight=1.0, density=0.4, rescale=False, **settings)[TABLE]
+    dropped = Della(Average(), 0.4, epsilon).drop(TABLE, stacked.clone())
+    assert float(((dropped != 0) * stacked).sum(0).sub(theirs).norm() / theirs.norm()) < 1e-3
+    merged = ours(Della(TaskArithmetic(), 0.4, epsilon), zero, vectors, [1.0, 1.0, 1.0])[TABLE]
+    if not epsilon:
+        assert float((0.4 * merged - theirs).norm() / theirs.norm()) < ROUNDING
+        dare = ours(Dare(TaskArithmetic(), 0.4), zero, vectors, [1.0, 1.0, 1.0])[TABLE]
+        assert float((0.4 * dare - theirs).norm() / theirs.norm()) < ROUNDING
+
+
+def test_della_that_keeps_all_is_ours(mergekit: Mergekit, base: Weights, experts: list[Weights]) -> None:
+    theirs = mergekit("della", experts, base, weight=1.0, density=1.0)
+    assert distance(ours(Della(density=1.0, epsilon=0.0), base, experts, [1.0, 1.0, 1.0]), theirs, base) < ROUNDING
