@@ -10,7 +10,18 @@ from lightning_app.recipe.composition import Composed, compose, laid_over
 from lightning_app.recipe.recipe_file import packaged_recipes, read_recipe, read_recipes
 from modules import UserError
 
-SECTIONS = ("seed_everything", "run_dir", "model", "recipes", "merges", "position", "trainer", "baselines", "study")
+SECTIONS = (
+    "seed_everything",
+    "run_dir",
+    "model",
+    "recipes",
+    "merges",
+    "probe",
+    "position",
+    "trainer",
+    "baselines",
+    "study",
+)
 
 
 @pytest.fixture
@@ -166,7 +177,8 @@ def test_a_circle_of_recipes(write: Any) -> None:
         ("run_dir: !!python/name:os.system ''", r"^x.yaml:1: not valid YAML \(could not determine a constructor"),
         ("run_dir: a\nmodle: {mu: 1}", r"^x.yaml:2: unknown key 'modle'; did you mean model\?"),
         ("run_dir: a\nthing: 1", r"^x.yaml:2: unknown key 'thing'; known are seed_everything, run_dir, model,"),
-        ("run_dir: a\n\ndata: {size: 3}", r"^x.yaml:3: this section is called probe"),
+        ("run_dir: a\n\ndata: {size: 3}", r"^x.yaml:3: data.tasks is needed"),
+        ("probe: {size: 3}\ndata: {size: 3}", r"^x.yaml:2: data is another name of the section probe"),
         ("recipes: {defaults: [1], a: {}}", r"^recipes.defaults: give the keys that every entry is to have"),
         ("extends: {model: x}", r"^x.yaml:1: recipe '{'model': 'x'}' is neither a file nor a packaged recipe"),
         ("extends: quickstrat", r"^x.yaml:1: recipe 'quickstrat' is neither a file nor .* did you mean quickstart\?"),
@@ -191,3 +203,18 @@ def test_a_packaged_recipe_says_nothing_three_times(path: str) -> None:
     entries = [entry for _, entry in sections["recipes"].value]
     said = [f"{key.value}: {yaml.serialize(value)}" for entry in entries for key, value in entry.value]
     assert not [pair for pair in said if said.count(pair) > 2 and not pair.startswith(("<<", "mix"))]
+
+
+def test_a_section_data_is_the_probe_of_a_merge_or_the_rows_of_one_model(write: Any) -> None:
+    merge = composed(write("a.yaml", "recipes: {a: {data: [x]}}\ndata: {size: 8}"))
+    assert merge.content == {"recipes": {"a": {"data": ["x"]}}, "probe": {"size": 8}}
+    assert merge.remarks == ["data: taken as the section probe; in recipes it is the list of data sets"]
+    data = "data: {tasks: [x], batch_size: 4, validation_size: 9}"
+    one = composed(write("b.yaml", f"model: {{base: m, lr: 0.1}}\n{data}\ntrainer: {{max_steps: 2, devices: 1}}"))
+    assert one.content == {
+        "model": {"base": "m"},
+        "recipes": {"expert": {"data": ["x"], "batch_size": 4, "lr": 0.1, "max_steps": 2}},
+        "probe": {"validation_size": 9},
+        "trainer": {"devices": 1},
+    }
+    assert one.remarks == ["data: of one model, taken as recipes.expert"]

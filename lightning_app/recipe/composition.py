@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning_app.recipe.position_settings import TRAINER_LENGTHS
 from lightning_app.recipe.recipe_file import RecipeFile, read_yaml
+from lightning_app.recipe.short_forms import without_data
 from modules.errors import UserError, nearest
 
 DEFAULTS = "defaults"
@@ -46,9 +47,10 @@ def compose(files: Sequence[RecipeFile], keys: Sequence[tuple[str, str]], sectio
     places: dict[str, str] = {}
     remarks: list[str] = []
     for file in files:
-        for name in file.content:
+        given = without_data(file.content, file.places.get("data", file.path), remarks)
+        for name in given:
             check_section(name, file.places.get(name, file.path), sections)
-        content = laid_over(content, _with_position(file.content, remarks, file.places))
+        content = laid_over(content, _with_position(given, remarks, file.places))
         places |= file.places
     for key, value in keys:
         content = laid_over(content, _with_position(_nested(key, value), remarks, places))
