@@ -130,9 +130,9 @@ def obvious_della(vectors: Vector, draws: Vector, density: float, epsilon: float
     for place in np.ndindex(vectors.shape):
         row = np.abs(vectors[place[:-1]])
         rank = (row < row[place[-1]]).sum() / (len(row) - 1)
-        odds = density + epsilon * (rank - 0.5)
-        if draws[place] < odds:
-            left[place] = vectors[place] / odds
+        probability = density + epsilon * (rank - 0.5)
+        if draws[place] < probability:
+            left[place] = vectors[place] / probability
     return left
 
 
@@ -174,7 +174,7 @@ def test_della_of_tensors_of_any_shape(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(("density", "epsilon"), [(0.5, 1.1), (0.9, 0.3), (1.0, 0.1), (0.2, 0.4), (0.5, -0.1)])
-def test_odds_that_are_no_probabilities(density: float, epsilon: float) -> None:
+def test_an_epsilon_that_gives_no_probabilities(density: float, epsilon: float) -> None:
     with pytest.raises(UserError, match=f"epsilon of Della is {epsilon}: it is at least 0, and entries"):
         Della(density=density, epsilon=epsilon)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from modules.errors import UserError
-from modules.merging.granularity import groups_of
+from modules.merging.granularity import depths_of, groups_of
 from tests.tiny_encoder import tiny_encoder
 
 
@@ -45,6 +45,14 @@ def test_the_whole_model_is_one_group(style: str) -> None:
 def test_every_tensor_is_a_group(style: str) -> None:
     names = STYLES[style]()
     assert groups_of(names, "tensor") == {name: name for name in names}
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_depth_rises_from_the_embeddings_to_the_last_layer(style: str) -> None:
+    depths = depths_of(STYLES[style](3))
+    assert list(depths.values()) == sorted(depths.values())  # the names are in the order of the layers
+    assert set(depths.values()) == {0.0, 0.5, 1.0}
+    assert set(depths_of(STYLES[style](1)).values()) == {0.0, 1.0}
 
 
 def test_the_layers_of_bert() -> None:

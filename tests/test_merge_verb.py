@@ -104,6 +104,23 @@ def test_methods_and_their_options() -> None:
     assert isinstance(dare.method, Ties) and dare.method.density == 0.4
 
 
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_method_merges_from_the_command_line(
+    name: str, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = main(["merge", *arguments, "--method", name])
+    if METHODS[name].statistics:
+        assert status == 2 and "e0 has no" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+        return
+    assert status == 0
+    record = json.loads((tmp_path / "out" / "merge.json").read_text())
+    assert record["method"]["class"] == f"modules.merging.{METHODS[name].__name__}"
+    base, merged = read_weights(tmp_path / "base"), read_weights(tmp_path / "out")
+    assert all(weight.isfinite().all() for weight in merged.values())
+    assert any(not torch.equal(weight, base[key]) for key, weight in merged.items())
+
+
 def test_a_method_over_another_and_their_options() -> None:
     lines = method_of("--method", "lines", "--inner", "ties", "--alpha", "0.2", "--density", "0.4")
     assert isinstance(lines, Lines) and (lines.alpha, lines.beta) == (0.2, 0.5)

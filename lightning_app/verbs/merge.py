@@ -99,7 +99,7 @@ def _as_arguments(file: Path, parser: Parser) -> list[str]:
 
 
 def make_method(options: argparse.Namespace) -> MergeMethod:
-    """The merge method that the options name.
+    """Return the merge method that the options name.
 
     Raises:
         UserError: there is no such method, or an option does not belong to it.
@@ -136,7 +136,7 @@ def _check_name(name: str) -> None:
 
 
 def _make(names: list[str], given: dict[str, Any]) -> MergeMethod:
-    """The first method, over the second if there are two; an option is that of the first that has it."""
+    """Return the first method, over the second if there are two; an option is that of the first that has it."""
     from modules.merging.merge_method import METHODS
 
     name, *inner = names
@@ -148,7 +148,7 @@ def _make(names: list[str], given: dict[str, Any]) -> MergeMethod:
 
 
 def methods_table() -> str:
-    """The table of all methods and fixed weightings, in Markdown."""
+    """Return the table of all methods and fixed weightings, in Markdown."""
     from modules.merging.method_table import HEADER, table_rows
 
     return markdown_table(HEADER, table_rows(), numbers=False)

@@ -33,7 +33,9 @@ class Della(DroppedEntries):
     """
 
     name = "della"
-    formula = "drop entries at random, small ones more often, divide the others by their odds, then another method"
+    formula = (
+        "drop entries at random, small ones more often, divide the others by their probability, then another method"
+    )
     reference = "arXiv 2406.11617"
 
     def __init__(
@@ -54,8 +56,8 @@ class Della(DroppedEntries):
     def drop(self, name: str, vectors: Tensor) -> Tensor:
         """Drop entries and rescale the others."""
         for vector, draw in zip(vectors, uniform_draws(self.seed, name, vectors), strict=True):
-            odds = self._probabilities(vector)
-            vector.mul_(draw.to(odds) < odds).div_(odds)
+            probabilities = self._probabilities(vector)
+            vector.mul_(draw.to(vector) < probabilities).div_(probabilities)
         return vectors
 
     def _probabilities(self, vector: Tensor) -> Tensor:

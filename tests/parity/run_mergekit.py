@@ -21,8 +21,8 @@ def merge(job: dict[str, Any]) -> str:
     torch.manual_seed(0)
     drawn = iter(load_file(job["draws"]).values()) if job["draws"] else iter(())
 
-    def bernoulli(odds: torch.Tensor) -> torch.Tensor:
-        return (next(drawn).view_as(odds) < odds).to(odds)
+    def bernoulli(probabilities: torch.Tensor) -> torch.Tensor:
+        return (next(drawn).view_as(probabilities) < probabilities).to(probabilities)
 
     try:
         with torch.no_grad(), patch("torch.bernoulli", bernoulli if job["draws"] else torch.bernoulli):
