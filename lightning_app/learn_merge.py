@@ -28,6 +28,9 @@ from modules.on_disk.plan import Plan
 RESERVED = ("base", AVERAGE, MAIN)
 """Rows of the table that are no experts."""
 
+MARK = "of-a-learned-merge"
+"""A file by which a folder of what is done is known from other folders, which are left alone."""
+
 
 @dataclass(frozen=True)
 class Learned:
@@ -105,8 +108,8 @@ def learn_merge(
         say(f"- {note}")
     with _run_folder(run_dir, say):
         graph = StageGraph(run_dir, screen=Screen(seconds_per_text=partial(_time_per_text, merge)))
-        made = [stage for model in merge.models for stage in model.inputs]
-        graph.run_all([*made, *merge.held_out, *merge.scores])
+        # The position first: what is wrong with the models or the method shows before anything is done.
+        graph.run_all([merge.learn, *merge.held_out, *merge.scores])
         report = learned_report(merge, graph)
         record = merge_files(_at_position(merge, graph), out, say, report.finding())
     say(f"\n{report}")
@@ -133,12 +136,14 @@ def _run_folder(run_dir: Path, say: Callable[[str], None]) -> Iterator[None]:
     Raises:
         UserError: another folder is there, or another run holds it.
     """
-    if run_dir.exists() and not (run_dir / FILE).is_file():
+    mark = run_dir / MARK
+    if run_dir.exists() and not mark.is_file() and any(path.name != FILE for path in run_dir.iterdir()):
         raise UserError(
             f"{run_dir} is to keep what is done until the merge is written; rename it, or choose another --out"
         )
     say(f"what is done is kept in {run_dir} until the merge is written: the same command goes on from there")
     with locked(run_dir, "--out"):
+        mark.touch()
         try:
             yield
         except UserError:
