@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from lightning_app.__main__ import main
 from lightning_app.learn_merge import learn_merge
-from lightning_app.report.learned_report import Gain
+from lightning_app.report.gain import Gain
 from lightning_app.stages.learning_rows import LearningRows
 from modules import Bfgs, MergeModule, TextEncoder
 from modules.bootstrap import Interval
@@ -30,6 +30,7 @@ from modules.on_disk.merge_files import merge_files
 from modules.on_disk.plan import Plan
 from tests.conftest import Project, write_rows
 from tests.test_fit import TEXTS
+from tests.test_lora import factors, write_adapter
 from tests.tiny_encoder import WORDS, tiny_encoder
 from tests.tiny_mirror import write_sts
 
@@ -202,6 +203,14 @@ def test_without_a_base_it_is_the_one_that_the_experts_record(given: Project, ca
     assert main([*without, "--method", "average"]) == 0
     assert f"base: {given.base}, which all experts record" in capsys.readouterr().out
     assert json.loads((given.folder / "merged" / "lineage.json").read_text())["base"] == str(given.base)
+
+
+def test_an_adapter_is_an_expert_and_records_its_base(given: Project) -> None:
+    adapter = write_adapter(given.folder / "lora", factors(1), base_model_name_or_path=str(given.base))
+    write_lineage(given.folder / "near", [weights_identity(given.base)], str(given.base))
+    merged = learn_merge(None, [adapter, str(given.folder / "near")], files(given), given.folder / "merged")
+    assert list(merged.record["learned"]["held_out"])[1:3] == ["lora", "near"]
+    assert merged.record["base"]["path"] == str(given.base)
 
 
 def test_models_are_scored_before_and_after(given: Project, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

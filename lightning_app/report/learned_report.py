@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from datamodules import SplitTask
+from lightning_app.report.gain import Gain
 from lightning_app.report.markdown import markdown_table
 from lightning_app.report.run_report import read_ending, score_table
 from lightning_app.stages.held_out import Measured, read_held_out
@@ -36,38 +37,6 @@ FEWEST_BATCHES = 5
 """Batches of every data set that an interval is taken of, at least."""
 
 ROWS_HEADER = ("data set", "kind", "read", "to learn on", "to choose on", "held out", "not used", "why")
-
-
-@dataclass(frozen=True)
-class Gain:
-    """How far the mean loss of a merge, relative to the base's, is below that of the best single model.
-
-    Args:
-        best: name of the best model among base and experts.
-        its_loss: the mean of its losses relative to the base's.
-        loss: that of the merge.
-        bounds: 95 % bootstrap interval of the difference; None: there are too few batches.
-    """
-
-    best: str
-    its_loss: float
-    loss: float
-    bounds: Interval | None
-
-    def __str__(self) -> str:
-        """Return the gain in one sentence."""
-        gain = self.its_loss - self.loss
-        low, high = self.bounds or (gain, gain)
-        sure = f"95 % interval {low:+.4f} to {high:+.4f}" if self.bounds else "too few held-out rows for an interval"
-        if low > 0:
-            said = "The merge is better on held-out rows than every single model"
-        elif high < 0:
-            said = f"{self.best} alone is better on held-out rows than the merge"
-        else:
-            said = f"{self.best} alone is as good on held-out rows as the merge"
-        return (
-            f"{said}: loss {self.loss:.4f} against {self.its_loss:.4f} of {self.best}, a gain of {gain:+.4f} ({sure})."
-        )
 
 
 @dataclass(frozen=True)
