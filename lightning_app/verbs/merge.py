@@ -26,7 +26,8 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="python -m lightning_app merge",
         allow_abbrev=False,
-        description="Merge experts on disk, tensor by tensor, without building a model.",
+        description="Merge experts on disk, tensor by tensor, without building a model; with --learn at a position "
+        "that is learned on rows of your own.",
     )
     add = parser.add_argument
     add("--config", metavar="FILE", help="a YAML file with the same keys; the command line wins")
