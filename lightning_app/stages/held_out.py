@@ -54,8 +54,8 @@ class HeldOut(Stage):
 
     @property
     def texts(self) -> int:
-        """About how many texts pass through the model."""
-        return self.rows.validation_texts
+        """How many texts pass through the model."""
+        return sum(len(task.validation) * len(task.validation.texts) for task in self.rows.tasks)
 
     def run(self, folder: Path, graph: StageGraph) -> None:
         """Take the losses and the metrics."""
