@@ -1,5 +1,6 @@
 """Callbacks around training: scores, traces and costs."""
 
+from callbacks.batch_losses import BatchLosses
 from callbacks.coefficient_trace import CoefficientTrace
 from callbacks.cost_meter import CostMeter
 from callbacks.gradient_conflict import GradientConflict
@@ -14,6 +15,7 @@ from callbacks.resumable_run import ResumableRun
 from callbacks.stage_progress_bar import StageProgressBar
 
 __all__ = [
+    "BatchLosses",
     "CoefficientTrace",
     "CostMeter",
     "GradientConflict",

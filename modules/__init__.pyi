@@ -24,6 +24,8 @@ from modules.merging import Slerp as Slerp
 from modules.merging import SphericalMean as SphericalMean
 from modules.merging import TaskArithmetic as TaskArithmetic
 from modules.merging import Ties as Ties
+from modules.on_disk.merge_files import merge_files as merge_files
+from modules.on_disk.plan import Plan as Plan
 from modules.positioning.experts import Expert as Expert
 from modules.search import Adam as Adam
 from modules.search import Bfgs as Bfgs

@@ -60,6 +60,7 @@ class ContrastiveModule(EmbeddingModule):
         )
         super().__init__(encoder)
         self.ancestors = lineage_through(find_base_model(base), weights_identity(base), rank_zero_info)
+        self.origin = base  # where the last of them lies
         self.lr = lr
         self.warmup = warmup
         self.weight_decay = weight_decay
@@ -112,7 +113,7 @@ class ContrastiveModule(EmbeddingModule):
         """Write the encoder, with its lineage, as a folder that ``SentenceTransformer(folder)`` loads."""
         assert isinstance(self.encoder, TextEncoder)
         self.encoder.save(folder)
-        write_lineage(folder, self.ancestors)
+        write_lineage(folder, self.ancestors, self.origin)
 
 
 def warmup_factor(step: int, steps: float, warmup: float) -> float:

@@ -108,9 +108,11 @@ class EmbeddingModule(LightningModule):
             metrics = [TaskMetrics(loss) for loss in self.task_losses.values()]
             self.task_metrics = nn.ModuleList(metrics).to(self.device)
 
-    def validation_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Add a batch to the metrics of its data set; negatives come from the batch only."""
-        self._metrics_of(dataloader_idx).update(task_loss(self.encoder, batch, local), batch)
+    def validation_step(self, batch: TaskBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Add a batch to the metrics of its data set, and return its loss; negatives come from the batch only."""
+        output = task_loss(self.encoder, batch, local)
+        self._metrics_of(dataloader_idx).update(output, batch)
+        return output.loss
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/<data set>/<metric>`` per data set, and ``val/loss``; see `validation_objective`."""

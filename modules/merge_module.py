@@ -102,6 +102,7 @@ class MergeModule(EmbeddingModule):
         weights = {name: weights_identity(path) for name, path in folders.items()}
         self.identity = merge_identity(base_weights, weights, method, self.search, **settings)
         self.ancestors = lineage_through(find_base_model(base), base_weights, rank_zero_info)
+        self.origin = base  # where the last of them lies
         self.passes = {"forward": 0, "backward": 0}
         self._last_value = torch.tensor(math.nan)
         self._load = load
@@ -131,6 +132,10 @@ class MergeModule(EmbeddingModule):
     def mean_position(self) -> dict[str, float]:
         """Return the numbers of `describe_position`, each the mean over the groups."""
         return named_position.mean_position(self.position, self.expert_names)
+
+    def coefficients_by_group(self) -> dict[str, dict[str, float]]:
+        """Return group to expert to the factor of its prepared task vector, as `Plan.c` has it."""
+        return named_position.coefficients_by_group(self.position, self.expert_names)
 
     def start_from(self, position: Mapping[str, float]) -> None:
         """Move to the position of another merge; see `named_position.start_from`.
@@ -287,7 +292,7 @@ class MergeModule(EmbeddingModule):
         """Write the merged model, with its lineage, as a folder that ``SentenceTransformer(folder)`` loads."""
         assert isinstance(self.encoder, MergedEncoder)
         self.encoder.save(str(folder))
-        write_lineage(folder, self.ancestors)
+        write_lineage(folder, self.ancestors, self.origin)
 
     def _know_base(self) -> None:
         """Measure the base, or the reference model, unless it was measured on these validation rows."""

@@ -11,7 +11,8 @@ import torch
 import yaml
 
 from lightning_app.__main__ import main
-from lightning_app.verbs.merge import make_method, parse, unique_names
+from lightning_app.unique_names import unique_names
+from lightning_app.verbs.merge import make_method, parse
 from modules.errors import UserError
 from modules.merging import Breadcrumbs, Dare, Della, Lines, MergeMethod, RegMean, Slerp, SphericalMean, Ties
 from modules.merging.merge_method import METHODS

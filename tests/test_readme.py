@@ -10,6 +10,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
+from modules import TextEncoder
 from tests.conftest import Project, write_rows
 from tests.tiny_encoder import WORDS
 
@@ -26,7 +27,9 @@ def smaller(code: str, **values: str) -> str:
     return code
 
 
-def test_the_same_job_in_python(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def rows(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """The project, in its folder, with the two files of README."""
     monkeypatch.chdir(project.folder)
     draw = random.Random(0)
     texts = [" ".join(draw.sample(WORDS, 5)) for _ in range(800)]
@@ -34,9 +37,35 @@ def test_the_same_job_in_python(project: Project, monkeypatch: pytest.MonkeyPatc
     write_rows(Path("faq.jsonl"), [{"anchor": a, "positive": b} for a, b in pairs])
     with open("similarity.csv", "w", newline="") as file:
         csv.writer(file).writerows([("sentence1", "sentence2", "score"), *((a, b, draw.random()) for a, b in pairs)])
-    [code] = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    return project
+
+
+def examples() -> list[str]:
+    """README's Python: merging given models, then the whole job."""
+    return re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+def test_given_models_are_merged_in_five_lines(rows: Project) -> None:
+    code, _ = examples()
+    assert len(code.strip().splitlines()) <= 5
+    for seed, name in enumerate("ABC"):
+        encoder = TextEncoder.load(str(rows.base))
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for weight in encoder.parameters():
+                weight.add_(0.05 * torch.randn_like(weight))
+        encoder.save(name)
+    made: dict[str, Any] = {}
+    exec(code.replace("BASE", str(rows.base)), made)
+    assert list(made["merged"].record["coefficients"]["model"]) == ["A", "B", "C"]
+    assert "| self_positioning | " in made["merged"].report
+    assert SentenceTransformer("merged", device="cpu").encode(TEXTS).shape == (3, 16)
+
+
+def test_the_same_job_in_python(rows: Project) -> None:
+    _, code = examples()
     code = smaller(code, probe_size="48", validation_size="36", size="96", max_steps="4", max_epochs="2")
-    code = code.replace("sentence-transformers/all-MiniLM-L6-v2", str(project.base))
+    code = code.replace("sentence-transformers/all-MiniLM-L6-v2", str(rows.base))
     made: dict[str, Any] = {}
     exec(code.replace("Trainer(", "Trainer(accelerator='cpu', "), made)
     merge = made["merge"]

@@ -49,7 +49,11 @@ class Key:
         """Class paths of the classes of `modules` that can be its value."""
         bases = tuple(kind for kind in _parts(self.kind) if isinstance(kind, type) and not is_dataclass(kind))
         public = {name: getattr(modules, name) for name in dir(modules)}
-        return [f"modules.{name}" for name, kind in public.items() if issubclass(kind, bases) and kind not in bases]
+        return [
+            f"modules.{name}"
+            for name, kind in public.items()
+            if isinstance(kind, type) and issubclass(kind, bases) and kind not in bases
+        ]
 
 
 def keys_of(

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
+from datamodules import TaskData
 from lightning_app.report.markdown import markdown_table
 from lightning_app.stages.model import Model
-from lightning_app.stages.recipe_data import RecipeData
 from lightning_app.stages.stage_graph import Stage, StageGraph
 
 TIMED = 64
@@ -45,11 +45,16 @@ def plan_table(stages: Sequence[Stage], graph: StageGraph, seconds_per_text: flo
 
 
 @torch.no_grad()
-def time_per_text(base: Model, data: RecipeData, device: torch.device) -> float:
-    """Return the seconds that the base needs to embed a text of the probe, in a batch."""
+def time_per_text(base: Model, rows: Sequence[TaskData], device: torch.device) -> float:
+    """Return the seconds that the base needs to embed a text, in a batch.
+
+    Args:
+        base: the model, given as a folder.
+        rows: of which texts are taken.
+        device: where it computes.
+    """
     assert base.path is not None
     encoder = base.loading.load(base.path).to(device)
-    rows = [task.probe for task in data.probe_tasks()] or [task.expert for task in data.tasks.values()]
     texts = [text for part in rows for text in part.texts[-1][:TIMED]][:TIMED]
     encoder.encode(texts)
     started = time.perf_counter()

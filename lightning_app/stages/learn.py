@@ -92,6 +92,7 @@ class Learn(Stage):
                 "ending": asdict(module.best.ending),
                 "position": module.describe_position(),
                 "mean_position": module.mean_position(),
+                "coefficients": module.coefficients_by_group(),
             }
             write_json(folder / POSITION, found)
 

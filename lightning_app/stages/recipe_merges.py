@@ -93,7 +93,7 @@ class RecipeMerges:
             trainer=self.trainer.of_position(own, search, scored=main),
             initial=None if recipe.initial is None else self._find(recipe.initial, chain),
             followed=self._followed if main else None,
-            steps=_steps(own, search, probe.batches),
+            steps=position_steps(own, search, probe.batches),
             watch=self._watch if main else list,
             unusable=tuple(self.trainer.unusable(own, search)),
         )
@@ -182,8 +182,14 @@ class RecipeMerges:
         return own if recipe.max_steps is None else own | {"max_steps": recipe.max_steps, "max_epochs": -1}
 
 
-def _steps(own: dict[str, Any], search: Search, batches: int) -> int:
-    """About how many optimiser steps the learning of a position takes at most."""
+def position_steps(own: dict[str, Any], search: Search, batches: int) -> int:
+    """Return about how many optimiser steps the learning of a position takes at most.
+
+    Args:
+        own: keys of its Trainer.
+        search: of the position.
+        batches: of a pass over the probe.
+    """
     if own.get("max_steps", -1) > 0:
         return int(own["max_steps"])
     return int((own.get("max_epochs") or 1) * (1 if search.full_probe else batches))

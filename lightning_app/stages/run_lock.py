@@ -13,10 +13,14 @@ FILE = ".lock"
 
 
 @contextmanager
-def locked(run_dir: str | Path) -> Iterator[None]:
+def locked(run_dir: str | Path, key: str = "--run_dir") -> Iterator[None]:
     """Hold a run folder, which is made if absent; the main process does so for all processes of its run.
 
     The lock goes with the process, however that ends; the file stays.
+
+    Args:
+        run_dir: the folder.
+        key: option that names another one, for the message.
 
     Raises:
         UserError: another run holds it.
@@ -32,7 +36,7 @@ def locked(run_dir: str | Path) -> Iterator[None]:
             file.seek(0)
             raise UserError(
                 f"{run_dir} is being written by another run (process {file.read().strip() or 'unknown'}): wait for it, "
-                "stop it, or give this one a folder of its own with --run_dir"
+                "stop it, or give this one a folder of its own with {key}"
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))

@@ -1,4 +1,4 @@
-"""``python -m lightning_app merge``: merge models on disk; needs neither transformers nor Lightning."""
+"""``python -m lightning_app merge``: merge models on disk; needs transformers and Lightning only to learn on rows."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from lightning_app.report.markdown import markdown_table
+from lightning_app.unique_names import unique_names
+from lightning_app.verbs.learning_options import METHOD, add_learning_options, check_learning_options, learn
 from lightning_app.verbs.method_options import INNER, add_method_options, method_options, option_keys, takers
 from lightning_app.verbs.verb_parser import Parser
 from modules.errors import Interrupted, UserError, nearest
@@ -24,7 +26,8 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="python -m lightning_app merge",
         allow_abbrev=False,
-        description="Merge experts on disk, tensor by tensor, without building a model.",
+        description="Merge experts on disk, tensor by tensor, without building a model; with --learn at a position "
+        "that is learned on rows of your own.",
     )
     add = parser.add_argument
     add("--config", metavar="FILE", help="a YAML file with the same keys; the command line wins")
@@ -33,7 +36,7 @@ def make_parser() -> Parser:
     add("--base", metavar="MODEL", help="folder or hub name of the model that the experts were trained from")
     add("--experts", nargs="+", metavar="MODEL", help="folders or hub names of models, or folders of LoRA adapters")
     add("--coefficients", nargs="+", type=float, metavar="A", help="one an expert; by default the method's equal ones")
-    add("--scale", type=float, default=1.0, help="what the merged task vector is multiplied with (1)")
+    add("--scale", type=float, help="what the merged task vector is multiplied with (1)")
     add(
         "--granularity",
         default="model",
@@ -47,6 +50,7 @@ def make_parser() -> Parser:
     add("--out", metavar="DIR", help="the new folder")
     add("--dare", type=float, metavar="DENSITY", help="any: drop all but this fraction of the entries first, at random")
     add_method_options(parser)
+    add_learning_options(parser)
     return parser
 
 
@@ -66,7 +70,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         options = parser.parse_args([*_as_arguments(Path(options.config), parser), *arguments])
     if options.list:
         return options
-    missing = [key for key in ("method", "base", "experts", "out") if not getattr(options, key)]
+    check_learning_options(options)
+    needed = ("experts", "out") if options.learn else ("method", "base", "experts", "out")
+    missing = [key for key in needed if not getattr(options, key)]
     if missing:
         raise UserError(f"--{missing[0]} is missing; python -m lightning_app merge --help")
     if options.granularity.isdecimal():
@@ -154,19 +160,6 @@ def methods_table() -> str:
     return markdown_table(HEADER, table_rows(), numbers=False)
 
 
-def unique_names(models: list[str]) -> list[str]:
-    """The folders' names; of equal ones, all but the first get a number."""
-    names: list[str] = []
-    for model in models:
-        name = stem = Path(model).expanduser().resolve().name
-        number = 1
-        while name in names:
-            number += 1
-            name = f"{stem}-{number}"
-        names.append(name)
-    return names
-
-
 def _return_freed_memory() -> None:
     """Have every freed tensor given back to the system at once.
 
@@ -185,19 +178,38 @@ def main(arguments: list[str]) -> None:
         UserError: a mistake of the user's.
         Interrupted: the user stopped it.
     """
-    try:
-        options = parse(arguments)
-        print(methods_table()) if options.list else _merge(options)
-    except KeyboardInterrupt as stop:
-        raise Interrupted("stopped; nothing was written") from stop
+    options = parse(arguments)
+    if options.list:
+        print(methods_table())
+    elif options.learn:
+        options.method = options.method or METHOD
+        learn(options, method=make_method(options), **_plan_options(options))
+    else:
+        try:
+            _merge(options)
+        except KeyboardInterrupt as stop:
+            raise Interrupted("stopped; nothing was written") from stop
+
+
+def _plan_options(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `Plan` beside models, method and coefficients."""
+    import torch
+
+    from modules.checkpoints.checkpoint_io import parse_size
+
+    return {
+        "granularity": options.granularity,
+        "dtype": getattr(torch, options.dtype) if options.dtype else None,
+        "max_shard_bytes": parse_size(options.max_shard_size),
+        "allow_suspicious": bool(options.allow_suspicious),
+        "adapter_rank": options.adapter_rank,
+        "settings_of": options.settings_of,
+    }
 
 
 def _merge(options: argparse.Namespace) -> None:
     _return_freed_memory()
 
-    import torch
-
-    from modules.checkpoints.checkpoint_io import parse_size
     from modules.on_disk.merge_files import merge_files
     from modules.on_disk.plan import Plan
 
@@ -206,13 +218,8 @@ def _merge(options: argparse.Namespace) -> None:
         experts=dict(zip(unique_names(options.experts), options.experts, strict=True)),
         method=make_method(options),
         a=options.coefficients,
-        scale=options.scale,
-        granularity=options.granularity,
-        dtype=getattr(torch, options.dtype) if options.dtype else None,
-        max_shard_bytes=parse_size(options.max_shard_size),
-        allow_suspicious=bool(options.allow_suspicious),
-        adapter_rank=options.adapter_rank,
-        settings_of=options.settings_of,
+        scale=1.0 if options.scale is None else options.scale,
+        **_plan_options(options),
     )
     record = merge_files(plan, options.out)
     for group, coefficients in list(record["coefficients"].items())[:20]:

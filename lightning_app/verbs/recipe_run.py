@@ -91,7 +91,9 @@ class RecipeRun:
 
     def time_per_text(self) -> float:
         """Return the seconds that the base needs to embed a text of the probe."""
-        return time_per_text(self.models.base, self.models.data, self.device)
+        data = self.models.data
+        rows = [task.probe for task in data.probe_tasks()] or [task.expert for task in data.tasks.values()]
+        return time_per_text(self.models.base, rows, self.device)
 
     def scorer(self, **caps: int | None) -> Scorer:
         """Return what scores models on the recipe's tasks.

@@ -12,15 +12,17 @@ HASHED = "tensors"
 """The content that the recorded hashes are taken of; see `modules.checkpoints.identity.weights_identity`."""
 
 
-def write_lineage(folder: str | Path, ancestors: Sequence[str]) -> None:
+def write_lineage(folder: str | Path, ancestors: Sequence[str], base: str | None = None) -> None:
     """Record the models that the training of a model started from.
 
     Args:
         folder: of the model.
         ancestors: identity of the weights of every such model, nearest last.
+        base: folder or hub name of the nearest; None: not known.
     """
-    path = Path(folder) / FILE
-    path.write_text(json.dumps({"hashed": HASHED, "ancestors": list(ancestors)}, indent=2) + "\n", encoding="utf-8")
+    named = {} if base is None else {"base": str(Path(base).resolve()) if Path(base).is_dir() else base}
+    content = {"hashed": HASHED, "ancestors": list(ancestors), **named}
+    (Path(folder) / FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def lineage_through(folder: str | Path, weights: str, say: Callable[[str], None] = print) -> list[str]:

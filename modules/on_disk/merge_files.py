@@ -34,11 +34,13 @@ from modules.merging.granularity import groups_of
 from modules.merging.merge_method import MergeMethod, Preparation, Statistics
 from modules.on_disk.kept_grams import Grams, kept_grams, measure
 from modules.on_disk.plan import Plan
-from modules.on_disk.record import write_records
+from modules.on_disk.record import Finding, write_records
 from modules.on_disk.rounding import NEGLIGIBLE, Rounding, is_narrow
 
 
-def merge_files(plan: Plan, out: str | Path, say: Callable[[str], None] = print) -> dict[str, Any]:
+def merge_files(
+    plan: Plan, out: str | Path, say: Callable[[str], None] = print, finding: Finding | None = None
+) -> dict[str, Any]:
     """Merge models on disk into a new folder.
 
     The folder is written aside and takes its name last, so that a folder of that name is complete.
@@ -47,6 +49,7 @@ def merge_files(plan: Plan, out: str | Path, say: Callable[[str], None] = print)
         plan: the models, the method and its settings.
         out: the new folder.
         say: prints a line.
+        finding: what the records say of how a position was learned.
 
     Returns:
         The content of ``merge.json``.
@@ -55,17 +58,27 @@ def merge_files(plan: Plan, out: str | Path, say: Callable[[str], None] = print)
         UserError: `out` is taken, a model is missing or broken, models do not go together or are suspicious, or a
             method lacks statistics.
     """
-    out = Path(out).expanduser()
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out} exists already; remove it or choose another --out")
+    out = refuse_taken(out)
     zero = torch.zeros(len(plan.experts), len(plan.experts), dtype=torch.float64)
     plan.coefficients(zero)  # a mistake in them shows before anything is read
     with _written_aside(out) as folder:
         merge = _Merge(plan, say)
-        record = merge.write(folder)
+        record = merge.write(folder, finding)
         merge.files.close()
     say(f"wrote {out}")
     return record
+
+
+def refuse_taken(out: str | Path) -> Path:
+    """Return the folder that a merged model goes to.
+
+    Raises:
+        UserError: something is there.
+    """
+    out = Path(out).expanduser()
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out} exists already; remove it or choose another --out")
+    return out
 
 
 @contextmanager
@@ -99,7 +112,7 @@ class _Merge:
         self.groups: dict[str, str] = {}
         self.coefficients: dict[str, Tensor] = {}
 
-    def write(self, folder: Path) -> dict[str, Any]:
+    def write(self, folder: Path, finding: Finding | None = None) -> dict[str, Any]:
         """Merge into an empty folder, and return the record; checks that need all tensors come last."""
         method = self.plan.method
         prepare = method.preparation(self.files.stream, self._statistics())
@@ -114,7 +127,8 @@ class _Merge:
         if not self.plan.allow_suspicious:
             known = {name: read_lineage(expert, self.say) for name, expert in self.folders.items()}
             refuse_other_ancestors(weights, known)
-        return write_records(folder, self._record(weights) | adapter, lineage_through(self.base, weights, self.say))
+        ancestors = lineage_through(self.base, weights, self.say)
+        return write_records(folder, self._record(weights) | adapter, ancestors, finding)
 
     def _statistics(self) -> Statistics | None:
         kind = self.plan.method.statistics
@@ -143,7 +157,7 @@ class _Merge:
             sum_by_group(grams, self.groups, labels) if grams else torch.zeros(len(labels), experts, experts).double()
         )
         # All groups in one call, as a position takes them, which gives the same bits.
-        self.coefficients = dict(zip(labels, self.plan.coefficients(sums), strict=True))
+        self.coefficients = dict(zip(labels, self.plan.coefficients(sums, labels), strict=True))
 
     def _refuse_suspicious(self) -> None:
         if self.plan.allow_suspicious:

@@ -25,6 +25,9 @@ class Plan:
         method: of merging.
         a: the free numbers of the method, one per expert; None: the method's start.
         scale: factor of the merged task vector.
+        c: group of tensors to expert to the factor of its prepared task vector, scale included, where a position was
+            learned; `a` and `scale`, if given, only describe it then. Groups that are not named stay as in the base.
+            None: the method's coefficients at `a`.
         granularity: ``model``, ``layer``, ``tensor`` or a number of groups of layers, each with its own angles.
         dtype: of the merged weights; None: each as in the base, or float32 where that would round away too much.
         max_shard_bytes: largest size of an output file.
@@ -45,12 +48,14 @@ class Plan:
     allow_suspicious: bool = False
     adapter_rank: int | None = None
     settings_of: str | None = None
+    c: Mapping[str, Mapping[str, float]] | None = None
 
-    def coefficients(self, gram: Tensor) -> Tensor:
+    def coefficients(self, gram: Tensor, groups: Sequence[str] = ()) -> Tensor:
         """Return the coefficients of the task vectors, scale included: ``[..., N]`` float64.
 
         Args:
             gram: ``[..., N, N]``, the Gram matrix of each group.
+            groups: their names, which learned coefficients are found by.
 
         Raises:
             UserError: the method's order does not fit the experts; or `a` does not, names no direction, or is not
@@ -60,6 +65,9 @@ class Plan:
         places = self.method.places(names)
         if self.a is not None and len(self.a) != len(names):
             raise UserError(f"{len(self.a)} coefficients are given for {len(names)} experts; give one each")
+        if self.c is not None:
+            learned = [[self.c.get(group, {}).get(name, 0.0) for name in names] for group in groups]
+            return torch.tensor(learned, dtype=torch.float64)
         a = self.method.initial(len(names)) if self.a is None else torch.tensor(self.a, dtype=torch.float64)
         c = self.scale * merge_coefficients(self.method, a.expand(gram.shape[:-1]), gram, places)
         if not torch.isfinite(c).all():

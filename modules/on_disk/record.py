@@ -1,6 +1,8 @@
 """The records in a merged folder: ``merge.json``, its lineage and a model card."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ Merged from {count} experts by {method}: theta_0 + sum_i c_i V_i, with V_i the d
 - method: {method}, arguments {arguments}, scale {scale}, granularity {granularity}
 
 {table}
-
+{finding}
 `merge.json` has the sha256 of every model and all coefficients.
 
 ## Usage
@@ -40,24 +42,42 @@ from transformers import AutoModel
 model = PeftModel.from_pretrained(AutoModel.from_pretrained({base!r}), "path/to/this/folder")"""
 
 
-def write_records(folder: Path, record: dict[str, Any], ancestors: list[str]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Finding:
+    """How a position was learned, for the records of its merge.
+
+    Args:
+        record: the entry ``learned`` of ``merge.json``.
+        card: a section of the model card, in Markdown.
+    """
+
+    record: Mapping[str, Any]
+    card: str
+
+
+def write_records(
+    folder: Path, record: dict[str, Any], ancestors: list[str], finding: Finding | None = None
+) -> dict[str, Any]:
     """Write ``merge.json``, the lineage and the model card of a merged model.
 
     Args:
         folder: of the merged model.
         record: the content of ``merge.json``.
         ancestors: identities of the weights of its ancestors, the base's last.
+        finding: how its position was learned; None: it was given.
 
     Returns:
-        `record`.
+        The content of ``merge.json``.
     """
+    if finding is not None:
+        record = record | {"learned": dict(finding.record)}
     (folder / "merge.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    write_lineage(folder, ancestors)
-    (folder / "README.md").write_text(_card(record), encoding="utf-8")
+    write_lineage(folder, ancestors, record["base"]["path"])
+    (folder / "README.md").write_text(_card(record, finding), encoding="utf-8")
     return record
 
 
-def _card(record: dict[str, Any]) -> str:
+def _card(record: dict[str, Any], finding: Finding | None) -> str:
     adapter = "adapter" in record
     tags = ["sentence-transformers", "feature-extraction", "sentence-similarity", "merge", *["peft"] * adapter]
     header = {
@@ -76,6 +96,7 @@ def _card(record: dict[str, Any]) -> str:
         scale=record["scale"],
         granularity=record["granularity"],
         table=_table(record),
+        finding="" if finding is None else f"\n{finding.card}\n",
         usage=ADAPTER_USAGE.format(base=base) if adapter else USAGE,
     )
 

@@ -36,6 +36,12 @@ def mean_position(position: Position, experts: Sequence[str]) -> dict[str, float
     return {key: float(values.mean()) for key, values in _by_group(position, experts).items()}
 
 
+def coefficients_by_group(position: Position, experts: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return group to expert to the factor of its prepared task vector, scale included, to the last bit."""
+    values = position.coefficients().detach().tolist()
+    return {label: dict(zip(experts, c, strict=True)) for label, c in zip(position.labels, values, strict=True)}
+
+
 def start_from(position: Position, experts: Sequence[str], described: Mapping[str, float]) -> None:
     """Move a position to the coefficients ``c`` of another, whatever the methods of the two are.
 

@@ -1,0 +1,37 @@
+"""What a merge gains over the best single model, in one sentence."""
+
+from dataclasses import dataclass
+
+from modules.bootstrap import Interval
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How far the mean loss of a merge, relative to the base's, is below that of the best single model.
+
+    Args:
+        best: name of the best model among base and experts.
+        its_loss: the mean of its losses relative to the base's.
+        loss: that of the merge.
+        bounds: 95 % bootstrap interval of the difference; None: there are too few batches.
+    """
+
+    best: str
+    its_loss: float
+    loss: float
+    bounds: Interval | None
+
+    def __str__(self) -> str:
+        """Return the gain in one sentence."""
+        gain = self.its_loss - self.loss
+        low, high = self.bounds or (gain, gain)
+        sure = f"95 % interval {low:+.4f} to {high:+.4f}" if self.bounds else "too few held-out rows for an interval"
+        if low > 0:
+            said = "The merge is better on held-out rows than every single model"
+        elif high < 0:
+            said = f"{self.best} alone is better on held-out rows than the merge"
+        else:
+            said = f"{self.best} alone is as good on held-out rows as the merge"
+        return (
+            f"{said}: loss {self.loss:.4f} against {self.its_loss:.4f} of {self.best}, a gain of {gain:+.4f} ({sure})."
+        )
