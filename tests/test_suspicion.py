@@ -29,7 +29,8 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_only_what_cannot_be_refused_is_clear(case: str) -> None:
+def test_only_what_cannot_be_refused_is_clear(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modules.on_disk.suspicion.HEAD", 30)
     vectors, clear = CASES[case]
     stacked = torch.stack(vectors)
     suspicion = Suspicion(len(vectors))

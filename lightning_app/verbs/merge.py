@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from lightning_app.report.markdown import markdown_table
+from lightning_app.verbs.mergekit_config import from_mergekit, is_mergekit
 from lightning_app.verbs.method_options import INNER, add_method_options, method_options, option_keys, takers
 from lightning_app.verbs.verb_parser import Parser
+from lightning_app.verbs.weights_by import parse_weights
 from modules.errors import Interrupted, UserError, nearest
 
 if TYPE_CHECKING:
@@ -27,12 +29,18 @@ def make_parser() -> Parser:
         description="Merge experts on disk, tensor by tensor, without building a model.",
     )
     add = parser.add_argument
-    add("--config", metavar="FILE", help="a YAML file with the same keys; the command line wins")
+    add("--config", metavar="FILE", help="a YAML file with the same keys, or mergekit's; the command line wins")
     add("--list", action="store_true", help="print what there is to choose from for --method, and what it needs")
     add("--method", help=", ".join(method_options()))
     add("--base", metavar="MODEL", help="folder or hub name of the model that the experts were trained from")
     add("--experts", nargs="+", metavar="MODEL", help="folders or hub names of models, or folders of LoRA adapters")
     add("--coefficients", nargs="+", type=float, metavar="A", help="one an expert; by default the method's equal ones")
+    add(
+        "--weights_by",
+        nargs="+",
+        metavar="EXPRESSION=A,A",
+        help="other coefficients for tensors in whose name a regular expression is found, the first that is: mlp=0.2,1",
+    )
     add("--scale", type=float, default=1.0, help="what the merged task vector is multiplied with (1)")
     add(
         "--granularity",
@@ -86,6 +94,8 @@ def _as_arguments(file: Path, parser: Parser) -> list[str]:
         raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise UserError(f"{file}: not a mapping of keys to values")
+    if is_mergekit(content):
+        content = from_mergekit(content, file)
     known = {action.dest for action in parser._actions} - {"help", "config", "list"}
     arguments = []
     for key, value in content.items():
@@ -206,6 +216,7 @@ def _merge(options: argparse.Namespace) -> None:
         experts=dict(zip(unique_names(options.experts), options.experts, strict=True)),
         method=make_method(options),
         a=options.coefficients,
+        weights_by=parse_weights(options.weights_by or []),
         scale=options.scale,
         granularity=options.granularity,
         dtype=getattr(torch, options.dtype) if options.dtype else None,

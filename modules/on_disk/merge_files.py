@@ -30,10 +30,9 @@ from modules.gram import sum_by_group
 from modules.json_files import read_json
 from modules.merging.combine import combine
 from modules.merging.describe import describe
-from modules.merging.granularity import groups_of
 from modules.merging.merge_method import MergeMethod, Preparation, Statistics
 from modules.on_disk.kept_grams import Grams, kept_grams, measure
-from modules.on_disk.plan import Plan
+from modules.on_disk.plan import Group, Plan
 from modules.on_disk.record import write_records
 from modules.on_disk.rounding import NEGLIGIBLE, Rounding, is_narrow
 from modules.on_disk.suspicion import Suspicion
@@ -59,8 +58,7 @@ def merge_files(plan: Plan, out: str | Path, say: Callable[[str], None] = print)
     out = Path(out).expanduser()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} exists already; remove it or choose another --out")
-    zero = torch.zeros(len(plan.experts), len(plan.experts), dtype=torch.float64)
-    plan.coefficients(zero)  # a mistake in them shows before anything is read
+    plan.refuse_mistakes()
     with _written_aside(out) as folder:
         merge = _Merge(plan, say)
         record = merge.write(folder)
@@ -94,7 +92,7 @@ class _Merge:
         self.files = open_models(self.base, self.folders, say)
         self.pipeline = agree(self.base, self.folders, plan.settings_of, say)
         self.dtype = plan.dtype
-        groups_of(self.files.names, plan.granularity)  # a mistake in it shows before the long part
+        self._say_unmatched(plan.groups(self.files.names))  # a mistake in them shows before the long part
         self.grams = Grams()
         self.suspicion: Suspicion | None = None
         self.groups: dict[str, str] = {}
@@ -138,16 +136,22 @@ class _Merge:
             self.say,
         )
 
+    def _say_unmatched(self, groups: Mapping[str, Group]) -> None:
+        used = {group.expression for group in groups.values()}
+        unmatched = [expression for expression in self.plan.weights_by if expression not in used]
+        if unmatched:
+            self.say(f"no tensor takes its coefficients from these expressions of weights_by: {' '.join(unmatched)}")
+
     def _set_coefficients(self, grams: Mapping[str, Tensor]) -> None:
-        """Set the coefficients of each group; without angles they are the same for all groups."""
-        self.groups = groups_of(grams or self.files.names, self.plan.granularity)
-        labels = list(dict.fromkeys(self.groups.values()))
-        experts = len(self.folders)
-        sums = (
-            sum_by_group(grams, self.groups, labels) if grams else torch.zeros(len(labels), experts, experts).double()
-        )
+        """Set the coefficients of each group; without angles they depend on the free numbers only."""
+        tensors = self.plan.groups(grams or self.files.names)
+        groups = list(dict.fromkeys(tensors.values()))
+        self.groups = {name: group.label for name, group in tensors.items()}
+        labels, experts = [group.label for group in groups], len(self.folders)
+        zeros = torch.zeros(len(labels), experts, experts, dtype=torch.float64)
+        sums = sum_by_group(grams, self.groups, labels) if grams else zeros
         # All groups in one call, as a position takes them, which gives the same bits.
-        self.coefficients = dict(zip(labels, self.plan.coefficients(sums), strict=True))
+        self.coefficients = dict(zip(labels, self.plan.coefficients(sums, groups), strict=True))
 
     def _refuse_suspicious(self) -> None:
         if self.plan.allow_suspicious:
@@ -257,6 +261,7 @@ class _Merge:
             "experts": experts,
             "method": describe(plan.method),
             "a": dict(zip(names, a, strict=True)),
+            **({"weights_by": {key: list(row) for key, row in plan.weights_by.items()}} if plan.weights_by else {}),
             "scale": plan.scale,
             "granularity": plan.granularity,
             "coefficients": coefficients,

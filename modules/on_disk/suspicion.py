@@ -12,8 +12,8 @@ from modules.checkpoints.checkpoint_io import CHUNK
 from modules.compatibility.safety import SAME, UNRELATED
 from modules.gram import gram_of
 
-HEAD = 16
-"""One in how many entries of a tensor, its first, tell task vectors apart: a lower bound of their distance."""
+HEAD = 4096
+"""Entries of a tensor, its first, that tell task vectors apart: a lower bound of their distance."""
 
 MARGIN = 1.1
 """Factor of what a bound may be wrong by: sums of float32 within a chunk are good to a thousandth."""
@@ -36,8 +36,7 @@ class Suspicion:
         self._base += squared_length(base)
         for i, vector in enumerate(vectors):
             self._squares[i] += squared_length(vector)
-        rows = vectors.flatten(1)
-        self._heads += gram_of(rows[:, : -(-rows.shape[1] // HEAD)])
+        self._heads += gram_of(vectors.flatten(1)[:, :HEAD])
 
     def is_clear(self) -> bool:
         """Return whether no expert can be refused; if not, exact Gram matrices have to tell."""
