@@ -5,10 +5,10 @@ Shapes: N experts.
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -129,7 +129,7 @@ class TaskVectorFiles:
                 for expert, vector in zip(self.experts.values(), vectors, strict=True):
                     expert.read(name, lambda: base, vector)
 
-            tasks = [pool.submit(read_all)]
+            tasks: list[Future[Any]] = [pool.submit(read_all)]
         else:
             first = pool.submit(read_base)
             pairs = zip(self.experts.values(), vectors, strict=True)
