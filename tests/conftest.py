@@ -12,6 +12,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 os.environ["HF_DATASETS_CACHE"] = mkdtemp(prefix="datasets-")  # before datasets is imported: not the user's own
+os.environ["HF_HOME"] = mkdtemp(prefix="huggingface-")
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: two processes test at the same time, see the Makefile
 
 import datasets
@@ -32,7 +33,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_sessionfinish() -> None:
-    shutil.rmtree(os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
+    for cache in ("HF_DATASETS_CACHE", "HF_HOME"):
+        shutil.rmtree(os.environ[cache], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

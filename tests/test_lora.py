@@ -260,7 +260,7 @@ def test_changed_settings_of_an_adapter_change_its_angles(base: str, tmp_path: P
     _, after = merge(base, experts, MultiSlerp())
     doubled = before["coefficients"]["model"]["a1"] / before["coefficients"]["model"]["a2"] / 2
     assert after["coefficients"]["model"]["a1"] / after["coefficients"]["model"]["a2"] == pytest.approx(doubled)
-    assert len(list((tmp_path / "a1" / "statistics").iterdir())) == 2
+    assert not (tmp_path / "a1" / "statistics").exists()
 
 
 # One adapter as the output

@@ -598,40 +598,51 @@ def test_a_killed_merge_leaves_no_output(base: str, experts: dict[str, str]) -> 
 # Angles
 
 
-def test_angles_are_kept_beside_the_first_expert(
-    base: str, experts: dict[str, str], monkeypatch: pytest.MonkeyPatch
+def test_angles_are_kept_in_the_users_cache_by_identity(
+    base: str, experts: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes = []
     measure = kept_grams.measure
     monkeypatch.setattr(merging, "measure", lambda *given: (passes.append(1), measure(*given))[1])
+    monkeypatch.delenv("HF_HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    before = {path: path.stat().st_mtime_ns for folder in experts.values() for path in Path(folder).rglob("*")}
     expected, _, _ = merge(base, experts, Slerp())
     again, _, lines = merge(base, experts, Slerp())
     merge(base, experts, MultiSlerp(), granularity="layer")
-    assert len(passes) == 1 and f"angles are known from an earlier merge: {experts['e0']}/statistics/" in lines
+    assert len(passes) == 1
+    assert f"angles are known from an earlier merge: {tmp_path}/cache/huggingface/embedding-angles/" in lines
     assert all(torch.equal(again[key], expected[key]) for key in expected)
     merge(base, experts, Dare(Slerp(), 0.5))
     merge(base, experts, Dare(Slerp(), 0.5, seed=1))
     assert len(passes) == 3
-    os.utime(Path(experts["e2"]) / "model.safetensors", ns=(1, 1))
-    merge(base, experts, Slerp())
-    assert len(passes) == 4
-    shutil.rmtree(Path(experts["e0"]) / "statistics")
-    (Path(experts["e0"]) / "statistics").write_text("in the way")
+    assert before == {path: path.stat().st_mtime_ns for folder in experts.values() for path in Path(folder).rglob("*")}
+    moved = shutil.copytree(experts["e2"], tmp_path / "elsewhere")
+    merge(base, experts | {"e2": str(moved)}, Slerp())
+    assert len(passes) == 3
+    weights = read_weights(moved)
+    write_weights(str(moved), weights | {KEY: weights[KEY] + 0.001})
+    merge(base, experts | {"e2": str(moved)}, Slerp())
+    merge(base, dict(reversed(experts.items())), Slerp())
+    assert len(passes) == 5
+    shutil.rmtree(tmp_path / "cache")
+    (tmp_path / "cache").write_text("in the way")
     _, _, lines = merge(base, experts, Slerp())
     assert "angles are not kept for the next merge" in lines
 
 
-def test_every_byte_is_read_once_when_the_angles_are_known(
-    base: str, experts: dict[str, str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("method", "reads"), [(Average(), 1), (Slerp(), 2)])
+def test_how_often_every_byte_is_read(
+    method: MergeMethod, reads: int, base: str, experts: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, before, _ = merge(base, experts, Slerp())
+    expected = merge(base, experts, method)[1]
     tensor_hashes._known_hashes.cache_clear()  # as in a process of its own
     counted: list[int] = []
     fill, hashed = TensorFile._fill, tensor_hashes._hash
 
-    def counting_fill(self: TensorFile, part: torch.Tensor, digest: Any) -> None:
+    def counting_fill(self: TensorFile, part: torch.Tensor, place: int, digest: Any) -> None:
         counted.append(part.nbytes)
-        fill(self, part, digest)
+        fill(self, part, place, digest)
 
     def counting_hash(file: Any, entry: tensor_hashes.Entry, path: Path) -> str:
         counted.append(entry.end - entry.start)
@@ -639,8 +650,9 @@ def test_every_byte_is_read_once_when_the_angles_are_known(
 
     monkeypatch.setattr(TensorFile, "_fill", counting_fill)
     monkeypatch.setattr(tensor_hashes, "_hash", counting_hash)
-    assert merge(base, experts, Slerp())[1] == before
-    assert sum(counted) == sum(t.nbytes for f in [base, *experts.values()] for t in read_weights(f).values())
+    assert merge(base, experts, method)[1] == expected
+    whole = sum(t.nbytes for f in [base, *experts.values()] for t in read_weights(f).values())
+    assert sum(counted) == reads * whole  # known angles are found by the hash of the models
 
 
 def test_a_masked_language_model_merges_with_its_encoder(tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ import yaml
 from lightning_app.report.markdown import markdown_table
 from lightning_app.unique_names import unique_names
 from lightning_app.verbs.learning_options import METHOD, add_learning_options, check_learning_options, learn
+from lightning_app.verbs.mergekit_config import from_mergekit, is_mergekit
 from lightning_app.verbs.method_options import INNER, add_method_options, method_options, option_keys, takers
 from lightning_app.verbs.verb_parser import Parser
+from lightning_app.verbs.weights_by import parse_weights
 from modules.errors import Interrupted, UserError, nearest
 
 if TYPE_CHECKING:
@@ -30,12 +32,18 @@ def make_parser() -> Parser:
         "that is learned on rows of your own.",
     )
     add = parser.add_argument
-    add("--config", metavar="FILE", help="a YAML file with the same keys; the command line wins")
+    add("--config", metavar="FILE", help="a YAML file with the same keys, or mergekit's; the command line wins")
     add("--list", action="store_true", help="print what there is to choose from for --method, and what it needs")
     add("--method", help=", ".join(method_options()))
     add("--base", metavar="MODEL", help="folder or hub name of the model that the experts were trained from")
     add("--experts", nargs="+", metavar="MODEL", help="folders or hub names of models, or folders of LoRA adapters")
     add("--coefficients", nargs="+", type=float, metavar="A", help="one an expert; by default the method's equal ones")
+    add(
+        "--weights_by",
+        nargs="+",
+        metavar="EXPRESSION=A,A",
+        help="other coefficients for tensors in whose name a regular expression is found, the first that is: mlp=0.2,1",
+    )
     add("--scale", type=float, help="what the merged task vector is multiplied with (1)")
     add(
         "--granularity",
@@ -92,6 +100,8 @@ def _as_arguments(file: Path, parser: Parser) -> list[str]:
         raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise UserError(f"{file}: not a mapping of keys to values")
+    if is_mergekit(content):
+        content = from_mergekit(content, file)
     known = {action.dest for action in parser._actions} - {"help", "config", "list"}
     arguments = []
     for key, value in content.items():
@@ -220,6 +230,7 @@ def _merge(options: argparse.Namespace) -> None:
         a=options.coefficients,
         scale=1.0 if options.scale is None else options.scale,
         **_plan_options(options),
+        weights_by=parse_weights(options.weights_by or []),
     )
     record = merge_files(plan, options.out)
     for group, coefficients in list(record["coefficients"].items())[:20]:

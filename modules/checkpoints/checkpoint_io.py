@@ -1,6 +1,6 @@
 """Streamed safetensors: one tensor at a time, from any shard into memory and from memory to any shard.
 
-Files are read with ``readinto``, not mapped, because mapped pages count as the memory of a process. Tensors are hashed
+Files are read with ``preadv``, not mapped, because mapped pages count as the memory of a process. Tensors are hashed
 while they are read, so that the identity of a model costs no second read.
 """
 
@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -84,6 +85,7 @@ class TensorFile:
         self.tensors = {key: self._info(key, entry) for key, entry in entries.items()}
         """Key to tensor, in the order of the file."""
         self._hashes = known_hashes(path)
+        self._finite: set[str] = set()
 
     def _info(self, key: str, entry: Entry) -> TensorInfo:
         if entry.dtype not in DTYPES:
@@ -91,7 +93,7 @@ class TensorFile:
         return TensorInfo(DTYPES[entry.dtype], entry.shape, entry.start, entry.end)
 
     def read(self, key: str, out: Tensor | None = None) -> Tensor:
-        """Read one tensor.
+        """Read one tensor; several threads may read at the same time.
 
         Args:
             key: its name in the file.
@@ -106,25 +108,27 @@ class TensorFile:
         info = self.tensors[key]
         out = torch.empty(info.shape, dtype=info.dtype) if out is None else out
         digest = None if key in self._hashes else hashlib.sha256()
-        self._file.seek(info.start)
+        place = info.start
         spare = torch.empty(0 if out.dtype == info.dtype else min(CHUNK, info.size), dtype=info.dtype)
         for part in out.view(-1).split(CHUNK):
             taken = part if out.dtype == info.dtype else spare[: len(part)]
-            self._fill(taken, digest)
-            if not _is_finite(taken):
+            self._fill(taken, place, digest)
+            place += taken.nbytes
+            if key not in self._finite and not _is_finite(taken):
                 raise UserError(f"{self.path}: {key} has NaN or infinite entries; this model is broken, leave it out")
             if taken is not part:
                 part.copy_(taken)
         if digest is not None:
             self._hashes[key] = digest.hexdigest()
+        self._finite.add(key)
         return out
 
-    def _fill(self, part: Tensor, digest: "hashlib._Hash | None") -> None:
-        """Read the next bytes of the file, and hash them."""
+    def _fill(self, part: Tensor, place: int, digest: "hashlib._Hash | None") -> None:
+        """Read bytes from a place in the file, and hash them."""
         view = part.view(torch.uint8).numpy().data
         filled = 0
         while filled < len(view):  # a raw file may give less than it was asked for
-            count = self._file.readinto(view[filled:])
+            count = os.preadv(self._file.fileno(), [view[filled:]], place + filled)
             if not count:
                 raise UserError(f"{self.path} ended while it was read; it was changed meanwhile")
             filled += count

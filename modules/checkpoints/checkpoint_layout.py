@@ -103,6 +103,14 @@ class Layout:
     kept: dict[str, Weight] = field(default_factory=dict)
     tied: list[str] = field(default_factory=list)
 
+    def entries(self) -> list[Weight]:
+        """Return the place of every tensor, in the order of the files."""
+        return sorted((self.weights | self.kept).values(), key=self.place)
+
+    def place(self, weight: Weight) -> tuple[int, int]:
+        """Return the number of a tensor's file, and the tensor's first byte in it."""
+        return self.files.index(weight.file), weight.info.start
+
     def close(self) -> None:
         """Close all files."""
         for file in self.files:

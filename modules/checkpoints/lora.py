@@ -9,7 +9,7 @@ Shapes: r is the rank of a module's adapter.
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,16 +122,16 @@ class Adapter:
                 bad.append(name)
         refuse_keys(f"{who} does not fit the base's shapes", bad)
 
-    def read(self, name: str, base: Tensor, out: Tensor) -> None:
+    def read(self, name: str, base: Callable[[], Tensor], out: Tensor) -> None:
         """Write the task vector of one tensor.
 
         Args:
             name: canonical.
-            base: the tensor in theta_0.
+            base: gives the tensor in theta_0.
             out: of its shape, float32.
         """
         if name in self._whole:
-            self._file.read(self._whole[name], out).sub_(base)
+            self._file.read(self._whole[name], out).sub_(base())
         elif name in self._factors:
             factors = self._factors[name]
             a, b = self._file.read(factors.a).float(), self._file.read(factors.b).float()

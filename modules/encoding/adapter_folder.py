@@ -2,6 +2,7 @@
 
 import shutil
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -60,8 +61,8 @@ def _adapted(adapter: Path, layout: Layout) -> dict[str, Tensor]:
     found = {}
     products = Adapter(adapter, layout.weights, f"adapter {adapter}")
     for name, weight in layout.weights.items():
-        base = weight.file.read(weight.key).float()
-        vector = torch.empty(base.shape)
-        products.read(name, base, vector)
-        found[name] = base + vector
+        found[name] = weight.file.read(weight.key).float()
+        vector = torch.empty(found[name].shape)
+        products.read(name, partial(found.__getitem__, name), vector)
+        found[name] = found[name] + vector
     return found

@@ -21,6 +21,10 @@ CHUNK = 1 << 20
 """Entries of each task vector that a backward pass raises to float32 and reduces at a time."""
 
 
+CACHED = 1 << 17
+"""Entries of each task vector that a CPU takes a weighted mean of at a time: they fit a cache."""
+
+
 def combine(base: Tensor, vectors: Tensor, coefficients: Tensor, importance: Tensor | None = None) -> Tensor:
     """Merge one tensor, accumulating in float32 or better; no gradient is recorded.
 
@@ -35,13 +39,17 @@ def combine(base: Tensor, vectors: Tensor, coefficients: Tensor, importance: Ten
     """
     with torch.no_grad(), without_autocast(base):
         accumulator = torch.promote_types(base.dtype, torch.float32)
-        merged = base.to(accumulator, copy=True)
+        merged = base.to(accumulator, copy=True, memory_format=torch.contiguous_format)
         c = coefficients.to(merged)
-        if importance is not None:
-            mean, total = _weighted_mean(vectors, c, importance)
-            plain = _sum(vectors, c, torch.zeros_like(merged))
-            return merged.add_(torch.where(total > 0, c.abs().sum() * mean, plain)).to(base.dtype)
-        return _sum(vectors, c, merged).to(base.dtype)
+        if importance is None:
+            return _sum(vectors, c, merged).to(base.dtype)
+        size = CACHED if merged.is_cpu else max(1, merged.numel())
+        parts = (merged.view(-1).split(size), vectors.flatten(1).split(size, 1), importance.flatten(1).split(size, 1))
+        for start, ours, entries in zip(*parts, strict=True):
+            mean, total = _weighted_mean(ours, c, entries)
+            plain = _sum(ours, c, torch.zeros_like(start))
+            start.add_(torch.where(total > 0, c.abs().sum() * mean, plain))
+        return merged.to(base.dtype)
 
 
 def _sum(vectors: Tensor, c: Tensor, start: Tensor) -> Tensor:

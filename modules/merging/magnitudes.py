@@ -1,12 +1,20 @@
 """The k-th largest magnitude of a task vector that is seen one tensor at a time."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from modules.merging.merge_method import Stream
 
 HALF = 16
-"""Bits of a float32 that each of the two passes looks at."""
+"""Bits of a float32 that the second of two passes looks at; the first looks at the others, the sign aside."""
+
+CHUNK = 1 << 17
+"""Entries that are looked at together: they fit a cache."""
+
+MAGNITUDE = (1 << 31) - 1
+"""The bits of a float32 but for its sign."""
 
 
 def tensor_thresholds(vectors: Tensor, density: float) -> Tensor:
@@ -56,12 +64,28 @@ def _histogram(stream: Stream, upper: list[int] | None) -> Tensor:
         if counts is None:
             counts = torch.zeros(len(vectors), 1 << HALF, dtype=torch.int64)
         for i, vector in enumerate(vectors):
-            for part in vector.detach().flatten().split(1 << 22):  # bounds the memory beside the tensor
-                bits = part.float().abs().contiguous().view(torch.int32)
-                values = bits >> HALF if upper is None else bits[bits >> HALF == upper[i]] & ((1 << HALF) - 1)
-                counts[i] += torch.bincount(values.cpu(), minlength=1 << HALF)
+            for values in _upper(vector) if upper is None else [_lower(vector, upper[i])]:
+                found = torch.bincount(values.cpu())
+                counts[i, : len(found)] += found
     assert counts is not None, "there are no task vectors"
     return counts
+
+
+def _magnitudes(vector: Tensor) -> Iterator[Tensor]:
+    """Yield the bits of the magnitudes, in chunks."""
+    for part in vector.detach().flatten().split(CHUNK):
+        yield part.float().contiguous().view(torch.int32) & MAGNITUDE
+
+
+def _upper(vector: Tensor) -> Iterator[Tensor]:
+    """Yield the upper half of the bits of the magnitudes, in chunks."""
+    for bits in _magnitudes(vector):
+        yield bits >> HALF
+
+
+def _lower(vector: Tensor, upper: int) -> Tensor:
+    """Return the lower half of the bits of the magnitudes that have this upper half."""
+    return torch.cat([bits[bits >> HALF == upper] & ((1 << HALF) - 1) for bits in _magnitudes(vector)])
 
 
 def _find(counts: Tensor, kept: int) -> tuple[int, int]:

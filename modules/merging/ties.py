@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from modules.merging.magnitudes import global_thresholds, tensor_thresholds
+from modules.merging.magnitudes import CHUNK, global_thresholds, tensor_thresholds
 from modules.merging.merge_method import (
     MergeMethod,
     Preparation,
@@ -61,7 +61,8 @@ class Ties(MergeMethod):
         def prepare(name: str, vectors: Tensor) -> Prepared:
             limits = tensor_thresholds(vectors, self.density) if thresholds is None else thresholds
             for vector, limit in zip(vectors, limits, strict=True):
-                vector.masked_fill_(vector.abs() < limit, 0.0)
+                for part in vector.view(-1).split(CHUNK):
+                    part.masked_fill_(part.abs() < limit, 0.0)
             return Prepared(vectors, has_elected_sign(vectors))
 
         return prepare
@@ -69,5 +70,9 @@ class Ties(MergeMethod):
 
 def has_elected_sign(vectors: Tensor) -> Tensor:
     """Return 1 where an entry has the sign of the sum over the experts, else 0: ``[N, *shape]``."""
-    elected = torch.where(vectors.sum(0) >= 0, 1.0, -1.0)
-    return (vectors * elected > 0).to(vectors.dtype)
+    agreeing = torch.empty_like(vectors, memory_format=torch.contiguous_format)
+    for part, marks in zip(
+        vectors.flatten(1).split(CHUNK, 1), agreeing.view(len(vectors), -1).split(CHUNK, 1), strict=True
+    ):
+        marks.copy_(part * torch.where(part.sum(0) >= 0, 1.0, -1.0) > 0)
+    return agreeing

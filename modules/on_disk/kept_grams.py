@@ -1,5 +1,7 @@
 """Gram matrices of task vectors on disk: measured in one pass, and kept for the next merge of the same models.
 
+They are kept in the user's cache, under the identity of the models' weights: wherever these lie, and never beside them.
+
 Shapes: N experts.
 """
 
@@ -7,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,14 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modules.checkpoints.lora import CONFIG
-from modules.checkpoints.task_vector_files import TaskVectorFiles, progress
-from modules.gram import gram_of
-from modules.json_files import read_kept_json
+from modules.checkpoints.identity import weights_identity
+from modules.checkpoints.task_vector_files import TaskVectorFiles, is_changed
+from modules.gram import CHUNK, gram_of
+from modules.json_files import json_sha256, read_kept_json
 from modules.merging.merge_method import Preparation
+from modules.on_disk.suspicion import squared_length
 
-FOLDER = "statistics"
-"""Folder beside an expert's weights that keeps measurements of it."""
+GLANCE = 4096
+"""Bytes at the end of a file of weights that tell whether it may be known, before all of it is hashed."""
 
 
 @dataclass
@@ -38,12 +42,6 @@ class Grams:
     prepared: dict[str, Tensor] = field(default_factory=dict)
     base_square: float = 0.0
 
-    def add(self, name: str, base: Tensor, vectors: Tensor) -> None:
-        """Add a tensor of the base and its task vectors."""
-        self.base_square += float(gram_of(base[None]))
-        if vectors.any():
-            self.raw[name] = gram_of(vectors)
-
 
 def measure(files: TaskVectorFiles, prepare: Preparation | None) -> Grams:
     """Measure all task vectors in one pass.
@@ -53,18 +51,26 @@ def measure(files: TaskVectorFiles, prepare: Preparation | None) -> Grams:
         prepare: the method's preparation; None: it combines the task vectors as they are.
     """
     grams = Grams()
-    for name in progress(files.names, "measuring angles"):
-        base, vectors = files.load(name)
-        grams.add(name, base, vectors)
-        if name in grams.raw:
-            grams.prepared[name] = gram_of(prepare(name, vectors).vectors) if prepare else grams.raw[name]
+    largest = max((files.base.weights[name].info.size for name in files.names), default=0)
+    spare = torch.empty(len(files.experts) * min(CHUNK, largest), dtype=torch.float64)
+    for name, base, vectors in files.each("measuring angles"):
+        grams.base_square += squared_length(base)
+        if is_changed(vectors):
+            grams.raw[name] = gram_of(vectors, spare)
+            grams.prepared[name] = gram_of(prepare(name, vectors).vectors, spare) if prepare else grams.raw[name]
     return grams
+
+
+def cache_folder() -> Path:
+    """Return the folder of all kept Gram matrices, by Hugging Face's rules; it can be deleted at any time."""
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(os.environ.get("HF_HOME", f"{cache}/huggingface")).expanduser() / "embedding-angles"
 
 
 def kept_grams(
     folders: Iterable[Path], preparation: Any, measured: Callable[[], Grams], say: Callable[[str], None]
 ) -> Grams:
-    """Return the Gram matrices kept beside the first expert; measure and keep them where there are none.
+    """Return the Gram matrices kept for these models; measure and keep them where there are none.
 
     Args:
         folders: of the base and the experts, in their order.
@@ -73,16 +79,18 @@ def kept_grams(
         say: prints a line.
     """
     folders = list(folders)
-    identity = json.dumps([[_stamps(folder) for folder in folders], preparation])
-    path = folders[1] / FOLDER / f"gram-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
-    kept = read_kept_json(path, None, "angles are measured again", say)
-    if kept is not None:
-        say(f"angles are known from an earlier merge: {path}")
-        return _from_json(kept)
+    glance = json_sha256([[_glance(folder) for folder in folders], preparation])[:16]
+    if list(cache_folder().glob(f"{glance}-*.json")):  # else nothing is known, and the first pass hashes as it reads
+        path = _path(glance, folders)
+        kept = read_kept_json(path, None, "angles are measured again", say)
+        if kept is not None:
+            say(f"angles are known from an earlier merge: {path}")
+            return _from_json(kept)
     grams = measured()
+    path = _path(glance, folders)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         aside.write_text(json.dumps(_to_json(grams)) + "\n", encoding="utf-8")
         aside.replace(path)
     except OSError as error:
@@ -90,11 +98,22 @@ def kept_grams(
     return grams
 
 
-def _stamps(folder: Path) -> list[list[Any]]:
-    """Return name, size and time of the files that a task vector comes from."""
-    files = [*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors"), *folder.glob(CONFIG)]
-    stats = {str(file.relative_to(folder)): file.stat() for file in files if file.parent.name != FOLDER}
-    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in sorted(stats.items())]
+def _path(glance: str, folders: list[Path]) -> Path:
+    """Return the file of models with this glance, by the identity of their weights."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing leaves Python to others
+        identities = list(pool.map(weights_identity, folders))
+    return cache_folder() / f"{glance}-{json_sha256(identities)[:32]}.json"
+
+
+def _glance(folder: Path) -> list[tuple[int, str]]:
+    """Return sizes and hashed ends of the files that a task vector comes from."""
+    found = []
+    for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors")]):
+        size = file.stat().st_size
+        with file.open("rb") as content:
+            content.seek(max(0, size - GLANCE))
+            found.append((size, hashlib.sha256(content.read()).hexdigest()))
+    return found
 
 
 def _to_json(grams: Grams) -> dict[str, Any]:

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from modules.checkpoints.base_model import find_base_model
 from modules.checkpoints.checkpoint_io import TensorInfo
-from modules.checkpoints.checkpoint_layout import Weight, layout_writer, refuse_keys
+from modules.checkpoints.checkpoint_layout import layout_writer, refuse_keys
 from modules.checkpoints.identity import weights_identity
 from modules.checkpoints.lineage import lineage_through, read_lineage
 from modules.checkpoints.lora import AdapterWriter, is_adapter
 from modules.checkpoints.model_settings import copy_settings
-from modules.checkpoints.task_vector_files import open_models, progress
+from modules.checkpoints.task_vector_files import is_changed, open_models
 from modules.compatibility.agree import agree
 from modules.compatibility.safety import refuse_other_ancestors, refuse_suspicious
 from modules.errors import UserError
@@ -30,12 +30,12 @@ from modules.gram import sum_by_group
 from modules.json_files import read_json
 from modules.merging.combine import combine
 from modules.merging.describe import describe
-from modules.merging.granularity import groups_of
 from modules.merging.merge_method import MergeMethod, Preparation, Statistics
 from modules.on_disk.kept_grams import Grams, kept_grams, measure
-from modules.on_disk.plan import Plan
+from modules.on_disk.plan import Group, Plan
 from modules.on_disk.record import Finding, write_records
 from modules.on_disk.rounding import NEGLIGIBLE, Rounding, is_narrow
+from modules.on_disk.suspicion import Suspicion
 
 
 def merge_files(
@@ -59,8 +59,7 @@ def merge_files(
             method lacks statistics.
     """
     out = refuse_taken(out)
-    zero = torch.zeros(len(plan.experts), len(plan.experts), dtype=torch.float64)
-    plan.coefficients(zero)  # a mistake in them shows before anything is read
+    plan.refuse_mistakes()
     with _written_aside(out) as folder:
         merge = _Merge(plan, say)
         record = merge.write(folder, finding)
@@ -106,9 +105,9 @@ class _Merge:
         self.files = open_models(self.base, self.folders, say)
         self.pipeline = agree(self.base, self.folders, plan.settings_of, say)
         self.dtype = plan.dtype
-        groups_of(self.files.names, plan.granularity)  # a mistake in it shows before the long part
+        self._say_unmatched(plan.groups(self.files.names))  # a mistake in them shows before the long part
         self.grams = Grams()
-        self.known: set[str] = set()  # names of tensors in `grams`, where they are not measured first
+        self.suspicion: Suspicion | None = None
         self.groups: dict[str, str] = {}
         self.coefficients: dict[str, Tensor] = {}
 
@@ -120,8 +119,11 @@ class _Merge:
             self.grams = self._measured(prepare)
             self._refuse_suspicious()
         self._set_coefficients(self.grams.prepared)
+        if not (method.uses_angles or self.plan.allow_suspicious):
+            self.suspicion = Suspicion(len(self.folders))
         adapter = self._write_adapter(folder, prepare) if self.plan.adapter_rank else self._write_model(folder, prepare)
-        if not method.uses_angles:
+        if self.suspicion and not self.suspicion.is_clear():
+            self.grams = measure(self.files, None)
             self._refuse_suspicious()
         weights = weights_identity(self.base)  # after all was read, so that nothing is read for it alone
         if not self.plan.allow_suspicious:
@@ -148,16 +150,22 @@ class _Merge:
             self.say,
         )
 
+    def _say_unmatched(self, groups: Mapping[str, Group]) -> None:
+        used = {group.expression for group in groups.values()}
+        unmatched = [expression for expression in self.plan.weights_by if expression not in used]
+        if unmatched:
+            self.say(f"no tensor takes its coefficients from these expressions of weights_by: {' '.join(unmatched)}")
+
     def _set_coefficients(self, grams: Mapping[str, Tensor]) -> None:
-        """Set the coefficients of each group; without angles they are the same for all groups."""
-        self.groups = groups_of(grams or self.files.names, self.plan.granularity)
-        labels = list(dict.fromkeys(self.groups.values()))
-        experts = len(self.folders)
-        sums = (
-            sum_by_group(grams, self.groups, labels) if grams else torch.zeros(len(labels), experts, experts).double()
-        )
+        """Set the coefficients of each group; without angles they depend on the free numbers only."""
+        tensors = self.plan.groups(grams or self.files.names)
+        groups = list(dict.fromkeys(tensors.values()))
+        self.groups = {name: group.label for name, group in tensors.items()}
+        labels, experts = [group.label for group in groups], len(self.folders)
+        zeros = torch.zeros(len(labels), experts, experts, dtype=torch.float64)
+        sums = sum_by_group(grams, self.groups, labels) if grams else zeros
         # All groups in one call, as a position takes them, which gives the same bits.
-        self.coefficients = dict(zip(labels, self.plan.coefficients(sums, labels), strict=True))
+        self.coefficients = dict(zip(labels, self.plan.coefficients(sums, groups), strict=True))
 
     def _refuse_suspicious(self) -> None:
         if self.plan.allow_suspicious:
@@ -166,13 +174,19 @@ class _Merge:
         total = sum(self.grams.raw.values(), torch.zeros(experts, experts, dtype=torch.float64))
         refuse_suspicious(total, self.grams.base_square**0.5, list(self.folders))
 
-    def _load(self, name: str) -> tuple[Tensor, Tensor | None]:
-        """Return a tensor of the base and its task vectors, None where no expert changed it."""
-        base, vectors = self.files.load(name)
-        if not self.plan.method.uses_angles and name not in self.known:
-            self.grams.add(name, base, vectors)
-            self.known.add(name)
-        return base, vectors if name in self.grams.raw else None
+    def _merge_all(self, label: str, prepare: Preparation) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Yield name, tensor of the base and merged tensor, the same where no expert changed it."""
+        for name, base, vectors in self.files.each(label):
+            changed = self._is_changed(name, base, vectors)
+            yield name, base, self._combine(name, base, vectors, prepare) if changed else base
+
+    def _is_changed(self, name: str, base: Tensor, vectors: Tensor) -> bool:
+        """Return whether an expert changed a tensor, which counts for the suspicion."""
+        if self.plan.method.uses_angles:
+            return name in self.grams.raw
+        if self.suspicion:
+            self.suspicion.add(base, vectors)
+        return is_changed(vectors)
 
     def _combine(self, name: str, start: Tensor, vectors: Tensor, prepare: Preparation) -> Tensor:
         """Return `start` plus the merged task vector."""
@@ -180,14 +194,19 @@ class _Merge:
         return combine(start, prepared.vectors, self.coefficients[self.groups[name]], prepared.importance)
 
     def _write_model(self, folder: Path, prepare: Preparation) -> dict[str, Any]:
-        entries = self.files.entries()
+        layout, others = self.files.base, self.files.others()
         rounding = self._choose_dtype(prepare)
         # What --dtype loses is measured while it is written.
         insisted = rounding if self.plan.dtype and is_narrow(self.plan.dtype) else None
-        dtypes = [(weight, self._output_dtype(weight.info)) for _, weight in entries]
+        dtypes = [(weight, self._output_dtype(weight.info)) for weight in layout.entries()]
         with layout_writer(folder, dtypes, self.plan.max_shard_bytes) as write:
-            for name, weight in progress(entries, "merging"):
-                write(weight, self._merged(name, weight, prepare, insisted))
+            for name, base, merged in self._merge_all("merging", prepare):
+                weight = layout.weights[name]
+                if insisted is not None:
+                    insisted.add(base, merged, self._output_dtype(weight.info))
+                write(weight, merged)
+            for weight in others:
+                write(weight, weight.file.read(weight.key))
         code = copy_settings(self.base, self.pipeline, folder, _short(self.dtype))
         if code:
             self.say(f"the model's own code is carried along ({', '.join(code)}): read it before you allow it to run")
@@ -196,9 +215,10 @@ class _Merge:
     def _choose_dtype(self, prepare: Preparation) -> Rounding:
         """Take float32 where the base's dtypes would round away too much; measuring that is a pass over all tensors."""
         rounding = Rounding()
-        if self.plan.dtype is None and any(is_narrow(weight.info.dtype) for weight in self.files.base.weights.values()):
-            for name in progress(self.files.names, "measuring what rounding loses"):
-                self._merged(name, self.files.base.weights[name], prepare, rounding)
+        weights = self.files.base.weights
+        if self.plan.dtype is None and any(is_narrow(weight.info.dtype) for weight in weights.values()):
+            for name, base, merged in self._merge_all("measuring what rounding loses", prepare):
+                rounding.add(base, merged, weights[name].info.dtype)
             if rounding.lost > NEGLIGIBLE:
                 self.dtype = torch.float32
         return rounding
@@ -214,15 +234,6 @@ class _Merge:
             self.say(f"{names}, as --dtype says, rounds away {rounding.lost:.0%} of the merged task vector")
         return {"rounding": {"dtypes": rounding.dtypes, "lost": rounding.lost}}
 
-    def _merged(self, name: str, weight: Weight, prepare: Preparation, rounding: Rounding | None) -> Tensor:
-        if name not in self.files.names:
-            return self.files.load_base(weight)
-        base, vectors = self._load(name)
-        merged = base if vectors is None else self._combine(name, base, vectors, prepare)
-        if rounding is not None:
-            rounding.add(base, merged, self._output_dtype(weight.info))
-        return merged
-
     def _output_dtype(self, info: TensorInfo) -> torch.dtype:
         return self.dtype if self.dtype and info.dtype.is_floating_point else info.dtype
 
@@ -231,11 +242,12 @@ class _Merge:
         if read_json(self.base / "config.json").get("model_type") == "gpt2":
             raise UserError("adapters of gpt2, whose weights are transposed, are not written; leave --adapter_rank out")
         writer, others = AdapterWriter(self.plan.adapter_rank, self.plan.dtype or torch.float32), []
-        for name in progress(self.files.names, "merging"):
-            base, vectors = self._load(name)
-            if vectors is not None and (base.ndim != 2 or "/" in name or not name.endswith(".weight")):
+        for name, base, vectors in self.files.each("merging"):
+            if not self._is_changed(name, base, vectors):
+                continue
+            if base.ndim != 2 or "/" in name or not name.endswith(".weight"):
                 others.append(name)
-            elif vectors is not None:
+            else:
                 writer.add(name, self._combine(name, torch.zeros_like(base), vectors, prepare))
         todo = "an adapter holds matrices of the backbone only; leave --adapter_rank out"
         refuse_keys("experts changed what no adapter can hold", others, todo)
@@ -263,6 +275,7 @@ class _Merge:
             "experts": experts,
             "method": describe(plan.method),
             "a": dict(zip(names, a, strict=True)),
+            **({"weights_by": {key: list(row) for key, row in plan.weights_by.items()}} if plan.weights_by else {}),
             "scale": plan.scale,
             "granularity": plan.granularity,
             "coefficients": coefficients,

@@ -3,16 +3,31 @@
 Shapes: N experts.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from modules.checkpoints.checkpoint_io import MAX_SHARD_BYTES
 from modules.errors import UserError
+from modules.merging.granularity import groups_of
 from modules.merging.merge_method import MergeMethod
 from modules.positioning.position import merge_coefficients
+
+
+class Group(NamedTuple):
+    """A group of tensors that share one set of coefficients.
+
+    Args:
+        label: its name.
+        expression: of the plan's `weights_by` that its numbers come from; None: they are the plan's `a`.
+    """
+
+    label: str
+    expression: str | None
 
 
 @dataclass(frozen=True)
@@ -29,6 +44,8 @@ class Plan:
             learned; `a` and `scale`, if given, only describe it then. Groups that are not named stay as in the base.
             None: the method's coefficients at `a`.
         granularity: ``model``, ``layer``, ``tensor`` or a number of groups of layers, each with its own angles.
+        weights_by: regular expression to free numbers in the place of `a`, for the tensors in whose name it is found;
+            the first that is found counts. In each group they are a group of their own, with its own angles.
         dtype: of the merged weights; None: each as in the base, or float32 where that would round away too much.
         max_shard_bytes: largest size of an output file.
         allow_suspicious: merge experts that equal the base or each other, or come from another base.
@@ -43,6 +60,7 @@ class Plan:
     a: Sequence[float] | None = None
     scale: float = 1.0
     granularity: str | int = "model"
+    weights_by: Mapping[str, Sequence[float]] = field(default_factory=dict)
     dtype: torch.dtype | None = None
     max_shard_bytes: int = MAX_SHARD_BYTES
     allow_suspicious: bool = False
@@ -50,26 +68,71 @@ class Plan:
     settings_of: str | None = None
     c: Mapping[str, Mapping[str, float]] | None = None
 
-    def coefficients(self, gram: Tensor, groups: Sequence[str] = ()) -> Tensor:
+    def refuse_mistakes(self) -> None:
+        """Refuse mistakes that show before any model is read.
+
+        Raises:
+            UserError: the method's order does not fit the experts, numbers do not, or an expression is none.
+        """
+        for expression in self.weights_by:
+            try:
+                re.compile(expression)
+            except re.error as error:
+                raise UserError(f"weights_by has '{expression}', which is no regular expression: {error}") from error
+        groups = [Group("", expression) for expression in (None, *self.weights_by)]
+        self.coefficients(torch.zeros(len(groups), len(self.experts), len(self.experts), dtype=torch.float64), groups)
+
+    def groups(self, names: Iterable[str]) -> dict[str, Group]:
+        """Assign every tensor to a group.
+
+        Args:
+            names: of the tensors.
+
+        Returns:
+            Tensor name to its group.
+
+        Raises:
+            UserError: see `modules.merging.granularity.groups_of`.
+        """
+        return {name: self._group(name, label) for name, label in groups_of(names, self.granularity).items()}
+
+    def _group(self, name: str, label: str) -> Group:
+        expression = next((found for found in self.weights_by if re.search(found, name)), None)
+        if expression is None:
+            return Group(label, None)
+        return Group(expression if label == "model" else f"{label}: {expression}", expression)
+
+    def coefficients(self, gram: Tensor, groups: Sequence[Group] | None = None) -> Tensor:
         """Return the coefficients of the task vectors, scale included: ``[..., N]`` float64.
 
         Args:
             gram: ``[..., N, N]``, the Gram matrix of each group.
-            groups: their names, which learned coefficients are found by.
+            groups: the groups, where `gram` has a dimension for them; None: all have the numbers `a`.
 
         Raises:
-            UserError: the method's order does not fit the experts; or `a` does not, names no direction, or is not
-                finite.
+            UserError: the method's order does not fit the experts; or the free numbers do not, name no direction, or
+                are not finite.
         """
         names = list(self.experts)
         places = self.method.places(names)
-        if self.a is not None and len(self.a) != len(names):
-            raise UserError(f"{len(self.a)} coefficients are given for {len(names)} experts; give one each")
         if self.c is not None:
-            learned = [[self.c.get(group, {}).get(name, 0.0) for name in names] for group in groups]
+            labels = [group.label for group in groups or ()]
+            learned = [[self.c.get(label, {}).get(name, 0.0) for name in names] for label in labels]
             return torch.tensor(learned, dtype=torch.float64)
-        a = self.method.initial(len(names)) if self.a is None else torch.tensor(self.a, dtype=torch.float64)
-        c = self.scale * merge_coefficients(self.method, a.expand(gram.shape[:-1]), gram, places)
+        numbers = [self._numbers(group.expression) for group in groups] if groups else [self._numbers(None)]
+        a = torch.stack(numbers) if groups else numbers[0].expand(gram.shape[:-1])
+        c = self.scale * merge_coefficients(self.method, a, gram, places)
         if not torch.isfinite(c).all():
-            raise UserError(f"the coefficients {a.tolist()} with scale {self.scale} are not finite; give numbers")
+            bad = next((number for number in numbers if not torch.isfinite(number).all()), numbers[0]).tolist()
+            raise UserError(f"the coefficients {bad} with scale {self.scale} are not finite; give numbers")
         return c
+
+    def _numbers(self, expression: str | None) -> Tensor:
+        """Return the free numbers of the tensors with this expression; None: of the tensors with none."""
+        count, given = len(self.experts), self.a if expression is None else self.weights_by[expression]
+        if given is None:
+            return self.method.initial(count)
+        if len(given) != count:
+            where = "" if expression is None else f"weights_by '{expression}': "
+            raise UserError(f"{where}{len(given)} coefficients are given for {count} experts; give one each")
+        return torch.tensor(given, dtype=torch.float64)

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from modules.checkpoints.base_model import find_base_model
-from modules.checkpoints.task_vector_files import open_models, progress
+from modules.checkpoints.task_vector_files import open_models
 from modules.checkpoints.text_settings import Pipeline, text_settings
 from modules.compatibility.agree import agree
 from modules.encoding.text_encoder import TextEncoder
@@ -49,10 +49,8 @@ def load_task_vectors(
     weights = base.weights()
     with closing(open_models(base.folder, folders, say)) as files:
         _take_pipeline(base, agree(base.folder, folders, settings_of, say), pooling, trust_remote_code)
-        names = [name for name in files.names if name in weights]
-        read = ((name, files.load(name)[1]) for name in progress(names, "reading task vectors"))
         # A tensor that no expert changed has no task vector.
-        found = {name: vectors.clone() for name, vectors in read if vectors.any()}
+        found = {name: vectors.clone() for name, vectors in files.stream() if name in weights}
     return {name: found[name] for name in weights if name in found}  # layers in their order, whatever the files'
 
 
