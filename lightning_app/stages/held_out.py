@@ -7,8 +7,7 @@ from pathlib import Path
 from callbacks import BatchLosses
 from lightning_app.stages.model import Model
 from lightning_app.stages.probe_rows import ProbeRows
-from lightning_app.stages.stage import Stage
-from lightning_app.stages.stage_graph import StageGraph
+from lightning_app.stages.stage import ResultFolders, Stage
 from lightning_app.stages.trainer_settings import TrainerSettings
 from modules.distributed import is_main_process
 from modules.embedding_module import EmbeddingModule
@@ -57,7 +56,7 @@ class HeldOut(Stage):
         """How many texts pass through the model."""
         return sum(len(task.validation) * len(task.validation.texts) for task in self.rows.tasks)
 
-    def run(self, folder: Path, graph: StageGraph) -> None:
+    def run(self, folder: Path, graph: ResultFolders) -> None:
         """Take the losses and the metrics."""
         kept = BatchLosses()
         trainer = self.trainer.make(self.name, [kept], logger=False, enable_progress_bar=False)
