@@ -227,7 +227,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "rows": (["--learn", "{folder}/few.jsonl"], "few has 20 rows: 4 to learn on"),
     "one row": (["--learn", "{folder}/one.jsonl"], "one"),
     "no file": (["--learn", "{folder}/none.jsonl"], "none.jsonl"),
-    "method": (["--method", "model_stock"], "ModelStock cannot be learned, it fixes its own numbers"),
+    "method": (["--method", "model_stock"], "ModelStock fixes its own numbers, which leaves nothing to learn"),
     "statistics": (["--method", "fisher"], "Fisher needs the training rows of 'far'"),
     "order": (["--order", "near"], "the order ['near'] of Slerp does not name each"),
     "coefficients": (["--coefficients", "1", "1"], "--coefficients: that is what --learn finds; leave it out"),

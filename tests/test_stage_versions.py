@@ -17,6 +17,7 @@ import pytest
 import lightning_app
 from lightning_app.recipe.recipe_parser import parse
 from lightning_app.stages.geometry import Geometry, read_gram
+from lightning_app.stages.held_out import HeldOut, read_held_out
 from lightning_app.stages.learn import POSITION
 from lightning_app.stages.probe import METRICS, Probe
 from lightning_app.stages.recipe_models import RecipeModels
@@ -73,6 +74,7 @@ def stages_of(run: RecipeRun, models: RecipeModels) -> list[Stage]:
         Score("qa", qa, run.scorer()),
         Probe("qa", qa, probe, validation),
         Survey.of("look", learned.merge, [[0.5, 0.5]], probe, validation),
+        HeldOut("qa", qa, probe, validation),
         Geometry("all", models.base, (qa, models.model("sts"))),
     ]
 
@@ -90,6 +92,8 @@ def results(stage: Stage, folder: Path) -> list[float]:
         found += read_json(folder / METRICS).values()
     if isinstance(stage, Survey):
         found += [read_points(folder)[0].objective]
+    if isinstance(stage, HeldOut):
+        found += [value for measured in read_held_out(folder).values() for value in measured.metrics.values()]
     if isinstance(stage, Geometry):
         found += read_gram(folder).flatten().tolist()
     return [float(number) for number in found]
