@@ -125,7 +125,8 @@ def test_a_task_is_scored_again(tmp_path: Path, said: list[str], damage: Damage,
 
 
 @both
-def test_angles_are_measured_again(tmp_path: Path, damage: Damage) -> None:
+def test_angles_are_measured_again(tmp_path: Path, damage: Damage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     for name in ("base", "expert"):
         (tmp_path / name).mkdir()
     measured: list[Grams] = []
@@ -139,7 +140,7 @@ def test_angles_are_measured_again(tmp_path: Path, damage: Damage) -> None:
         return kept_grams([tmp_path / "base", tmp_path / "expert"], "x", measure, lines.append)
 
     kept()
-    [file] = (tmp_path / "expert" / "statistics").iterdir()
+    [file] = (tmp_path / "cache" / "embedding-angles").iterdir()
     damage(file)
     assert kept().base_square == kept().base_square == 2.0 and len(measured) == 2
     assert lines == [f"{file} is damaged: angles are measured again", f"angles are known from an earlier merge: {file}"]
