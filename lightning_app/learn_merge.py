@@ -13,7 +13,7 @@ from lightning_app.report.dry_run import time_per_text
 from lightning_app.report.learned_report import learned_report, rows_table
 from lightning_app.report.rows_table import prompts_of, rows_notes
 from lightning_app.stages.learn import POSITION
-from lightning_app.stages.learned_merge import AVERAGE, MAIN, LearnedMerge
+from lightning_app.stages.learned_merge import RESERVED, LearnedMerge
 from lightning_app.stages.learning_rows import LearningRows
 from lightning_app.stages.run_lock import FILE, locked
 from lightning_app.stages.screen import Screen
@@ -24,9 +24,6 @@ from modules.checkpoints.common_base import common_base
 from modules.json_files import read_json
 from modules.on_disk.merge_files import merge_files, refuse_taken
 from modules.on_disk.plan import Plan
-
-RESERVED = ("base", AVERAGE, MAIN)
-"""Rows of the table that are no experts."""
 
 MARK = "of-a-learned-merge"
 """A file by which a folder of what is done is known from other folders, which are left alone."""

@@ -51,7 +51,7 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True)
 class Entry:
-    """One documented object: the package, module and class it lives in, and its docstring in two parts."""
+    """A documented object: the package, module and class it lives in, and its docstring in two parts."""
 
     package: str
     module: str
@@ -75,11 +75,6 @@ def load_python_docs(task: str, split: Literal["train", "test"] = "train") -> Ro
     if task not in makers:
         raise UserError(f"python_docs has no task {task!r}: set 'task' to retrieval or relatedness")
     return makers[task](split)
-
-
-def held_out_fingerprint() -> str:
-    """SHA-256 of the held-out texts: equal exactly where scores on them can be compared."""
-    return hashlib.sha256(repr((test_retrieval(), test_relatedness())).encode()).hexdigest()
 
 
 def test_retrieval(

@@ -1,8 +1,8 @@
 """The section ``position`` of a recipe; every field is a key of the YAML."""
 
 import re
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from modules.errors import UserError
 
@@ -16,7 +16,6 @@ TRAINER_LENGTHS = (
     "check_val_every_n_epoch",
 )
 """Arguments of Lightning's Trainer that say how long it trains and when it validates: here, for a position."""
-
 
 LEAST = {
     "max_epochs": -1,
@@ -37,7 +36,7 @@ DURATION = re.compile(r"\d+:\d\d:\d\d:\d\d")
 
 @dataclass(frozen=True)
 class PositionSettings:
-    """How long every learned position is trained, and how its gradients are clipped: arguments of Lightning's Trainer.
+    """Lengths and clipping of the training of every learned position: arguments of Lightning's Trainer.
 
     Experts and joint models have their lengths in ``recipes``.
 
@@ -82,3 +81,8 @@ class PositionSettings:
                 raise UserError(f"position.{key} is {value}; give a number of batches, or a part between 0.0 and 1.0")
         if isinstance(self.max_time, str) and not DURATION.fullmatch(self.max_time):
             raise UserError(f"position.max_time is {self.max_time}; give days, hours, minutes, seconds as 00:00:30:00")
+
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Return the arguments of the Trainer that are a position's own; the others are as ``trainer`` says."""
+        given = {key: value for key, value in asdict(self).items() if value is not None}
+        return given | {"check_val_every_n_epoch": self.check_val_every_n_epoch}  # null has a meaning of its own

@@ -39,7 +39,6 @@ class Learn(Stage):
         initial: the learned merge whose position is the start for the experts that both have.
         probe: the rows.
         trainer: of this training.
-        steps: about how many optimiser steps it takes at most.
         watch: makes the callbacks that only look on; those that are followed are part of the key with the scores.
         followed: what the scores depend on that a callback of the recipe follows.
         unusable: keys of the Trainer that the search has no use for.
@@ -56,9 +55,16 @@ class Learn(Stage):
     trainer: TrainerSettings
     initial: Model | None = None
     followed: Any = None
-    steps: int = field(default=0, metadata=BESIDE_KEY)
     watch: Callable[[], list[Callback]] = field(default=list, repr=False, metadata=BESIDE_KEY)
     unusable: tuple[str, ...] = field(default=(), metadata=BESIDE_KEY)
+
+    @property
+    def steps(self) -> int:
+        """About how many optimiser steps the search takes at most."""
+        counted = self.trainer.counted
+        if counted.get("max_steps", -1) > 0:
+            return int(counted["max_steps"])
+        return int((counted.get("max_epochs") or 1) * (1 if self.search.full_probe else self.probe.batches))
 
     @property
     def texts(self) -> int:

@@ -1,7 +1,7 @@
 """The stages of a merge of given models whose position is learned on given rows."""
 
 import inspect
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from lightning_app.stages.learn import Learn
 from lightning_app.stages.learning_rows import LearningRows
 from lightning_app.stages.merge_inputs import MergeInputs
 from lightning_app.stages.model import Model
-from lightning_app.stages.recipe_merges import position_steps
 from lightning_app.stages.score import Score
 from lightning_app.stages.scorer import Scorer
 from lightning_app.stages.trainer_settings import SharedTrainer
@@ -30,6 +29,9 @@ OBJECTIVE = ("mu", "pull", "settled")
 """Arguments of `MergeModule` that are as it has them."""
 
 AVERAGE = "average"
+
+RESERVED = ("base", AVERAGE, MAIN)
+"""Rows of the table that are no experts."""
 
 
 @dataclass(frozen=True)
@@ -78,16 +80,13 @@ class LearnedMerge:
         objective: dict[str, Any] = {key: known[key].default for key in OBJECTIVE}
         if not self.plan.method.has_scale:
             objective["mu"] = 0.0
-        own = {key: value for key, value in asdict(PositionSettings()).items() if value is not None}
-        probe = self.rows.probe()
         return Learn(
             name=MAIN,
             merge=self.inputs,
             search=self.search,
             **objective,
-            probe=probe,
-            trainer=self.trainer.of_position(own, self.search, scored=False),
-            steps=position_steps(own, self.search, probe.batches),
+            probe=self.rows.probe(),
+            trainer=self.trainer.of_position(PositionSettings().trainer_arguments(), self.search, scored=False),
         )
 
     @cached_property
@@ -120,7 +119,7 @@ class LearnedMerge:
                 method cannot be learned or does not fit the experts.
         """
         names = list(self.plan.experts)
-        if taken := {"base", AVERAGE, MAIN} & set(names):
+        if taken := set(RESERVED) & set(names):
             raise UserError(f"an expert cannot be called '{taken.pop()}', which is another row of the table; rename it")
         find_base_model(self.plan.base)
         for expert in self.plan.experts.values():

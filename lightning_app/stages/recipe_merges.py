@@ -1,7 +1,6 @@
 """From a merge of a recipe to its stage: which models it is between, and how its numbers are found."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from lightning import Callback
@@ -81,7 +80,7 @@ class RecipeMerges:
             kind = type(merge.method).__name__
             raise UserError(f"merges.{name}.mu: it weighs the scale, and {kind} has none; leave it out")
         mu = options["mu"] if recipe.mu is None else recipe.mu
-        own, probe, main = self._lengths(recipe), self.data.probe(recipe.probe_size), name == MAIN
+        own, main = self._lengths(recipe), name == MAIN
         return Learn(
             name=name,
             merge=merge,
@@ -89,11 +88,10 @@ class RecipeMerges:
             mu=mu if merge.method.has_scale else 0.0,
             pull=options["pull"] if recipe.pull is None else recipe.pull,
             settled=options["settled"],
-            probe=probe,
+            probe=self.data.probe(recipe.probe_size),
             trainer=self.trainer.of_position(own, search, scored=main),
             initial=None if recipe.initial is None else self._find(recipe.initial, chain),
             followed=self._followed if main else None,
-            steps=position_steps(own, search, probe.batches),
             watch=self._watch if main else list,
             unusable=tuple(self.trainer.unusable(own, search)),
         )
@@ -149,7 +147,7 @@ class RecipeMerges:
         return merge
 
     def _settings_of(self, start: Model, experts: dict[str, Model]) -> str | None:
-        """Whose longest text and prompts a merge has: as the recipe says; None: the models must agree.
+        """Return whose longest text and prompts a merge has: as the recipe says; None: the models must agree.
 
         Experts that were trained on data sets with prompts of their own differ in these from their start, whose
         settings count then; the merge takes the prompts from the rows.
@@ -175,21 +173,6 @@ class RecipeMerges:
         return found
 
     def _lengths(self, recipe: MergeRecipe) -> dict[str, Any]:
-        """The arguments of the Trainer of a position that are its own; null in ``position``: as ``trainer`` says."""
-        position = asdict(self.settings.position)
-        own = {key: value for key, value in position.items() if value is not None}
-        own["check_val_every_n_epoch"] = position["check_val_every_n_epoch"]
+        """The arguments of the Trainer of a position that are its own."""
+        own = self.settings.position.trainer_arguments()
         return own if recipe.max_steps is None else own | {"max_steps": recipe.max_steps, "max_epochs": -1}
-
-
-def position_steps(own: dict[str, Any], search: Search, batches: int) -> int:
-    """Return about how many optimiser steps the learning of a position takes at most.
-
-    Args:
-        own: keys of its Trainer.
-        search: of the position.
-        batches: of a pass over the probe.
-    """
-    if own.get("max_steps", -1) > 0:
-        return int(own["max_steps"])
-    return int((own.get("max_epochs") or 1) * (1 if search.full_probe else batches))

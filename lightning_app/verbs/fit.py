@@ -9,8 +9,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from callbacks.mteb.task_texts import overlaps
 from lightning_app.report.rows_table import prompts_of
 from lightning_app.report.run_report import report, rows_table
+from lightning_app.stages.model import Model
 from lightning_app.stages.published_model import publish
-from lightning_app.stages.recipe_models import RecipeModels
 from lightning_app.stages.run_lock import locked
 from lightning_app.stages.score import Score
 from lightning_app.stages.stage_graph import StageGraph
@@ -43,25 +43,25 @@ def run(config: Namespace) -> None:
         made = [stage for model in [models.main, *rows.values()] for stage in model.inputs]
         graph.run_all([*made, *scores.values()])
         if is_main_process():
-            finish(recipe, models, graph, scores, tasks)
+            finish(recipe, list(rows.values()), graph, scores, tasks)
 
 
 def finish(
-    recipe: RecipeRun, models: RecipeModels, graph: StageGraph, scores: dict[str, Score], tasks: "list[AbsTask]"
+    recipe: RecipeRun, rows: list[Model], graph: StageGraph, scores: dict[str, Score], tasks: "list[AbsTask]"
 ) -> None:
     """Publish the run's model, and write and print the report."""
     run_dir = Path(recipe.settings.run_dir)
-    place = publish(run_dir, models.main.folder(graph))
+    place = publish(run_dir, recipe.models.main.folder(graph))
     followed = [
         f"{what}, by the recipe's choice: what it chooses is fitted to those tasks, and their scores above are no "
         "longer those of held-out data"
         for what in recipe.trainer.following_scores()
     ]
-    data = list(models.data.tasks.values())
+    data = list(recipe.models.data.tasks.values())
     shared = overlaps(tasks, [part for task in data for part in (task.expert, task.probe)])
     text = report(
         f"Report of {run_dir}",
-        list({model.name: model for model in [*models.baseline_models(), models.main]}.values()),
+        rows,
         scores,
         graph,
         [*followed, place, f"curves: tensorboard --logdir {run_dir}/logs"],
