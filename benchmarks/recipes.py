@@ -1,4 +1,4 @@
-"""What temperature and learning rate of an expert do to its own task and to the others, on rows that are no test rows.
+"""Effects of an expert's temperature and learning rate on its own task and on the others, without test rows.
 
     python benchmarks/recipes.py
 
@@ -48,7 +48,7 @@ DRAWS = 2
 
 @dataclass(frozen=True)
 class Tried:
-    """One way to train: groups to the temperature of their losses, steps, rows a step, peak learning rate."""
+    """A way to train: groups to the temperature of their losses, steps, rows a step, peak learning rate."""
 
     temperatures: dict[str, float]
     steps: int

@@ -1,4 +1,4 @@
-"""How searches of a position settle on a recipe's own experts and probe: writes a table of docs/search.md.
+"""Searches of a position until they settle, on a recipe's own experts and probe: writes a table of docs/search.md.
 
     python benchmarks/settle.py quickstart
     python benchmarks/settle.py four-tasks --trainer.precision 32-true

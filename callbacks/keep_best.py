@@ -106,7 +106,7 @@ class KeepBest(Callback):
         self._state = dict(state_dict)
 
     def _allowed(self, trainer: Trainer, pl_module: LightningModule) -> bool:
-        """Whether the other tasks are harmed by no more than is allowed."""
+        """Return whether the other tasks are harmed by no more than is allowed."""
         if not self.others:
             return True
         ratios = [now / at_start for now, at_start in zip(self._losses(pl_module), self._state["start"], strict=True)]

@@ -1,4 +1,4 @@
-"""One data set, cut into parts that share no group."""
+"""The cut of a data set into parts that share no group."""
 
 from collections import Counter
 from itertools import islice
@@ -66,7 +66,7 @@ class Cut:
         return np.sort(self.groups.rows)
 
     def _are(self, rows: Rows) -> NDArray[np.bool_]:
-        """Whether each row of the data set is one of these."""
+        """Return which rows of the data set are among these rows: ``[rows]``."""
         marked = np.zeros(len(self.data), dtype=np.bool_)
         marked[rows] = True
         return marked

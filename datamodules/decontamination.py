@@ -1,4 +1,4 @@
-"""How much of an evaluation a model has seen: texts that are also training rows, and rows left out because of them."""
+"""Contamination of evaluations: texts that are also training rows, and training rows left out because of them."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -16,7 +16,7 @@ NO_WORD = re.compile(r"[\W_]+")
 
 @dataclass(frozen=True)
 class Overlap:
-    """What an evaluation shares with training rows.
+    """Counts of the texts that an evaluation shares with training rows.
 
     Args:
         texts: different texts of the evaluation.

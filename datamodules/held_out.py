@@ -56,7 +56,7 @@ def _next_row(begun: deque[deque[int]]) -> int:
 
 
 class HeldOut:
-    """What the held-out rows of all data sets are recognised by in another data set.
+    """The texts by which held-out rows of all data sets are recognised in another data set.
 
     A row of another data set is an example of what is held out if it has the same anchor, or the same two texts in
     either order. If one of the two data sets is symmetric, one text that both have is enough. But a text of more than

@@ -1,4 +1,4 @@
-"""What was prepared of data sets, on disk: each made once, under a key that names all that it is made of."""
+"""Folders of prepared rows on disk: each made once, under a key that names all that it is made of."""
 
 import fcntl
 import json

@@ -1,4 +1,4 @@
-"""Which rows of a data set belong together: no two parts of a split may have rows of one group."""
+"""Groups of rows that belong together: no two parts of a split may have rows of one group."""
 
 import hashlib
 from itertools import islice

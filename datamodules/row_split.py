@@ -1,4 +1,4 @@
-"""Which rows of each data set are in which part: worked out once, and kept."""
+"""The split of the rows of data sets into parts: worked out once, and kept."""
 
 import hashlib
 import json

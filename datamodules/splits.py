@@ -16,7 +16,7 @@ Sources = Mapping[str, DataSource | str] | Sequence[DataSource | str]
 
 @dataclass(frozen=True)
 class SplitTask:
-    """One data set in three disjoint parts.
+    """A data set in three disjoint parts.
 
     Args:
         name: of the data set.

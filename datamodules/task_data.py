@@ -84,7 +84,7 @@ class TaskData:
 
     @property
     def sides(self) -> list[Side]:
-        """What the texts of each column are to a model."""
+        """The side of the texts of each column: query, document or text."""
         first, others = SIDES[self.kind]
         return [first, *[others] * (len(self.texts) - 1)]
 

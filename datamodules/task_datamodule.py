@@ -20,7 +20,7 @@ from modules.losses.task_batch import TaskBatch
 
 
 class _Module(Protocol):
-    """What a data module asks of the module that is trained on it."""
+    """The module that is trained on a data module, as the data module knows it."""
 
     @property
     def side_prompts(self) -> SidePrompts:
@@ -33,7 +33,7 @@ class _Module(Protocol):
 
 
 class SplitDataModule(LightningDataModule):
-    """What training and probing share: tasks in three parts, a tokenizer from the model, validation loaders.
+    """The common part of training and probing: tasks in three parts, a tokenizer from the model, validation loaders.
 
     Args:
         batch_size: rows a process and step.
@@ -106,7 +106,7 @@ class SplitDataModule(LightningDataModule):
         return Collator(prompted, tokenize, tokens)
 
     def _most_batches(self, per_epoch: int) -> int | None:
-        """How many batches the trainer takes at most from its start to its end; None: not known.
+        """Return the number of batches that the trainer takes at most; None: not known.
 
         Args:
             per_epoch: batches of this process in an epoch.

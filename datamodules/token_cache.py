@@ -135,7 +135,7 @@ def _same(one: NDArray[np.int64] | None, other: NDArray[np.int64] | None) -> boo
 
 
 def _arrays(batch: pa.RecordBatch) -> tuple[NDArray[np.int64], TokenIds, TextIds]:
-    """Where the ids of each text begin, and the last end; the ids; the numbers of the texts."""
+    """Return the offsets of the ids of each text, the last end included, the ids, and the numbers of the texts."""
     ids = batch.column("ids")
     offsets: NDArray[np.int64] = np.frombuffer(ids.buffers()[1], np.int64, len(ids) + 1)
     return offsets, ids.values.to_numpy(), batch.column("text_id").to_numpy()

@@ -1,4 +1,4 @@
-"""What only a GPU can show: that it computes what the CPU does, that training runs on it, and how fast."""
+"""Checks that only a GPU can make: it computes what the CPU does, training runs on it, and how fast."""
 
 from benchmarks.gpu.without_datasets import stand_in_for_datasets
 

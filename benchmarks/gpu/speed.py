@@ -1,4 +1,4 @@
-"""How fast: expert training through a Trainer, and the step of a position against a plain forward and backward."""
+"""Speed of expert training through a Trainer, and of the step of a position against a plain forward and backward."""
 
 import statistics
 import tempfile

@@ -1,4 +1,4 @@
-"""Where rows come from: files, folders, saved data sets, the hub, and Python's own documentation."""
+"""Sources of rows: files, folders, saved data sets, the hub, and Python's own documentation."""
 
 from datamodules.sources.data_source import DataSource
 from datamodules.sources.mirror import mirrored_path

@@ -52,7 +52,7 @@ def _batches(reader: Any) -> Iterator[pa.RecordBatch]:
 
 @contextmanager
 def _readable(path: Path, what: str) -> Iterator[None]:
-    """What pyarrow raises in this block is a mistake in the file."""
+    """Raise errors of pyarrow within the block as mistakes in the file."""
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:

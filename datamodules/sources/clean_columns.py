@@ -115,7 +115,7 @@ def _negatives(rows: pa.RecordBatch, columns: Collection[str]) -> Texts:
 
 
 def _lists(rows: int, texts: Texts) -> pa.LargeListArray:
-    """One list per row."""
+    """Return a list per row."""
     ends = np.cumsum(np.bincount(texts[0], minlength=rows))
     return pa.LargeListArray.from_arrays(pa.array(np.concatenate([[0], ends])), texts[1])
 

@@ -1,4 +1,4 @@
-"""Which columns of a source are which: as named, as renamed, or as other tools name them."""
+"""The columns of a source by their part in a row: as named, as renamed, or as other tools name them."""
 
 import re
 from collections.abc import Collection, Iterable

@@ -15,7 +15,7 @@ PYTHON_DOCS = "python_docs"
 
 @dataclass(frozen=True)
 class DataSource:
-    """Where the rows of one data set come from, and how they are used.
+    """The source of the rows of a data set, and how they are used.
 
     A row is a pair (``anchor``, ``positive`` and any number of negatives, in ``negative``, or ``negative_1``,
     ``negative_2``, ...), a graded pair (``sentence1``, ``sentence2``, ``score``) or a labelled text (``text``,

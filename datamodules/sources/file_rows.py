@@ -24,7 +24,7 @@ ABOUT_DATA = {"dataset_info.json", "dataset_infos.json"}
 
 
 class Format(NamedTuple):
-    """How the files of a format are read.
+    """A reader of the files of a format.
 
     Args:
         blocks: the rows of a file.

@@ -65,7 +65,7 @@ def _row_of(where: str, number: int, value: Any, advice: str) -> Row | BadRow:
 
 
 def _columns(first: int, content: bytes) -> tuple[pa.RecordBatch | None, NDArray[np.int64] | None]:
-    """What pyarrow reads of whole lines, and the number of each that is not blank, if each line is one object.
+    """Return the rows that pyarrow reads of whole lines, with their line numbers, if each line is one object.
 
     pyarrow would read two objects in one line, and one in two lines; but not where every line begins and ends like an
     object, and there are as many objects as lines. Nor does it look whether all is UTF-8.

@@ -79,7 +79,7 @@ class Block:
 
 
 class RowSource(Protocol):
-    """What rows are read from, as often as wanted.
+    """A place that rows are read from, as often as wanted.
 
     Attributes:
         notes: what was assumed in finding it, one line each.

@@ -18,7 +18,7 @@ VERBS = {
 
 @dataclass
 class CommandLine:
-    """What the words after a verb say.
+    """The words after a verb, taken apart.
 
     Args:
         recipes: values of ``--config``, in order.

@@ -1,4 +1,4 @@
-"""What a recipe says of the models to make; every field is a key of the YAML."""
+"""The sections ``recipes`` and ``merges``; every field is a key of the YAML."""
 
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
@@ -12,7 +12,7 @@ Weighting = Literal["learned", "equal", "size", "inverse_norm", "lm_cocktail", "
 
 @dataclass(frozen=True)
 class StopEarly:
-    """When the training of an expert ends before its last step.
+    """Conditions under which the training of an expert ends before its last step.
 
     Args:
         others_at_most: bound of the mean loss on the probe rows of the *other* tasks, relative to that at the start:
@@ -37,7 +37,7 @@ class Keep:
 
 @dataclass(frozen=True)
 class Training:
-    """How a model is trained, whatever its rows are.
+    """The training of a model, whatever its rows are.
 
     Args:
         max_steps: optimiser steps.
@@ -75,7 +75,7 @@ class Training:
 
 @dataclass(frozen=True)
 class ExpertRecipe(Training):
-    """How one model is trained, and on what: an expert, or a joint model; see `Training` for its other arguments.
+    """The training and the rows of a model, an expert or a joint model; see `Training` for its other arguments.
 
     Args:
         data: the data sets, each a batch of its own; with several, ``share`` says how often each is drawn.
@@ -102,7 +102,7 @@ class ExpertRecipe(Training):
 
 @dataclass(frozen=True)
 class MergeRecipe:
-    """How one model is merged of others. What is null is as in the section ``model``.
+    """A model that is merged of others. Keys that are null are as in the section ``model``.
 
     Args:
         experts: names of the models to merge: experts, recipes, other merges; empty: the experts of ``model``.

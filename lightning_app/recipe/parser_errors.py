@@ -1,4 +1,4 @@
-"""What jsonargparse has against a value, in one line."""
+"""Messages of jsonargparse in one line."""
 
 import difflib
 import re

@@ -1,4 +1,4 @@
-"""What contradicts itself in a recipe, found before anything is trained."""
+"""Checks for contradictions in a recipe, before anything is trained."""
 
 from collections.abc import Mapping
 from pathlib import Path

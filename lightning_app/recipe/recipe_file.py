@@ -30,7 +30,7 @@ RecipeLoader.add_implicit_resolver(
 
 @dataclass(frozen=True)
 class RecipeFile:
-    """One recipe as it is written.
+    """A recipe as it is written.
 
     Args:
         path: the file.

@@ -27,7 +27,7 @@ class Resampling:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What a learned position depends on.
+    """Sweeps over settings that a learned position depends on.
 
     Args:
         of: the learned merge.
@@ -44,7 +44,7 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class StudyRecipe:
-    """What a study looks at beside the rows of its table.
+    """The parts of a study beside the rows of its table.
 
     Args:
         resampling: joint models of other proportions.

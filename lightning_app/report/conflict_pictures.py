@@ -185,7 +185,7 @@ def norm_against_examples(points: Sequence[SizedExpert], styles: Mapping[str, St
 
 @dataclass(frozen=True)
 class JointDirection:
-    """How far a joint model leans to one expert.
+    """The cosine of a joint model with an expert.
 
     Args:
         expert: its name.

@@ -1,4 +1,4 @@
-"""What a run would do: its stages, which of them are done, and how long the others may take."""
+"""The plan of a run: its stages, those that are done, and how long the others may take."""
 
 import time
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""What a merge gains over the best single model, in one sentence."""
+"""The gain of a merge over the best single model, in one sentence."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from modules.bootstrap import Interval
 
 @dataclass(frozen=True)
 class Gain:
-    """How far the mean loss of a merge, relative to the base's, is below that of the best single model.
+    """The gain of a merge: its mean loss, relative to the base's, below that of the best single model.
 
     Args:
         best: name of the best model among base and experts.

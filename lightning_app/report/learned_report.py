@@ -1,4 +1,4 @@
-"""What a learned merge gains on held-out rows: the rows, a table of the models, the coefficients, and one sentence."""
+"""The report of a learned merge on held-out rows: rows, table of the models, coefficients, and one sentence."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ ROWS_HEADER = ("data set", "kind", "read", "to learn on", "to choose on", "held 
 
 @dataclass(frozen=True)
 class LearnedReport:
-    """What a learned merge is, and what it gains.
+    """The numbers of a learned merge, and its gain.
 
     Args:
         merge: the stages, which have run.

@@ -86,7 +86,7 @@ def write_to_tensorboard(pictures: Iterable[Picture], folder: str | Path) -> Non
 
 @dataclass(frozen=True)
 class Style:
-    """What the line and the points of one expert, task or model look like, in all pictures.
+    """The look of the line and the points of an expert, task or model, in all pictures.
 
     Args:
         colour: as ``#RRGGBB``.

@@ -141,7 +141,7 @@ def position_along_training(
 
 @dataclass(frozen=True)
 class Sweep:
-    """What was found with different values of one setting.
+    """Positions found with different values of a setting.
 
     Args:
         values: of the setting, ascending, ``[n]``.

@@ -1,4 +1,4 @@
-"""Which rows of each data set train, probe and validate, and which are left out for what reason."""
+"""Counts of the rows of each data set that train, probe and validate, or are left out, with the reasons."""
 
 from collections.abc import Iterable
 

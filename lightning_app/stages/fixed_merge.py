@@ -41,7 +41,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a merge that is chosen on the probe needs beside the models.
+    """The rows and the Trainer of a merge that is chosen on the probe.
 
     Args:
         probe: the rows.

@@ -53,7 +53,7 @@ class HeldOut(Stage):
 
     @property
     def texts(self) -> int:
-        """How many texts pass through the model."""
+        """The number of texts that pass through the model."""
         return sum(len(task.validation) * len(task.validation.texts) for task in self.rows.tasks)
 
     def run(self, folder: Path, graph: ResultFolders) -> None:

@@ -1,4 +1,4 @@
-"""What a merge is made of, and the module that holds it."""
+"""The models that a merge is made of, and the module that holds them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""How the models of a run are loaded: what the recipe says once, for all of them."""
+"""The loading of all models of a run, as the recipe says once."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from modules.checkpoints.st_folder import is_st_folder
 
 @dataclass(frozen=True)
 class ModelLoading:
-    """What has to be said to load a model, the same for the base, experts, starts, statistics, probes and scores.
+    """Options that load a model, the same for the base, experts, starts, statistics, probes and scores.
 
     Args:
         pooling: of plain transformers folders; sentence-transformers folders say their own.

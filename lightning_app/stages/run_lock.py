@@ -1,4 +1,4 @@
-"""One run a folder: a second one that writes there too is refused."""
+"""The lock of a run folder: a second run that writes there is refused."""
 
 import fcntl
 import os

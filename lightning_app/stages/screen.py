@@ -1,4 +1,4 @@
-"""Which stage of a run is at work, and about how long the run still takes."""
+"""Lines that say which stage of a run is at work, and about how long the run still takes."""
 
 import json
 import sys

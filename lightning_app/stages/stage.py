@@ -32,7 +32,7 @@ class HasKeyContent(Protocol):
 
 
 class ResultFolders(Protocol):
-    """Where the results of stages lie: a `StageGraph`."""
+    """The folders of the results of stages: a `StageGraph`."""
 
     score_cache: Path
 
@@ -43,7 +43,7 @@ class ResultFolders(Protocol):
 
 @dataclass(frozen=True)
 class Stage(ABC):
-    """One result of a run, which is computed once.
+    """A result of a run, which is computed once.
 
     A subclass is a frozen dataclass whose fields are all that its `run` reads: settings, rows, models. Every field is
     part of the key, unless its metadata are `BESIDE_KEY`, and so is what is in them, so that a new setting cannot be

@@ -21,7 +21,7 @@ FILE = "points.json"
 
 @dataclass(frozen=True)
 class Point:
-    """What is found at one place.
+    """The losses and scores at a place.
 
     Args:
         c: factor of each task vector.

@@ -1,4 +1,4 @@
-"""One Trainer per training, each made anew from the recipe's ``trainer`` section."""
+"""The Trainers of all trainings, each made anew from the recipe's ``trainer`` section."""
 
 import inspect
 from collections.abc import Collection, Mapping
@@ -110,7 +110,7 @@ class TrainerSettings:
 
     @property
     def device(self) -> torch.device:
-        """Where a process of these Trainers computes."""
+        """The device of a process of these Trainers."""
         return self.make_silent("device").strategy.root_device
 
     def seed_all(self) -> None:

@@ -1,4 +1,4 @@
-"""What a route costs: its own stages, and those that it needs."""
+"""The cost of a route: its own stages, and those that it needs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

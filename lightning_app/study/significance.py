@@ -1,4 +1,4 @@
-"""How sure the difference of two rows of a table of scores is, on each task and on the average of all."""
+"""Intervals of the difference of two rows of a table of scores, on each task and on the average of all."""
 
 import hashlib
 from collections.abc import Mapping, Sequence

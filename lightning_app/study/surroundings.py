@@ -1,4 +1,4 @@
-"""Where a study looks around the position that was learned: along its weight and scale, and over a plane."""
+"""The surroundings of a learned position in a study: along its weight and scale, and over a plane."""
 
 import csv
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ class Surroundings:
 
     @property
     def weight(self) -> float:
-        """Where the position is between the experts of the plane: 0 at the first, 1 at the second."""
+        """The place of the position between the experts of the plane: 0 at the first, 1 at the second."""
         first, second = (self.path.chosen[name] for name in self.plane)
         return second / (first + second)
 

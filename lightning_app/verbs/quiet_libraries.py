@@ -50,7 +50,7 @@ def quiet_libraries(style: Style = "text") -> None:
 
 
 class JsonLines(logging.Formatter):
-    """What is said, each an object with ``event`` and ``text``."""
+    """Lines of JSON, each an object with ``event`` and ``text``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the message as one line of JSON."""

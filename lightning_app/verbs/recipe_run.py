@@ -1,4 +1,4 @@
-"""What the verbs of a recipe share: its models, the graph that makes them, and the model that a run has made."""
+"""The common part of the verbs of a recipe: its models, the graph that makes them, and the finished model."""
 
 from functools import cached_property
 from pathlib import Path
@@ -50,14 +50,14 @@ class RecipeRun:
 
     @property
     def style(self) -> Style:
-        """How the run speaks."""
+        """The style of what is said."""
         if self.config.get("log_json"):
             return "json"
         return "quiet" if self.config.get("quiet") else "text"
 
     @property
     def device(self) -> torch.device:
-        """Where a process of the run computes."""
+        """The device of a process of the run."""
         return self.trainer.of_validation().device
 
     @cached_property
@@ -136,7 +136,7 @@ class RecipeRun:
         return loading.load(folder).to(self.device)
 
     def _watch(self) -> list[Any]:
-        return [MtebCallback(**self.settings.mteb)] if self.mteb.scheduled and self.mteb.selection else []
+        return [MtebCallback(**self.settings.mteb)] if self.mteb.scheduled else []
 
     def _task_texts(self) -> dict[str, TextIds]:
         if not self.mteb.selection:

@@ -1,4 +1,4 @@
-"""How a model reads texts that are cut at one length: the token ids of each, and what a batch of them is padded to."""
+"""Tokenization of texts that are cut at one length: the token ids of each, and a batch of them, padded."""
 
 import hashlib
 from collections.abc import Sequence

@@ -19,7 +19,7 @@ NO_TEXT = -1
 
 @dataclass  # not frozen: Lightning's `bf16-true` refuses frozen dataclasses in a batch
 class LossConfig:
-    """Which loss a data set is trained with.
+    """The loss that a data set is trained with.
 
     Args:
         name: one of `modules.losses`: ``infonce`` for pairs, ``cosent`` for graded pairs, ``supcon`` for labelled
@@ -37,7 +37,7 @@ class LossConfig:
 
 @dataclass
 class TaskBatch:
-    """One batch of rows of one data set.
+    """A batch of rows of one data set.
 
     Args:
         task: name of the data set.

@@ -96,7 +96,7 @@ def _written_aside(out: Path) -> Iterator[Path]:
 
 
 class _Merge:
-    """One merge: opened, checked, written."""
+    """A merge: opened, checked, written."""
 
     def __init__(self, plan: Plan, say: Callable[[str], None]) -> None:
         self.plan, self.say = plan, say

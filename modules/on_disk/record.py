@@ -44,7 +44,7 @@ model = PeftModel.from_pretrained(AutoModel.from_pretrained({base!r}), "path/to/
 
 @dataclass(frozen=True)
 class Finding:
-    """How a position was learned, for the records of its merge.
+    """The learning of a position, for the records of its merge.
 
     Args:
         record: the entry ``learned`` of ``merge.json``.
