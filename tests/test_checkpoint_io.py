@@ -1,5 +1,6 @@
 """Streamed safetensors against the safetensors library."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from modules.checkpoints import checkpoint_io
 from modules.checkpoints.checkpoint_io import CheckpointWriter, TensorFile, open_weights, parse_size, plan_shards
+from modules.checkpoints.tensor_hashes import known_hashes
 from modules.errors import UserError
 
 TENSORS = {
@@ -39,6 +41,27 @@ def test_tensors_are_read_as_they_were_saved(file: Path, chunk: int, monkeypatch
         if expected.is_floating_point():
             out = torch.empty(expected.shape)
             assert torch.equal(tensors.read(key, out), expected.float())
+
+
+def test_parts_are_the_whole_and_hashed_as_the_whole(tmp_path: Path) -> None:
+    tensor = torch.randn(5, 7).bfloat16()
+    for name in ("in order", "otherwise"):
+        save_file({"x": tensor}, tmp_path / name)
+    parts = [(start, torch.empty(min(8, 35 - start))) for start in range(0, 35, 8)]
+    file, other = TensorFile(tmp_path / "in order"), TensorFile(tmp_path / "otherwise")
+    for start, out in parts:
+        file.read("x", out, start)
+    assert torch.equal(torch.cat([out for _, out in parts]), tensor.float().flatten())
+    for start, out in reversed(parts):
+        other.read("x", out.zero_(), start)
+    assert torch.equal(torch.cat([out for _, out in parts]), tensor.float().flatten())
+    expected = hashlib.sha256(tensor.view(torch.uint8).numpy().tobytes()).hexdigest()
+    assert known_hashes(tmp_path / "in order") == {"x": expected}
+    assert known_hashes(tmp_path / "otherwise") == {}
+    with CheckpointWriter(tmp_path / "out", {"x": (torch.bfloat16, (5, 7))}, 100) as writer:
+        for start, out in reversed(parts):
+            writer.write("x", out, start)
+    assert torch.equal(load_file(tmp_path / "out" / "model.safetensors")["x"], tensor)
 
 
 @pytest.mark.parametrize("max_bytes", [20, 60, 10**9])

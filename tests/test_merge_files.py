@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, BertConfig, BertForMaskedLM, BertModel, LlamaConfig, LlamaForCausalLM, LlamaModel
 
-from modules.checkpoints import tensor_hashes
+from modules import gram
+from modules.checkpoints import task_vector_files, tensor_hashes
 from modules.checkpoints.checkpoint_io import TensorFile
 from modules.checkpoints.identity import weights_identity
 from modules.checkpoints.lineage import read_lineage, write_lineage
@@ -213,6 +214,17 @@ SAME_BITS = [
 ]
 
 
+@pytest.fixture(params=[False, True], ids=["whole", "in parts"])
+def in_parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Parts far smaller than the tensors, the last of each smaller still; or such that all tensors are whole."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))  # angles kept by the other way differ in their last bits
+    if request.param:
+        monkeypatch.setattr(task_vector_files, "PART", 100)
+        monkeypatch.setattr(gram, "CHUNK", 100)
+        monkeypatch.setattr(kept_grams, "CHUNK", 100)
+
+
+@pytest.mark.usefixtures("in_parts")
 @pytest.mark.parametrize(("method", "granularity"), SAME_BITS)
 def test_a_merge_has_the_bits_of_the_route_in_memory(
     method: MergeMethod, granularity: str | int, base: str, experts: dict[str, str]
@@ -631,6 +643,7 @@ def test_angles_are_kept_in_the_users_cache_by_identity(
     assert "angles are not kept for the next merge" in lines
 
 
+@pytest.mark.usefixtures("in_parts")
 @pytest.mark.parametrize(("method", "reads"), [(Average(), 1), (Slerp(), 2)])
 def test_how_often_every_byte_is_read(
     method: MergeMethod, reads: int, base: str, experts: dict[str, str], monkeypatch: pytest.MonkeyPatch

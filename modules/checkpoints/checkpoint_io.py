@@ -85,6 +85,7 @@ class TensorFile:
         self.tensors = {key: self._info(key, entry) for key, entry in entries.items()}
         """Key to tensor, in the order of the file."""
         self._hashes = known_hashes(path)
+        self._begun: dict[str, tuple[hashlib._Hash, int]] = {}
         self._finite: set[str] = set()
 
     def _info(self, key: str, entry: Entry) -> TensorInfo:
@@ -92,12 +93,13 @@ class TensorFile:
             raise UserError(f"{self.path}: {key} is {entry.dtype}: quantised weights cannot be merged")
         return TensorInfo(DTYPES[entry.dtype], entry.shape, entry.start, entry.end)
 
-    def read(self, key: str, out: Tensor | None = None) -> Tensor:
-        """Read one tensor; several threads may read at the same time.
+    def read(self, key: str, out: Tensor | None = None, start: int = 0) -> Tensor:
+        """Read one tensor, or a part of it; several threads may read different tensors at the same time.
 
         Args:
             key: its name in the file.
-            out: contiguous, of its shape and any float dtype, to read into; None: a new tensor in the file's dtype.
+            out: contiguous, of any float dtype, to read into; None: a new tensor of its shape in the file's dtype.
+            start: the tensor's entry that `out` begins with. A tensor is hashed if its parts are read in their order.
 
         Returns:
             `out`, or the new tensor.
@@ -107,8 +109,8 @@ class TensorFile:
         """
         info = self.tensors[key]
         out = torch.empty(info.shape, dtype=info.dtype) if out is None else out
-        digest = None if key in self._hashes else hashlib.sha256()
-        place = info.start
+        digest = None if key in self._hashes else self._digest(key, start)
+        place = info.start + start * info.dtype.itemsize
         spare = torch.empty(0 if out.dtype == info.dtype else min(CHUNK, info.size), dtype=info.dtype)
         for part in out.view(-1).split(CHUNK):
             taken = part if out.dtype == info.dtype else spare[: len(part)]
@@ -119,9 +121,17 @@ class TensorFile:
             if taken is not part:
                 part.copy_(taken)
         if digest is not None:
-            self._hashes[key] = digest.hexdigest()
-        self._finite.add(key)
+            self._begun[key] = digest, start + out.numel()
+        if start + out.numel() == info.size:
+            self._finite.add(key)
+            if digest is not None:
+                self._hashes[key] = self._begun.pop(key)[0].hexdigest()
         return out
+
+    def _digest(self, key: str, start: int) -> "hashlib._Hash | None":
+        """Return the hash of a tensor's entries before `start`; None where they were not read in their order."""
+        begun, end = self._begun.get(key, (None, 0)) if start else (hashlib.sha256(), 0)
+        return begun if end == start else None
 
     def _fill(self, part: Tensor, place: int, digest: "hashlib._Hash | None") -> None:
         """Read bytes from a place in the file, and hash them."""
@@ -235,6 +245,7 @@ class CheckpointWriter:
         total = len(shards)
         names = [f"model-{i + 1:05d}-of-{total:05d}.safetensors" for i in range(total)] if total > 1 else [SINGLE]
         self._specs = specs
+        self._left = {key: torch.Size(shape).numel() for key, (_, shape) in specs.items()}
         self._places: dict[str, tuple[BinaryIO, int]] = {}
         self._files = ExitStack()
         for name, keys in zip(names, shards, strict=True):
@@ -258,15 +269,22 @@ class CheckpointWriter:
         for key, start in zip(keys, [0, *ends], strict=False):
             self._places[key] = file, 8 + len(text) + start
 
-    def write(self, key: str, tensor: Tensor) -> None:
-        """Write one tensor, cast to its dtype.
+    def write(self, key: str, tensor: Tensor, start: int = 0) -> None:
+        """Write one tensor, or a part of it, cast to its dtype.
+
+        Args:
+            key: its name in the file.
+            tensor: of its shape; or a part, flat.
+            start: the entry that a part begins with.
 
         Raises:
             UserError: an entry is beyond what the dtype can hold.
         """
-        (dtype, shape), (file, place) = self._specs[key], self._places.pop(key)
-        assert tensor.shape == shape, f"{key} is {tuple(tensor.shape)}, not {shape}"
-        file.seek(place)
+        (dtype, shape), (file, place) = self._specs[key], self._places[key]
+        self._left[key] -= tensor.numel()
+        assert self._left[key] >= 0, f"{key} is written twice"
+        assert tensor.shape == shape or tensor.ndim == 1, f"{key} is {tuple(tensor.shape)}, not {shape}"
+        file.seek(place + start * dtype.itemsize)
         for part in tensor.contiguous().view(-1).split(CHUNK):
             cast = part.to(dtype)
             if not _is_finite(cast):
@@ -278,7 +296,8 @@ class CheckpointWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._files.close()
-        assert kind is not None or not self._places, f"not written: {', '.join(self._places)}"
+        missing = [key for key, left in self._left.items() if left]
+        assert kind is not None or not missing, f"not written: {', '.join(missing)}"
 
 
 def _is_finite(part: Tensor) -> bool:

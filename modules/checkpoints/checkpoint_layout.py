@@ -186,7 +186,7 @@ def weighted_modules(folder: Path) -> list[str]:
 @contextmanager
 def layout_writer(
     out: Path, entries: Sequence[tuple[Weight, torch.dtype]], max_bytes: int = MAX_SHARD_BYTES
-) -> Iterator[Callable[[Weight, Tensor], None]]:
+) -> Iterator[Callable[[Weight, Tensor, int], None]]:
     """Write tensors under the names, and in the folders of modules, that a model's files have for them.
 
     Args:
@@ -195,14 +195,14 @@ def layout_writer(
         max_bytes: largest size of a file.
 
     Yields:
-        A function that writes a tensor; they are written in any order.
+        A function that writes a tensor from an entry on, 0 for a whole tensor; tensors are written in any order.
     """
     specs: dict[str, dict[str, tuple[torch.dtype, tuple[int, ...]]]] = {}
     for weight, dtype in entries:
         specs.setdefault(weight.folder, {})[weight.key] = dtype, weight.info.shape
     with ExitStack() as stack:
         writers = {part: stack.enter_context(CheckpointWriter(out / part, of, max_bytes)) for part, of in specs.items()}
-        yield lambda weight, tensor: writers[weight.folder].write(weight.key, tensor)
+        yield lambda weight, tensor, start: writers[weight.folder].write(weight.key, tensor, start)
 
 
 def match_layout(base: Layout, expert: Layout, who: str) -> list[str]:

@@ -6,7 +6,7 @@ Shapes: N experts.
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -19,6 +19,9 @@ from modules.checkpoints.checkpoint_layout import Layout, Weight, match_layout, 
 from modules.checkpoints.lora import Adapter, is_adapter
 
 T = TypeVar("T")
+
+PART = 1 << 20
+"""Entries of a part: as many as a Gram matrix is accumulated over at a time, so that parts give the same bits."""
 
 
 class ExpertFiles(Protocol):
@@ -43,31 +46,56 @@ class WholeModel:
         self.files = layout.files
         self.weights = layout.weights
 
-    def read(self, name: str, base: Callable[[], Tensor], out: Tensor) -> None:
-        """Write the difference of the expert's tensor and the base's to `out`."""
+    def read(self, name: str, base: Callable[[], Tensor], out: Tensor, start: int = 0) -> None:
+        """Write the difference of the expert's tensor and the base's, from the entry `start` on, to `out`."""
         weight = self.weights[name]
-        weight.file.read(weight.key, out).sub_(base())
+        weight.file.read(weight.key, out, start).sub_(base())
 
 
 class Loaded(NamedTuple):
-    """A tensor of theta_0 and its task vectors, valid until the next is loaded.
+    """A tensor of theta_0 and its task vectors, or a part of them, valid until the next is loaded.
 
     Args:
         name: canonical.
-        base: float32.
-        vectors: ``[N, *shape]``, float32.
+        base: float32, of the tensor's shape; or flat, where it is a part.
+        vectors: ``[N, *base.shape]``, float32.
+        start: the tensor's entry that a part begins with.
     """
 
     name: str
     base: Tensor
     vectors: Tensor
+    start: int
+
+
+class Item(NamedTuple):
+    """The entries from `start` to `stop` of a tensor; `whole` where these are all."""
+
+    name: str
+    start: int
+    stop: int
+    whole: bool
+
+
+class Reading(NamedTuple):
+    """A tensor, or a part, that threads read: its tasks, the base's first, and what they read into."""
+
+    tasks: list[Future[Any]]
+    loaded: Loaded
+
+    def wait(self) -> Loaded:
+        """Wait until all is read."""
+        for task in self.tasks:
+            task.result()
+        return self.loaded
 
 
 class TaskVectorFiles:
     """All task vectors, read tensor by tensor in the order of the base's files.
 
     Threads read, hash and subtract ahead of the caller. Memory is a buffer for the largest tensor of the base and N for
-    its task vectors: the next tensor is read while the caller has one wherever both fit into it.
+    its task vectors: the next tensor is read while the caller has one wherever both fit into it. Where a caller takes
+    parts, it is a buffer for two of these.
 
     Args:
         base: the tensors of theta_0.
@@ -77,12 +105,11 @@ class TaskVectorFiles:
     def __init__(self, base: Layout, experts: Mapping[str, ExpertFiles]) -> None:
         self.base = base
         self.experts = experts
-        whole = [expert.weights for expert in experts.values() if isinstance(expert, WholeModel)]
-        names = [name for name in base.weights if all(name in weights for weights in whole)]
+        self._whole = {name: expert for name, expert in experts.items() if isinstance(expert, WholeModel)}
+        names = [name for name in base.weights if all(name in expert.weights for expert in self._whole.values())]
         self.names = sorted(names, key=lambda name: base.place(base.weights[name]))
         """Canonical names of the tensors that all experts have, in the order of the base's files."""
-        largest = max((base.weights[name].info.size for name in names), default=0)
-        self._buffer = torch.empty((1 + len(experts)) * largest)
+        self._buffer = torch.empty(0)
 
     def close(self) -> None:
         """Close all files."""
@@ -94,57 +121,92 @@ class TaskVectorFiles:
         merged = {self.base.weights[name] for name in self.names}
         return [weight for weight in self.base.entries() if weight not in merged]
 
-    def each(self, label: str) -> Iterator[Loaded]:
-        """Yield every tensor that all experts have, with a progress bar of this label."""
+    def each(self, label: str, parts: bool = False) -> Iterator[Loaded]:
+        """Yield every tensor that all experts have, with a progress bar of this label.
+
+        Args:
+            label: of the bar.
+            parts: give tensors of more than `PART` entries in parts, in their order. An adapter's products are made of
+                whole matrices: with an adapter all tensors are whole.
+        """
+        items = self._items(parts and len(self._whole) == len(self.experts))
+        self._grow_buffer(items)
         threads = torch.get_num_threads()
         # The threads share the cores, the caller's with them: each does its tensor operations by itself.
         pool = ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,))
         try:
             ahead, front = None, True
-            for name, following in zip(progress(self.names, label), [*self.names[1:], None], strict=True):
-                reads = ahead or self._start(pool, name, front)
+            for item, following in zip(progress(items, label), [*items[1:], None], strict=True):
+                reading = ahead or self._start(pool, item, front, None)
                 front = not front
-                fits = following is not None and self._entries(name) + self._entries(following) <= len(self._buffer)
-                ahead = self._start(pool, following, front) if following is not None and fits else None
-                loaded = reads()
+                fits = following is not None and self._entries(item) + self._entries(following) <= len(self._buffer)
+                ahead = self._start(pool, following, front, reading) if following is not None and fits else None
+                loaded = reading.wait()
                 torch.set_num_threads(1 if ahead else threads)
                 yield loaded
         finally:
             pool.shutdown(cancel_futures=True)
             torch.set_num_threads(threads)  # which threads that start from here on take as their number, too
 
-    def _entries(self, name: str) -> int:
-        return (1 + len(self.experts)) * self.base.weights[name].info.size
+    def _items(self, parts: bool) -> list[Item]:
+        items = []
+        for name in self.names:
+            size = self.base.weights[name].info.size
+            cuts = [*range(0, size, PART), size] if parts and size > PART else [0, size]
+            items += [Item(name, start, stop, len(cuts) == 2) for start, stop in pairwise(cuts)]
+        return items
 
-    def _start(self, pool: Executor, name: str, front: bool) -> Callable[[], Loaded]:
-        """Start reading into the beginning or the end of the buffer, and return a function that waits for the end."""
-        weight, entries = self.base.weights[name], self._entries(name)
+    def _grow_buffer(self, items: list[Item]) -> None:
+        """Make room for the largest item, and for two items where a tensor has parts."""
+        wanted = max((self._entries(item) * (1 if item.whole else 2) for item in items), default=0)
+        if wanted > len(self._buffer):
+            self._buffer = torch.empty(wanted)
+
+    def _entries(self, item: Item) -> int:
+        return (1 + len(self.experts)) * (item.stop - item.start)
+
+    def _start(self, pool: Executor, item: Item, front: bool, before: Reading | None) -> Reading:
+        """Start reading into the beginning or the end of the buffer."""
+        entries, shape = self._entries(item), self.base.weights[item.name].info.shape
         buffer = self._buffer[:entries] if front else self._buffer[len(self._buffer) - entries :]
-        base, *vectors = tensors = buffer.view(1 + len(self.experts), *weight.info.shape)
-        read_base = partial(weight.file.read, weight.key, base)
+        tensors = buffer.view(1 + len(self.experts), *(shape if item.whole else [item.stop - item.start]))
+        loaded = Loaded(item.name, tensors[0], tensors[1:], item.start)
+        if not item.whole:
+            return Reading(self._read_part(pool, loaded, before.tasks if before and item.start else []), loaded)
         if entries < CHUNK:  # a task for each file would cost more than it reads
+            return Reading([pool.submit(self._read_all, loaded)], loaded)
+        first = pool.submit(self._read_base, loaded)
+        pairs = zip(self.experts.values(), loaded.vectors, strict=True)
+        return Reading([first, *(pool.submit(e.read, item.name, first.result, vector) for e, vector in pairs)], loaded)
 
-            def read_all() -> None:
-                read_base()
-                for expert, vector in zip(self.experts.values(), vectors, strict=True):
-                    expert.read(name, lambda: base, vector)
+    def _read_part(self, pool: Executor, loaded: Loaded, before: list[Future[Any]]) -> list[Future[Any]]:
+        """Start reading a part from every file, each after the part before it, as a hash takes them."""
 
-            tasks: list[Future[Any]] = [pool.submit(read_all)]
-        else:
-            first = pool.submit(read_base)
-            pairs = zip(self.experts.values(), vectors, strict=True)
-            tasks = [first, *(pool.submit(expert.read, name, first.result, vector) for expert, vector in pairs)]
+        def after(i: int, read: Callable[..., Any], *arguments: Any) -> Any:
+            if before:
+                before[i].result()
+            return read(*arguments)
 
-        def wait() -> Loaded:
-            for task in tasks:
-                task.result()
-            return Loaded(name, base, tensors[1:])
+        first = pool.submit(after, 0, self._read_base, loaded)
+        experts = enumerate(zip(self._whole.values(), loaded.vectors, strict=True), start=1)
+        others = (
+            pool.submit(after, i, expert.read, loaded.name, first.result, vector, loaded.start)
+            for i, (expert, vector) in experts
+        )
+        return [first, *others]
 
-        return wait
+    def _read_base(self, loaded: Loaded) -> Tensor:
+        weight = self.base.weights[loaded.name]
+        return weight.file.read(weight.key, loaded.base, loaded.start)
+
+    def _read_all(self, loaded: Loaded) -> None:
+        self._read_base(loaded)
+        for expert, vector in zip(self.experts.values(), loaded.vectors, strict=True):
+            expert.read(loaded.name, lambda: loaded.base, vector)
 
     def stream(self) -> Iterator[tuple[str, Tensor]]:
         """Yield name and task vectors of the tensors that at least one expert changed."""
-        for name, _, vectors in self.each("reading task vectors"):
+        for name, _, vectors, _ in self.each("reading task vectors"):
             if is_changed(vectors):
                 yield name, vectors
 

@@ -60,4 +60,4 @@ def write_weights(layout: Layout, weights: Mapping[str, Tensor], out: Path) -> N
     dtypes = [(entry, weights[n].dtype if n in weights else entry.info.dtype) for n, entry in entries.items()]
     with layout_writer(out, dtypes) as write:
         for name, entry in entries.items():
-            write(entry, weights[name].cpu() if name in weights else entry.file.read(entry.key))
+            write(entry, weights[name].cpu() if name in weights else entry.file.read(entry.key), 0)

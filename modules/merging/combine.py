@@ -25,7 +25,13 @@ CACHED = 1 << 17
 """Entries of each task vector that a CPU takes a weighted mean of at a time: they fit a cache."""
 
 
-def combine(base: Tensor, vectors: Tensor, coefficients: Tensor, importance: Tensor | None = None) -> Tensor:
+def combine(
+    base: Tensor,
+    vectors: Tensor,
+    coefficients: Tensor,
+    importance: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
     """Merge one tensor, accumulating in float32 or better; no gradient is recorded.
 
     Args:
@@ -33,13 +39,17 @@ def combine(base: Tensor, vectors: Tensor, coefficients: Tensor, importance: Ten
         vectors: ``[N, *base.shape]``, the experts' task vectors.
         coefficients: ``[N]``.
         importance: ``[N, *base.shape]``, not negative; None: the vectors are added up.
+        out: contiguous, of the shape of `base`, in which float32 or better is accumulated; None: made here.
 
     Returns:
         The merged tensor, in the dtype of `base`.
     """
     with torch.no_grad(), without_autocast(base):
         accumulator = torch.promote_types(base.dtype, torch.float32)
-        merged = base.to(accumulator, copy=True, memory_format=torch.contiguous_format)
+        if out is None:
+            merged = base.to(accumulator, copy=True, memory_format=torch.contiguous_format)
+        else:
+            merged = out.copy_(base)
         c = coefficients.to(merged)
         if importance is None:
             return _sum(vectors, c, merged).to(base.dtype)

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +53,13 @@ def measure(files: TaskVectorFiles, prepare: Preparation | None) -> Grams:
     grams = Grams()
     largest = max((files.base.weights[name].info.size for name in files.names), default=0)
     spare = torch.empty(len(files.experts) * min(CHUNK, largest), dtype=torch.float64)
-    for name, base, vectors in files.each("measuring angles"):
+    for name, base, vectors, _ in files.each("measuring angles", parts=prepare is None):
         grams.base_square += squared_length(base)
         if is_changed(vectors):
-            grams.raw[name] = gram_of(vectors, spare)
-            grams.prepared[name] = gram_of(prepare(name, vectors).vectors, spare) if prepare else grams.raw[name]
-    return grams
+            grams.raw[name] = grams.raw.get(name, 0) + gram_of(vectors, spare)
+            if prepare:
+                grams.prepared[name] = gram_of(prepare(name, vectors).vectors, spare)
+    return grams if prepare else replace(grams, prepared=grams.raw)
 
 
 def cache_folder() -> Path:

@@ -22,7 +22,7 @@ from modules.checkpoints.identity import weights_identity
 from modules.checkpoints.lineage import lineage_through, read_lineage
 from modules.checkpoints.lora import AdapterWriter, is_adapter
 from modules.checkpoints.model_settings import copy_settings
-from modules.checkpoints.task_vector_files import is_changed, open_models
+from modules.checkpoints.task_vector_files import PART, Loaded, is_changed, open_models
 from modules.compatibility.agree import agree
 from modules.compatibility.safety import refuse_other_ancestors, refuse_suspicious
 from modules.errors import UserError
@@ -106,6 +106,8 @@ class _Merge:
         self.pipeline = agree(self.base, self.folders, plan.settings_of, say)
         self.dtype = plan.dtype
         self._say_unmatched(plan.groups(self.files.names))  # a mistake in them shows before the long part
+        self.prepares = type(plan.method).preparation is not MergeMethod.preparation
+        self.spare = torch.empty(PART)
         self.grams = Grams()
         self.suspicion: Suspicion | None = None
         self.groups: dict[str, str] = {}
@@ -114,7 +116,7 @@ class _Merge:
     def write(self, folder: Path, finding: Finding | None = None) -> dict[str, Any]:
         """Merge into an empty folder, and return the record; checks that need all tensors come last."""
         method = self.plan.method
-        prepare = method.preparation(self.files.stream, self._statistics())
+        prepare = method.preparation(self.files.stream, self._statistics()) if self.prepares else None
         if method.uses_angles:
             self.grams = self._measured(prepare)
             self._refuse_suspicious()
@@ -140,13 +142,11 @@ class _Merge:
 
         return read_statistics(kind, [str(folder) for folder in self.folders.values()])
 
-    def _measured(self, prepare: Preparation) -> Grams:
-        method = self.plan.method
-        changes = type(method).preparation is not MergeMethod.preparation
+    def _measured(self, prepare: Preparation | None) -> Grams:
         return kept_grams(
             [self.base, *self.folders.values()],
-            describe(method) if changes else None,
-            lambda: measure(self.files, prepare if changes else None),
+            describe(self.plan.method) if prepare else None,
+            lambda: measure(self.files, prepare),
             self.say,
         )
 
@@ -174,11 +174,12 @@ class _Merge:
         total = sum(self.grams.raw.values(), torch.zeros(experts, experts, dtype=torch.float64))
         refuse_suspicious(total, self.grams.base_square**0.5, list(self.folders))
 
-    def _merge_all(self, label: str, prepare: Preparation) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Yield name, tensor of the base and merged tensor, the same where no expert changed it."""
-        for name, base, vectors in self.files.each(label):
+    def _merge_all(self, label: str, prepare: Preparation | None) -> Iterator[tuple[Loaded, Tensor]]:
+        """Yield every tensor, or part, and what it is merged to: the base's where no expert changed it."""
+        for loaded in self.files.each(label, parts=prepare is None):
+            name, base, vectors, _ = loaded
             changed = self._is_changed(name, base, vectors)
-            yield name, base, self._combine(name, base, vectors, prepare) if changed else base
+            yield loaded, self._combine(name, base, vectors, prepare) if changed else base
 
     def _is_changed(self, name: str, base: Tensor, vectors: Tensor) -> bool:
         """Return whether an expert changed a tensor, which counts for the suspicion."""
@@ -188,37 +189,41 @@ class _Merge:
             self.suspicion.add(base, vectors)
         return is_changed(vectors)
 
-    def _combine(self, name: str, start: Tensor, vectors: Tensor, prepare: Preparation) -> Tensor:
-        """Return `start` plus the merged task vector."""
-        prepared = prepare(name, vectors)
-        return combine(start, prepared.vectors, self.coefficients[self.groups[name]], prepared.importance)
+    def _combine(self, name: str, start: Tensor, vectors: Tensor, prepare: Preparation | None) -> Tensor:
+        """Return `start` plus the merged task vector, valid until the next."""
+        c = self.coefficients[self.groups[name]]
+        if prepare:
+            prepared = prepare(name, vectors)
+            return combine(start, prepared.vectors, c, prepared.importance)
+        fits = start.numel() <= len(self.spare)  # new memory from the system takes longer than the sums
+        return combine(start, vectors, c, out=self.spare[: start.numel()].view(start.shape) if fits else None)
 
-    def _write_model(self, folder: Path, prepare: Preparation) -> dict[str, Any]:
+    def _write_model(self, folder: Path, prepare: Preparation | None) -> dict[str, Any]:
         layout, others = self.files.base, self.files.others()
         rounding = self._choose_dtype(prepare)
         # What --dtype loses is measured while it is written.
         insisted = rounding if self.plan.dtype and is_narrow(self.plan.dtype) else None
         dtypes = [(weight, self._output_dtype(weight.info)) for weight in layout.entries()]
         with layout_writer(folder, dtypes, self.plan.max_shard_bytes) as write:
-            for name, base, merged in self._merge_all("merging", prepare):
-                weight = layout.weights[name]
+            for loaded, merged in self._merge_all("merging", prepare):
+                weight = layout.weights[loaded.name]
                 if insisted is not None:
-                    insisted.add(base, merged, self._output_dtype(weight.info))
-                write(weight, merged)
+                    insisted.add(loaded.base, merged, self._output_dtype(weight.info))
+                write(weight, merged, loaded.start)
             for weight in others:
-                write(weight, weight.file.read(weight.key))
+                write(weight, weight.file.read(weight.key), 0)
         code = copy_settings(self.base, self.pipeline, folder, _short(self.dtype))
         if code:
             self.say(f"the model's own code is carried along ({', '.join(code)}): read it before you allow it to run")
         return self._say_rounding(rounding)
 
-    def _choose_dtype(self, prepare: Preparation) -> Rounding:
+    def _choose_dtype(self, prepare: Preparation | None) -> Rounding:
         """Take float32 where the base's dtypes would round away too much; measuring that is a pass over all tensors."""
         rounding = Rounding()
         weights = self.files.base.weights
         if self.plan.dtype is None and any(is_narrow(weight.info.dtype) for weight in weights.values()):
-            for name, base, merged in self._merge_all("measuring what rounding loses", prepare):
-                rounding.add(base, merged, weights[name].info.dtype)
+            for loaded, merged in self._merge_all("measuring what rounding loses", prepare):
+                rounding.add(loaded.base, merged, weights[loaded.name].info.dtype)
             if rounding.lost > NEGLIGIBLE:
                 self.dtype = torch.float32
         return rounding
@@ -237,12 +242,12 @@ class _Merge:
     def _output_dtype(self, info: TensorInfo) -> torch.dtype:
         return self.dtype if self.dtype and info.dtype.is_floating_point else info.dtype
 
-    def _write_adapter(self, folder: Path, prepare: Preparation) -> dict[str, Any]:
+    def _write_adapter(self, folder: Path, prepare: Preparation | None) -> dict[str, Any]:
         assert self.plan.adapter_rank is not None
         if read_json(self.base / "config.json").get("model_type") == "gpt2":
             raise UserError("adapters of gpt2, whose weights are transposed, are not written; leave --adapter_rank out")
         writer, others = AdapterWriter(self.plan.adapter_rank, self.plan.dtype or torch.float32), []
-        for name, base, vectors in self.files.each("merging"):
+        for name, base, vectors, _ in self.files.each("merging"):
             if not self._is_changed(name, base, vectors):
                 continue
             if base.ndim != 2 or "/" in name or not name.endswith(".weight"):
