@@ -1,0 +1,157 @@
+"""The numbers of a first recipe: what fits the lengths and the number of the rows, and the machine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from datamodules import load_tasks
+from lightning_app.first_recipe.data_summary import DataSummary
+from lightning_app.machine.hardware import GIB, Hardware
+from modules import UserError
+
+FEWEST_ROWS = 36
+"""Rows of a data set, at least: two thirds to train on, and a third in which to learn and to choose a position."""
+
+LARGE_MEMORY = 24 * GIB
+"""Memory of an accelerator from which batches are larger."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a machine sets bounds to.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``mps``.
+        longest: tokens of a text in training, at most.
+        tokens: of one text column of a batch, about.
+        most_steps: optimiser steps of a model, at most.
+        probe: probe rows of a data set, at most.
+        precision: of Lightning's Trainer.
+        why: the reason of the precision.
+    """
+
+    device: str
+    longest: int
+    tokens: int
+    most_steps: int
+    probe: int
+    precision: str
+    why: str
+
+    @classmethod
+    def of(cls, device: torch.device) -> "Machine":
+        """Return the bounds that a device sets."""
+        if device.type == "cuda":
+            large = torch.cuda.get_device_properties(device).total_memory >= LARGE_MEMORY
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+            precision, why = ("bf16-mixed", "this GPU has it") if native else ("32-true", "this GPU has no bfloat16")
+            return cls("cuda", 256, 32_768 if large else 8192, 2000, 512, precision, why)
+        if device.type == "mps":
+            return cls("mps", 256, 8192, 1000, 256, "32-true", "bf16-mixed where the device has it")
+        if Hardware.of_this_machine().native_bf16:
+            return cls("cpu", 128, 2048, 300, 128, "bf16-mixed", "this processor has it")
+        return cls("cpu", 128, 2048, 300, 128, "32-true", "bfloat16 is emulated on this processor, and slow")
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The numbers of a recipe.
+
+    Args:
+        max_length: tokens of a text in training.
+        batch_size: rows of a step.
+        lr: peak learning rate.
+        steps: data set to the optimiser steps of its expert.
+        epochs: data set to how often these go through its rows.
+        probe: rows of each data set to learn the position on.
+        validation: rows of each data set to choose on.
+        probe_batch: rows of a batch of the probe.
+        machine: the bounds.
+    """
+
+    max_length: int
+    batch_size: int
+    lr: float
+    steps: dict[str, int]
+    epochs: dict[str, float]
+    probe: int
+    validation: int
+    probe_batch: int
+    machine: Machine
+
+    @classmethod
+    def of(cls, data: Sequence[DataSummary], limit: int, machine: Machine, *, static: bool) -> "Proposal":
+        """Choose the numbers.
+
+        Args:
+            data: the data sets.
+            limit: tokens of a text that the base reads at most.
+            machine: the bounds.
+            static: whether the base is a table of token embeddings, which learns at a much higher rate.
+
+        Raises:
+            UserError: a data set has too few rows.
+        """
+        for each in data:
+            _refuse_few(each.name, len(each.given.rows), FEWEST_ROWS)
+        wanted = max(each.quantile(0.95) for each in data)
+        max_length = min(-(-wanted // 8) * 8, machine.longest, limit)
+        third = min(len(each.given.rows) for each in data) // 3
+        probe = min(machine.probe // 2 if max_length > machine.longest // 2 else machine.probe, third * 2 // 3)
+        expert_rows, probe = _split(data, probe, probe // 2)
+        batch_size = _power_of_two(
+            min(64 if machine.device == "cuda" else 32, max(16, machine.tokens // max_length), *expert_rows.values())
+        )
+        probe_batch = _power_of_two(min(32, probe))
+        steps = {name: _steps(rows / batch_size, machine.most_steps) for name, rows in expert_rows.items()}
+        return cls(
+            max_length,
+            batch_size,
+            1e-2 if static else 3e-5,
+            steps,
+            {name: steps[name] * batch_size / rows for name, rows in expert_rows.items()},
+            probe // probe_batch * probe_batch,
+            max(2, probe // 2),
+            probe_batch,
+            machine,
+        )
+
+
+FEWEST_STEPS, MOST_EPOCHS = 30, 5
+
+
+def _steps(epoch: float, most: int) -> int:
+    """Return once through the rows; for few rows more often, for many not all of them."""
+    return max(1, min(most, max(round(epoch), min(FEWEST_STEPS, round(MOST_EPOCHS * epoch)))))
+
+
+def _split(data: Sequence[DataSummary], probe: int, validation: int) -> tuple[dict[str, int], int]:
+    """Return the rows of each data set that are left to train on, and the rows that each has for the probe.
+
+    Args:
+        data: the data sets.
+        probe: rows wanted for the probe, of each.
+        validation: rows wanted to choose on, of each.
+
+    Raises:
+        UserError: too few are left, because many rows belong together.
+    """
+    sources = {each.name: each.given.source for each in data}
+    splits = load_tasks(sources, probe_size=probe, validation_size=validation)
+    for name, split in splits.items():
+        _refuse_few(f"the probe of {name}", len(split.probe), 4)
+        _refuse_few(f"the training part of {name}", len(split.expert), 4)
+    return {name: len(split.expert) for name, split in splits.items()}, min(len(s.probe) for s in splits.values())
+
+
+def _refuse_few(what: str, rows: int, fewest: int) -> None:
+    if rows < fewest:
+        raise UserError(
+            f"{what} has {rows} rows, too few to train on some and learn a position on others: give {fewest} or more"
+        )
+
+
+def _power_of_two(number: int) -> int:
+    """Return the largest power of two up to a number."""
+    return 1 << (number.bit_length() - 1)

@@ -1,0 +1,90 @@
+"""``python -m lightning_app init``: look at data files and models, and write a first recipe that fits them."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from lightning_app.verbs.verb_parser import Parser
+from modules.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning_app.first_recipe.recipe_text import FirstRecipe
+
+
+def make_parser() -> Parser:
+    """Return the parser of the verb."""
+    parser = Parser(
+        prog="python -m lightning_app init",
+        allow_abbrev=False,
+        description="Look at data files and models, say what each is, and write a recipe that fits them and this "
+        "machine, with comments, and with the time that fit will take.",
+    )
+    add = parser.add_argument
+    add("given", nargs="+", metavar="FILE_OR_MODEL", help="data files (JSON lines, CSV, ...) and models to merge")
+    add("--out", default="recipe.yaml", metavar="FILE", help="the recipe to write (recipe.yaml)")
+    add("--base", metavar="MODEL", help="what experts are trained from (what all models record, else the quickstart's)")
+    add(
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="EXPECTED=COLUMN",
+        help="columns that are named otherwise, as anchor=frage positive=antwort",
+    )
+    return parser
+
+
+def main(arguments: list[str]) -> None:
+    """Run the verb.
+
+    Raises:
+        UserError: a mistake of the user's; nothing is written then.
+    """
+    options = make_parser().parse_args(arguments)
+    out = Path(options.out)
+    if out.exists() or out.is_symlink():
+        raise UserError(f"{out} is there already: name another file with --out")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.parent}; make it first")
+    from lightning_app.first_recipe.given import read_columns
+    from lightning_app.first_recipe.propose import propose
+    from lightning_app.verbs.quiet_libraries import quiet_libraries
+
+    quiet_libraries()
+    command = f"python -m lightning_app init {shlex.join(arguments)}"
+    recipe = propose(options.given, options.base, read_columns(options.columns), options.out, command)
+    time = _time(recipe)
+    with out.open("x", encoding="utf-8") as file:
+        file.write(recipe.text(time))
+    print(
+        f"\n{out} is written: look at it, then\n  python -m lightning_app fit --config {shlex.quote(str(out))}\n{time}"
+    )
+    if recipe.models and len(recipe.data) == 1:
+        (data,) = recipe.data
+        print(
+            "to merge these models without training another, shorter: python -m lightning_app merge --learn "
+            f"{data.given.source.source} --base {recipe.base} --experts {' '.join(recipe.models.values())} --out merged"
+        )
+
+
+def _time(recipe: FirstRecipe) -> str:
+    """Return how long `fit` takes with a recipe, which is parsed as `fit` does for it, and timed for some steps."""
+    from lightning_app.machine.hardware import usable_cores
+    from lightning_app.recipe.recipe_parser import parse
+    from lightning_app.report.pace import Pace
+    from lightning_app.stages.screen import readable
+    from lightning_app.stages.stage_graph import with_inputs
+    from lightning_app.verbs.recipe_run import RecipeRun
+
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "recipe.yaml"
+        file.write_text(recipe.text(), encoding="utf-8")
+        run = RecipeRun(parse("fit", ["--config", str(file), "--quiet"]))
+    print("timing a few steps of training ...", flush=True)
+    pace = Pace(run.models)
+    seconds = {stage.name: pace.seconds(stage) for stage in with_inputs(run.models.wanted_stages())}
+    parts = ", ".join(f"{name} {readable(each).removeprefix('about ')}" for name, each in seconds.items())
+    where = f"{recipe.numbers.machine.device}, {usable_cores()} cores"
+    return f"fit takes {readable(sum(seconds.values()))} on this machine ({where}): {parts}"
