@@ -59,10 +59,15 @@ def fetched(kind: str) -> Contents:
     return Contents(names, sum(map(size_of, folders)))
 
 
-def contents(folder: Path) -> Contents:
-    """Return the entries of a folder; empty where there is none."""
-    entries = [entry for entry in folder.glob("*") if entry.suffix != ".lock"]
-    return Contents([entry.name for entry in entries], sum(map(size_of, entries)))
+def own_caches() -> dict[Path, dict[str, int]]:
+    """Return the folders of this application's caches: what is in each, and its bytes."""
+    made = [entry for entry in row_cache().glob("*") if entry.is_dir()]
+    tokens = [entry for entry in made if entry.name.startswith("tokens-")]
+    rows = sum(map(size_of, made)) - sum(map(size_of, tokens))
+    return {
+        row_cache(): {"rows": rows, "tokens": sum(map(size_of, tokens))},
+        angle_cache(): {"angles": size_of(angle_cache())},
+    }
 
 
 def size_of(path: Path) -> int:

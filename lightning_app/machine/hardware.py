@@ -22,7 +22,7 @@ class Hardware:
     Args:
         processor: its name.
         cores: that this process may use.
-        busy: cores that were at work in the last minute, on average.
+        load: programs that wanted a core in the last minute, on average.
         memory: bytes in all.
         free: bytes that a new process can have.
         native_bf16: whether the processor computes in bfloat16; else torch emulates it, which is slower than float32.
@@ -30,7 +30,7 @@ class Hardware:
 
     processor: str
     cores: int
-    busy: float
+    load: float
     memory: int
     free: int
     native_bf16: bool
