@@ -78,7 +78,7 @@ def _run(arguments: list[str]) -> int:
     if verb == "--print_completion":
         from lightning_app.completion import completion_script
 
-        print(completion_script(*rest))
+        print(completion_script(VERBS, *rest[:1]))
         return 0
     if verb not in VERBS:
         raise UserError(f"unknown verb '{verb}'; " + nearest(verb, VERBS, f"use {', '.join(VERBS)}"))

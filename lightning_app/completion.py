@@ -1,6 +1,7 @@
 """Shell completion of verbs and keys, as a script for bash or zsh that shtab writes."""
 
 import argparse
+from collections.abc import Mapping
 from importlib import import_module
 
 from lightning_app.recipe.command_line import VERBS as OF_RECIPES
@@ -10,10 +11,11 @@ COMMAND = "lightning_app"
 """The command that is completed; a shell cannot complete ``python -m lightning_app``."""
 
 
-def completion_script(shell: str = "") -> str:
+def completion_script(verbs: Mapping[str, str], shell: str = "") -> str:
     """Return the script for a shell.
 
     Args:
+        verbs: name of each verb to what it does.
         shell: ``bash`` or ``zsh``.
 
     Raises:
@@ -27,25 +29,27 @@ def completion_script(shell: str = "") -> str:
         ) from None
     if shell not in shtab.SUPPORTED_SHELLS:
         raise UserError(f"--print_completion: '{shell}' is no shell; name one of {', '.join(shtab.SUPPORTED_SHELLS)}")
-    return str(shtab.complete(command_parser(), shell))
+    return str(shtab.complete(command_parser(verbs), shell))
 
 
-def command_parser() -> argparse.ArgumentParser:
-    """Return a parser that knows all verbs and their keys, those of named entries of a recipe aside."""
-    from lightning_app.__main__ import VERBS
+def command_parser(verbs: Mapping[str, str]) -> argparse.ArgumentParser:
+    """Return a parser that knows all verbs and their keys, those of named entries of a recipe aside.
 
+    Args:
+        verbs: name of each verb to what it does.
+    """
     parser = argparse.ArgumentParser(COMMAND)
     parser.add_argument("--version", action="store_true", help="print the version")
     parser.add_argument(
         "--print_completion", choices=["bash", "zsh"], help="print a script that completes this command"
     )
-    verbs = parser.add_subparsers(dest="verb")
-    for verb, text in VERBS.items():
+    parsers = parser.add_subparsers(dest="verb")
+    for verb, text in verbs.items():
         if verb in OF_RECIPES:
-            _add_keys(verbs.add_parser(verb, help=text), verb)
+            _add_keys(parsers.add_parser(verb, help=text), verb)
         else:
             own = import_module(f"lightning_app.verbs.{verb}").make_parser()
-            verbs.add_parser(verb, help=text, parents=[own], add_help=False)
+            parsers.add_parser(verb, help=text, parents=[own], add_help=False)
     return parser
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datamodules import DataSource, TaskData, load_task
+from datamodules.sources.columns import listed
 from datamodules.sources.file_rows import suffix_of
 from datamodules.sources.row_blocks import BadRow
 from datamodules.sources.task_loading import find_rows
@@ -57,15 +58,12 @@ def read_given(name: str, source: str, columns: Mapping[str, str]) -> GivenData:
     Args:
         name: of the data set.
         source: a file, or a folder of files.
-        columns: expected column -> column of the source, for columns that are named otherwise; those that this source
-            does not have are left out.
+        columns: expected column -> column of the source, for columns that are named otherwise.
 
     Raises:
         UserError: it cannot be read.
     """
-    described = DataSource(source)
-    present = find_rows(described).names(skip_bad=False) if columns else set()
-    described = replace(described, columns={own: other for own, other in columns.items() if other in present} or None)
+    described = DataSource(source, columns=dict(columns) or None)
     first: BadRow | None = None
     for span in RANGES:
         try:
@@ -79,13 +77,26 @@ def read_given(name: str, source: str, columns: Mapping[str, str]) -> GivenData:
     raise first
 
 
-def read_columns(words: Sequence[str]) -> dict[str, str]:
-    """Return expected column -> column of the files, from words as ``anchor=question``.
+def read_columns(words: Sequence[str], files: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return file -> expected column -> column of the file, for columns that are named otherwise.
+
+    Args:
+        words: of the form ``anchor=question``; each counts for the files that have such a column.
+        files: the data files.
 
     Raises:
-        UserError: a word is of another form.
+        UserError: a word is of another form, or no file has its column.
     """
+    found: dict[str, dict[str, str]] = {file: {} for file in files}
+    present = {file: find_rows(DataSource(file)).names(skip_bad=False) for file in files} if words else {}
     for word in words:
-        if not all(word.partition("=")):
+        name, _, column = word.partition("=")
+        if not name or not column:
             raise UserError(f"--columns: '{word}' is not of the form EXPECTED=COLUMN, anchor=question for example")
-    return {name: column for name, _, column in (word.partition("=") for word in words)}
+        having = [file for file, columns in present.items() if column in columns]
+        if not having:
+            known = listed(set().union(*present.values()))
+            raise UserError(f"--columns: no file has a column '{column}'; there are {known}")
+        for file in having:
+            found[file][name] = column
+    return found

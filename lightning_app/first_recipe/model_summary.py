@@ -52,7 +52,11 @@ class ModelSummary:
             return cls((f"LoRA adapter of rank {read_json(folder / CONFIG).get('r')}",), base)
         with closing(read_layout(folder)) as layout:
             size = sum(weight.info.size for weight in layout.weights.values())
-            parts = (_architecture(folder), f"{size / 1e6:.1f} M parameters", *_dimension(folder, layout))
+            parts = (
+                _architecture(folder),
+                f"{size / 1e6:.1f} M parameters" if size >= 1e6 else f"{size:,} parameters",
+                *_dimension(folder, layout),
+            )
         settings = text_settings(folder, folder)
         length = settings["max_length"]
         limit = f"at most {length} tokens" if length else "texts of any length"

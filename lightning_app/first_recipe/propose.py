@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from lightning_app.first_recipe.data_summary import HEADER, DataSummary
-from lightning_app.first_recipe.given import is_model, named, read_given
+from lightning_app.first_recipe.given import is_model, named, read_columns, read_given
 from lightning_app.first_recipe.known_tasks import overlap_lines
 from lightning_app.first_recipe.model_summary import ModelSummary, is_static, settings_needed
 from lightning_app.first_recipe.proposal import Machine, Proposal
@@ -23,7 +23,7 @@ from modules.checkpoints.common_base import common_base
 def propose(
     given: Sequence[str],
     base: str | None,
-    columns: Mapping[str, str],
+    columns: Sequence[str],
     out: str,
     command: str,
     say: Callable[[str], None] = print,
@@ -33,7 +33,7 @@ def propose(
     Args:
         given: files, folders of files, and models.
         base: theta_0; None: what all models record, or without models the quickstart's.
-        columns: expected column -> column of the files, for columns that are named otherwise.
+        columns: names of columns that are named otherwise, see `read_columns`.
         out: the file that the recipe will be.
         command: that asks for it.
         say: prints a line.
@@ -43,12 +43,14 @@ def propose(
     """
     by_name = named(given)
     models = {name: each for name, each in by_name.items() if is_model(each)}
-    read = [read_given(name, each, columns) for name, each in by_name.items() if name not in models]
-    if not read:
+    files = {name: each for name, each in by_name.items() if name not in models}
+    if not files:
         raise UserError(
             "no data file is given, and a recipe needs rows: name one, or merge the models without rows "
             "(python -m lightning_app merge --help)"
         )
+    otherwise = read_columns(columns, list(files.values()))
+    read = [read_given(name, file, otherwise[file]) for name, file in files.items()]
     base, why = _base(base, models)
     encoder = TextEncoder.load(base)
     data = [DataSummary.of(each, prompts_of(base), encoder.tokenizer) for each in read]

@@ -48,13 +48,12 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"{out} is there already: name another file with --out")
     if not out.absolute().parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}; make it first")
-    from lightning_app.first_recipe.given import read_columns
     from lightning_app.first_recipe.propose import propose
     from lightning_app.verbs.quiet_libraries import quiet_libraries
 
     quiet_libraries()
     command = f"python -m lightning_app init {shlex.join(arguments)}"
-    recipe = propose(options.given, options.base, read_columns(options.columns), options.out, command)
+    recipe = propose(options.given, options.base, options.columns, options.out, command)
     time = _time(recipe)
     with out.open("x", encoding="utf-8") as file:
         file.write(recipe.text(time))
