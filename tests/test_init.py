@@ -28,7 +28,7 @@ from tests.test_fit import TEXTS
 from tests.test_lora import factors, write_adapter
 from tests.tiny_encoder import WORDS, tiny_encoder
 
-CPU = Machine("cpu", 128, 2048, 300, 128, "32-true", "")
+CPU = Machine("cpu", 128, 32, 2048, 300, 128, "32-true", "")
 
 
 def write_csv(path: Path, rows: list[tuple[Any, ...]], delimiter: str = ",", encoding: str = "utf-8") -> str:
@@ -191,6 +191,8 @@ def test_steps_follow_the_rows(here: Project, rows: int, steps: int) -> None:
     assert (found.max_length, found.steps) == (64, {"many": steps})
     assert found.probe + found.validation <= rows / 3 and found.probe % found.probe_batch == 0
     assert Proposal.of([data], 40, CPU, static=True).max_length == 40
+    assert found.within({"many": 100}) == found
+    assert found.within({"many": 600}).steps == {"many": steps if steps <= 30 else max(30, round(steps / 2))}
 
 
 def test_rows_that_belong_together_leave_too_few(here: Project) -> None:

@@ -1,7 +1,7 @@
 """The numbers of a first recipe: what fits the lengths and the number of the rows, and the machine."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -17,15 +17,23 @@ LARGE_MEMORY = 24 * GIB
 """Memory of an accelerator from which batches are larger."""
 
 
+FEWEST_STEPS, MOST_EPOCHS = 30, 5
+"""Steps of an expert where its data set is so small that once through it is fewer, and how often it is gone through."""
+
+LONGEST = 300
+"""Seconds that an expert trains, about, at most: a first recipe is to show its result within the hour."""
+
+
 @dataclass(frozen=True)
 class Machine:
-    """What a machine sets bounds to.
+    """The bounds that a machine sets.
 
     Args:
         device: ``cpu``, ``cuda`` or ``mps``.
         longest: tokens of a text in training, at most.
-        tokens: of one text column of a batch, about.
-        most_steps: optimiser steps of a model, at most.
+        batch: rows of a step, at most.
+        tokens: of one text column of a step, about, at most.
+        most_steps: optimiser steps of an expert, at most.
         probe: probe rows of a data set, at most.
         precision: of Lightning's Trainer.
         why: the reason of the precision.
@@ -33,6 +41,7 @@ class Machine:
 
     device: str
     longest: int
+    batch: int
     tokens: int
     most_steps: int
     probe: int
@@ -46,12 +55,12 @@ class Machine:
             large = torch.cuda.get_device_properties(device).total_memory >= LARGE_MEMORY
             native = torch.cuda.is_bf16_supported(including_emulation=False)
             precision, why = ("bf16-mixed", "this GPU has it") if native else ("32-true", "this GPU has no bfloat16")
-            return cls("cuda", 256, 32_768 if large else 8192, 2000, 512, precision, why)
+            return cls("cuda", 256, 64, 16_384 if large else 8192, 2000, 512, precision, why)
         if device.type == "mps":
-            return cls("mps", 256, 8192, 1000, 256, "32-true", "bf16-mixed where the device has it")
-        if Hardware.of_this_machine().native_bf16:
-            return cls("cpu", 128, 2048, 300, 128, "bf16-mixed", "this processor has it")
-        return cls("cpu", 128, 2048, 300, 128, "32-true", "bfloat16 is emulated on this processor, and slow")
+            return cls("mps", 256, 32, 8192, 1000, 256, "32-true", "bf16-mixed where the device has it")
+        native = Hardware.of_this_machine().native_bf16
+        precision, why = ("bf16-mixed", "this processor has it") if native else ("32-true", "bfloat16 is emulated here")
+        return cls("cpu", 128, 32, 2048, 300, 128, precision, why)
 
 
 @dataclass(frozen=True)
@@ -62,8 +71,8 @@ class Proposal:
         max_length: tokens of a text in training.
         batch_size: rows of a step.
         lr: peak learning rate.
+        rows: data set to the number of rows that its expert trains on.
         steps: data set to the optimiser steps of its expert.
-        epochs: data set to how often these go through its rows.
         probe: rows of each data set to learn the position on.
         validation: rows of each data set to choose on.
         probe_batch: rows of a batch of the probe.
@@ -73,8 +82,8 @@ class Proposal:
     max_length: int
     batch_size: int
     lr: float
+    rows: dict[str, int]
     steps: dict[str, int]
-    epochs: dict[str, float]
     probe: int
     validation: int
     probe_batch: int
@@ -95,30 +104,37 @@ class Proposal:
         """
         for each in data:
             _refuse_few(each.name, len(each.given.rows), FEWEST_ROWS)
-        wanted = max(each.quantile(0.95) for each in data)
-        max_length = min(-(-wanted // 8) * 8, machine.longest, limit)
+        max_length = min(_multiple_of_8(max(each.quantile(0.95) for each in data)), machine.longest, limit)
+        short = max_length <= machine.longest // 2
         third = min(len(each.given.rows) for each in data) // 3
-        probe = min(machine.probe // 2 if max_length > machine.longest // 2 else machine.probe, third * 2 // 3)
-        expert_rows, probe = _split(data, probe, probe // 2)
-        batch_size = _power_of_two(
-            min(64 if machine.device == "cuda" else 32, max(16, machine.tokens // max_length), *expert_rows.values())
-        )
-        probe_batch = _power_of_two(min(32, probe))
-        steps = {name: _steps(rows / batch_size, machine.most_steps) for name, rows in expert_rows.items()}
+        rows, probe = _split(data, min(machine.probe if short else machine.probe // 2, third * 2 // 3))
+        batch_size = _power_of_two(min(machine.batch, max(16, machine.tokens // max_length), *rows.values()))
+        probe_batch = _power_of_two(min(machine.batch, probe))
         return cls(
             max_length,
             batch_size,
             1e-2 if static else 3e-5,
-            steps,
-            {name: steps[name] * batch_size / rows for name, rows in expert_rows.items()},
+            rows,
+            {name: _steps(count / batch_size, machine.most_steps) for name, count in rows.items()},
             probe // probe_batch * probe_batch,
             max(2, probe // 2),
             probe_batch,
             machine,
         )
 
+    def epochs(self, name: str) -> float:
+        """Return how often an expert goes through its rows."""
+        return self.steps[name] * self.batch_size / self.rows[name]
 
-FEWEST_STEPS, MOST_EPOCHS = 30, 5
+    def within(self, seconds: Mapping[str, float]) -> "Proposal":
+        """Return the same numbers, with fewer steps of the experts that would train for longer than `LONGEST`.
+
+        Args:
+            seconds: data set to how long its expert trains.
+        """
+        fitting = {name: round(steps * LONGEST / seconds[name]) for name, steps in self.steps.items()}
+        steps = {name: min(steps, max(FEWEST_STEPS, fitting[name])) for name, steps in self.steps.items()}
+        return replace(self, steps=steps)
 
 
 def _steps(epoch: float, most: int) -> int:
@@ -126,19 +142,18 @@ def _steps(epoch: float, most: int) -> int:
     return max(1, min(most, max(round(epoch), min(FEWEST_STEPS, round(MOST_EPOCHS * epoch)))))
 
 
-def _split(data: Sequence[DataSummary], probe: int, validation: int) -> tuple[dict[str, int], int]:
+def _split(data: Sequence[DataSummary], probe: int) -> tuple[dict[str, int], int]:
     """Return the rows of each data set that are left to train on, and the rows that each has for the probe.
 
     Args:
         data: the data sets.
-        probe: rows wanted for the probe, of each.
-        validation: rows wanted to choose on, of each.
+        probe: rows wanted for the probe, of each; half as many are held out to choose on.
 
     Raises:
         UserError: too few are left, because many rows belong together.
     """
     sources = {each.name: each.given.source for each in data}
-    splits = load_tasks(sources, probe_size=probe, validation_size=validation)
+    splits = load_tasks(sources, probe_size=probe, validation_size=probe // 2)
     for name, split in splits.items():
         _refuse_few(f"the probe of {name}", len(split.probe), 4)
         _refuse_few(f"the training part of {name}", len(split.expert), 4)
@@ -150,6 +165,11 @@ def _refuse_few(what: str, rows: int, fewest: int) -> None:
         raise UserError(
             f"{what} has {rows} rows, too few to train on some and learn a position on others: give {fewest} or more"
         )
+
+
+def _multiple_of_8(number: int) -> int:
+    """Return the least multiple of eight that is no smaller than a number."""
+    return -(-number // 8) * 8
 
 
 def _power_of_two(number: int) -> int:

@@ -101,7 +101,7 @@ class FirstRecipe:
         yield _line(f"    loss: {{name: {loss}, temperature: 0.05}}", WHY_LOSS[loss])
         yield _line(
             f"    max_steps: {self.numbers.steps[each.name]}",
-            f"{self.numbers.epochs[each.name]:.1f} times through the rows to train on",
+            f"{self.numbers.epochs(each.name):.1f} times through the rows to train on",
         )
 
     def _probe(self) -> Iterator[str]:

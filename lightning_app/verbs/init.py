@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from modules.errors import UserError
 
 if TYPE_CHECKING:
     from lightning_app.first_recipe.recipe_text import FirstRecipe
+    from lightning_app.stages.recipe_models import RecipeModels
 
 
 def make_parser() -> Parser:
@@ -54,7 +56,7 @@ def main(arguments: list[str]) -> None:
     quiet_libraries()
     command = f"python -m lightning_app init {shlex.join(arguments)}"
     recipe = propose(options.given, options.base, options.columns, options.out, command)
-    time = _time(recipe)
+    recipe, time = _timed(recipe)
     with out.open("x", encoding="utf-8") as file:
         file.write(recipe.text(time))
     print(
@@ -68,22 +70,30 @@ def main(arguments: list[str]) -> None:
         )
 
 
-def _time(recipe: FirstRecipe) -> str:
-    """Return how long `fit` takes with a recipe, which is parsed as `fit` does for it, and timed for some steps."""
+def _timed(recipe: FirstRecipe) -> tuple[FirstRecipe, str]:
+    """Return a recipe with no more steps than there is time for, and how long `fit` takes with it."""
     from lightning_app.machine.hardware import usable_cores
-    from lightning_app.recipe.recipe_parser import parse
     from lightning_app.report.pace import Pace
     from lightning_app.stages.screen import readable
     from lightning_app.stages.stage_graph import with_inputs
+
+    print("timing a few steps of training ...", flush=True)
+    models = _models(recipe)
+    pace = Pace(models)
+    wanted = {stage.name: pace.seconds(stage) for stage in models.wanted_stages() if stage.name in recipe.numbers.steps}
+    recipe = replace(recipe, numbers=recipe.numbers.within(wanted))
+    seconds = {stage.name: pace.seconds(stage) for stage in with_inputs(_models(recipe).wanted_stages())}
+    parts = ", ".join(f"{name} {readable(each).removeprefix('about ')}" for name, each in seconds.items())
+    where = f"{recipe.numbers.machine.device}, {usable_cores()} cores"
+    return recipe, f"fit takes {readable(sum(seconds.values()))} on this machine ({where}): {parts}"
+
+
+def _models(recipe: FirstRecipe) -> RecipeModels:
+    """Return the models of a recipe, which is parsed as `fit` parses it."""
+    from lightning_app.recipe.recipe_parser import parse
     from lightning_app.verbs.recipe_run import RecipeRun
 
     with TemporaryDirectory() as folder:
         file = Path(folder) / "recipe.yaml"
         file.write_text(recipe.text(), encoding="utf-8")
-        run = RecipeRun(parse("fit", ["--config", str(file), "--quiet"]))
-    print("timing a few steps of training ...", flush=True)
-    pace = Pace(run.models)
-    seconds = {stage.name: pace.seconds(stage) for stage in with_inputs(run.models.wanted_stages())}
-    parts = ", ".join(f"{name} {readable(each).removeprefix('about ')}" for name, each in seconds.items())
-    where = f"{recipe.numbers.machine.device}, {usable_cores()} cores"
-    return f"fit takes {readable(sum(seconds.values()))} on this machine ({where}): {parts}"
+        return RecipeRun(parse("fit", ["--config", str(file), "--quiet"])).models
