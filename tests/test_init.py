@@ -19,6 +19,7 @@ from lightning_app.first_recipe.given import GivenData, named, read_given
 from lightning_app.first_recipe.proposal import Machine, Proposal
 from lightning_app.recipe.recipe_parser import parse
 from lightning_app.report.pace import PASSES, Pace
+from lightning_app.stages.stage_graph import with_inputs
 from lightning_app.verbs.recipe_run import RecipeRun
 from modules import UserError
 from modules.checkpoints.lineage import write_lineage
@@ -79,7 +80,7 @@ def test_from_two_files_to_a_merged_model_in_three_commands(here: Project, capsy
     assert "# Fit takes about " in text and text.count("#") > 20
     assert main(["fit", "--config", "recipe.yaml", "--dry_run"]) == 0
     plan = capsys.readouterr().out
-    assert all(f" {name} " in plan for name in ("faq", "similarity", "joint", "average", "self_positioning"))
+    assert all(f" {name} " in plan for name in ("faq", "similarity", "joint_pulled_back", "self_positioning"))
     assert not Path("runs").exists()
     assert main(["fit", "--config", "recipe.yaml"]) == 0
     embedded = SentenceTransformer("runs/recipe/model", device="cpu").encode(TEXTS, convert_to_tensor=True)
@@ -104,7 +105,7 @@ def test_models_that_are_there_become_experts(here: Project, capsys: pytest.Capt
     found = recipe("more.yaml")
     assert found["model"]["experts"] == {"faq": {"recipe": "faq"}, "full": "models/full", "lora": "models/lora"}
     assert found["probe"]["tasks"] == [{"source": "faq.csv", "name": "faq"}]
-    assert found["baselines"] == ["base", "experts", "average"] and found["run_dir"] == "runs/more"
+    assert found["baselines"] == ["base", "task_arithmetic"] and found["run_dir"] == "runs/more"
 
 
 @pytest.mark.parametrize(
@@ -159,9 +160,11 @@ def test_one_file_of_labelled_texts(here: Project) -> None:
     write_csv(Path("topics.csv"), [("text", "label"), *((text, text.split()[0]) for text in texts(70))])
     init("topics.csv", "--base", "base")
     found = recipe()
-    assert found["baselines"] == ["base", "experts"] and found["recipes"]["topics"]["loss"]["name"] == "supcon"
+    assert found["baselines"] == ["base", "task_arithmetic"] and found["recipes"]["topics"]["loss"]["name"] == "supcon"
     run = RecipeRun(parse("fit", ["--config", "recipe.yaml", "--quiet"]))
-    assert [stage.name for stage in run.models.wanted_stages()] == ["self_positioning", "topics", "self_positioning"]
+    assert [stage.name for stage in with_inputs(run.models.wanted_stages())] == [
+        *("topics", "self_positioning", "task_arithmetic"),
+    ]
 
 
 def test_names_are_keys_of_a_recipe() -> None:

@@ -117,14 +117,14 @@ class FirstRecipe:
                 yield f"    - {_plain(_source(each) | {'name': each.name})}"
 
     def _rest(self) -> Iterator[str]:
-        several = len(self.data) + len(self.models) > 1
-        baselines = ["base", "experts", *(["joint"] if len(self.data) > 1 else []), *(["average"] if several else [])]
-        joint = "; joint, one model on all files, takes as long as all experts" if "joint" in baselines else ""
-        yield _line(f"baselines: [{', '.join(baselines)}]", f"what the merge is compared with{joint}")
+        # Those that have a loss on the probe-validation rows, which compares models where there are no tasks.
+        rivals = ["base", "task_arithmetic", *(["joint_pulled_back"] if len(self.data) > 1 else [])]
+        joint = "; joint, one model on all files, trains as long as all experts" if len(self.data) > 1 else ""
+        yield _line(f"baselines: [{', '.join(rivals)}]", f"what the merge is compared with{joint}")
         yield ""
-        yield _line("mteb:", "scores; none by default")
+        yield _line("mteb:", "scores of all models; with tasks, experts and joint are baselines that tell more")
         yield _line(
-            "  tasks: []", "[STSBenchmark, SciFact], say; from the hub, or from folders as org/name in data_root"
+            "  tasks: []", "[STSBenchmark, SciFact], say: from the hub, or from data_root, a folder of org/name"
         )
         yield ""
         machine = self.numbers.machine

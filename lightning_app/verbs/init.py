@@ -80,8 +80,9 @@ def _timed(recipe: FirstRecipe) -> tuple[FirstRecipe, str]:
     print("timing a few steps of training ...", flush=True)
     models = _models(recipe)
     pace = Pace(models)
-    wanted = {stage.name: pace.seconds(stage) for stage in models.wanted_stages() if stage.name in recipe.numbers.steps}
-    recipe = replace(recipe, numbers=recipe.numbers.within(wanted))
+    stages = {stage.name: stage for stage in with_inputs(models.wanted_stages())}
+    experts = {name: pace.seconds(stages[name]) for name in recipe.numbers.steps}
+    recipe = replace(recipe, numbers=recipe.numbers.within(experts))
     seconds = {stage.name: pace.seconds(stage) for stage in with_inputs(_models(recipe).wanted_stages())}
     parts = ", ".join(f"{name} {readable(each).removeprefix('about ')}" for name, each in seconds.items())
     where = f"{recipe.numbers.machine.device}, {usable_cores()} cores"
