@@ -5,7 +5,7 @@ import sys
 from importlib import import_module
 from typing import NoReturn
 
-from lightning_app.machine.packages import DISTRIBUTION, installed_version
+from lightning_app.machine.packages import DISTRIBUTION, installed_version, is_lacking
 from lightning_app.recipe.command_line import VERBS as OF_RECIPES
 
 VERBS = {
@@ -50,6 +50,13 @@ def main(arguments: list[str]) -> int:
         return _run(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if not is_lacking(error.name):
+            raise
+        print(
+            f"error: there is no module {error.name}: python -m lightning_app doctor says what to do", file=sys.stderr
+        )
         return 2
     except Interrupted as error:
         print(f"\n{error}", file=sys.stderr)

@@ -24,9 +24,7 @@ def completion_script(verbs: Mapping[str, str], shell: str = "") -> str:
     try:
         import shtab
     except ImportError:
-        raise UserError(
-            "--print_completion needs shtab: pip install 'embedding-self-positioning[completion]'"
-        ) from None
+        raise UserError("--print_completion needs shtab: pip install shtab") from None
     if shell not in shtab.SUPPORTED_SHELLS:
         raise UserError(f"--print_completion: '{shell}' is no shell; name one of {', '.join(shtab.SUPPORTED_SHELLS)}")
     return str(shtab.complete(command_parser(verbs), shell))

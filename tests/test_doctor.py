@@ -69,7 +69,7 @@ def test_missing_and_old_packages_stop_a_fit(
     (tmp_path / "versions.json").write_text(json.dumps(needed))
     monkeypatch.setattr(packages, "TESTED", tmp_path / "versions.json")
     text = printed(capsys, status=1)
-    assert "0 of 3 as tested; no-such-package is missing, torch" in text and "is too old, numpy" in text
+    assert "0 of 3 as tested; missing: no-such-package; too old: torch 2" in text and "not as tested: numpy 2" in text
     assert "stops a fit: " in text and "-m pip install 'no-such-package>=1.0' 'torch>=99.0'" in text
     assert text.endswith("a fit cannot run yet")
     assert packages.numbers("2.13.0+cpu") > packages.numbers("2.9") > packages.numbers("2.9rc1")[:1]
@@ -141,3 +141,10 @@ def test_neither_the_version_nor_the_doctor_waits_for_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout) == (0, f"embedding-self-positioning {version}\n"), done.stderr
+
+
+def test_without_packages_every_verb_names_the_doctor() -> None:
+    for words in ([], ["fit"], ["init", "faq.csv"]):
+        done = subprocess.run([sys.executable, "-S", "-m", "lightning_app", *words], capture_output=True, cwd=ROOT)
+        line = rb"error: there is no module \w+: python -m lightning_app doctor says what to do\n"
+        assert done.returncode == 2 and re.fullmatch(line, done.stderr), done.stderr

