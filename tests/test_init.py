@@ -113,7 +113,10 @@ def test_models_that_are_there_become_experts(here: Project, capsys: pytest.Capt
     [
         (["missing.csv"], "missing.csv'?: no such file"),
         (["empty.csv"], "empty.csv: has no rows"),
-        (["odd.csv"], "odd.csv: found columns antwort, frage; needs anchor, positive"),
+        (
+            ["odd.csv"],
+            "odd.csv: found columns antwort, frage; needs anchor, positive.*which: --columns anchor=COLUMN",
+        ),
         (["odd.csv", "--columns", "frage"], "'frage' is not of the form EXPECTED=COLUMN"),
         (["odd.csv", "--columns", "anchor=fragen"], "no file has a column 'fragen'"),
         (["few.csv"], "few has 3 rows, too few .* give 36 or more"),
@@ -193,6 +196,7 @@ def test_steps_follow_the_rows(here: Project, rows: int, steps: int) -> None:
     found = Proposal.of([data], 256, CPU, static=False)
     assert (found.max_length, found.steps) == (64, {"many": steps})
     assert found.probe + found.validation <= rows / 3 and found.probe % found.probe_batch == 0
+    assert found.probe >= min(128, rows // 3 * 2 // 3)
     assert Proposal.of([data], 40, CPU, static=True).max_length == 40
     assert found.within({"many": 100}) == found
     assert found.within({"many": 600}).steps == {"many": steps if steps <= 30 else max(30, round(steps / 2))}

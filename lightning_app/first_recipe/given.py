@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datamodules import DataSource, TaskData, load_task
-from datamodules.sources.columns import listed
+from datamodules.sources.columns import RENAME, listed
 from datamodules.sources.file_rows import suffix_of
 from datamodules.sources.row_blocks import BadRow
 from datamodules.sources.task_loading import find_rows
@@ -73,6 +73,8 @@ def read_given(name: str, source: str, columns: Mapping[str, str]) -> GivenData:
             if " in 0 to 1" not in error.reason and first is None:
                 raise
             first = first or error
+        except UserError as error:
+            raise UserError(str(error).replace(RENAME, "say which is which: --columns anchor=COLUMN ...")) from error
     assert first is not None
     raise first
 

@@ -100,16 +100,14 @@ class Proposal:
             static: whether the base is a table of token embeddings, which learns at a much higher rate.
 
         Raises:
-            UserError: a data set has too few rows.
+            UserError: a data set has too few rows that do not belong together.
         """
-        for each in data:
-            _refuse_few(each.name, len(each.given.rows), FEWEST_ROWS)
         max_length = min(_multiple_of_8(max(each.quantile(0.95) for each in data)), machine.longest, limit)
         short = max_length <= machine.longest // 2
         third = min(len(each.given.rows) for each in data) // 3
         rows, probe = _split(data, min(machine.probe if short else machine.probe // 2, third * 2 // 3))
         batch_size = _power_of_two(min(machine.batch, max(16, machine.tokens // max_length), *rows.values()))
-        probe_batch = _power_of_two(min(machine.batch, probe))
+        probe_batch = probe // -(-probe // machine.batch)
         return cls(
             max_length,
             batch_size,
@@ -117,7 +115,7 @@ class Proposal:
             rows,
             {name: _steps(count / batch_size, machine.most_steps) for name, count in rows.items()},
             probe // probe_batch * probe_batch,
-            max(2, probe // 2),
+            probe // 2,
             probe_batch,
             machine,
         )
@@ -143,7 +141,7 @@ def _steps(epoch: float, most: int) -> int:
 
 
 def _split(data: Sequence[DataSummary], probe: int) -> tuple[dict[str, int], int]:
-    """Return the rows of each data set that are left to train on, and the rows that each has for the probe.
+    """Return the rows of each data set that are left to train on, and the probe rows that all of them can have.
 
     Args:
         data: the data sets.
@@ -157,7 +155,23 @@ def _split(data: Sequence[DataSummary], probe: int) -> tuple[dict[str, int], int
     for name, split in splits.items():
         _refuse_few(f"the probe of {name}", len(split.probe), 4)
         _refuse_few(f"the training part of {name}", len(split.expert), 4)
-    return {name: len(split.expert) for name, split in splits.items()}, min(len(s.probe) for s in splits.values())
+    held_out = min(len(split.probe) for split in splits.values())
+    if held_out < probe:
+        return _split(data, held_out)
+    return {name: len(split.expert) for name, split in splits.items()}, probe
+
+
+def refuse_few_rows(name: str, rows: int) -> None:
+    """Refuse a data set that is too small for a recipe.
+
+    Args:
+        name: of the data set.
+        rows: that it has.
+
+    Raises:
+        UserError: they are too few.
+    """
+    _refuse_few(name, rows, FEWEST_ROWS)
 
 
 def _refuse_few(what: str, rows: int, fewest: int) -> None:

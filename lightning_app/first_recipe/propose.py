@@ -10,7 +10,7 @@ from lightning_app.first_recipe.data_summary import HEADER, DataSummary
 from lightning_app.first_recipe.given import is_model, named, read_columns, read_given
 from lightning_app.first_recipe.known_tasks import overlap_lines
 from lightning_app.first_recipe.model_summary import ModelSummary, is_static, settings_needed
-from lightning_app.first_recipe.proposal import Machine, Proposal
+from lightning_app.first_recipe.proposal import Machine, Proposal, refuse_few_rows
 from lightning_app.first_recipe.recipe_text import WIDTH, FirstRecipe
 from lightning_app.recipe.recipe_file import packaged_recipes, read_recipe
 from lightning_app.report.markdown import markdown_table
@@ -51,6 +51,8 @@ def propose(
         )
     otherwise = read_columns(columns, list(files.values()))
     read = [read_given(name, file, otherwise[file]) for name, file in files.items()]
+    for each in read:
+        refuse_few_rows(each.rows.name, len(each.rows))
     base, why = _base(base, models)
     encoder = TextEncoder.load(base)
     data = [DataSummary.of(each, prompts_of(base), encoder.tokenizer) for each in read]
