@@ -26,8 +26,9 @@ def plan_table(stages: Sequence[Stage], graph: StageGraph, estimate: Callable[[S
         estimate: the seconds that a stage may take.
     """
     taken: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    kinds = {stage.kind for stage in stages if not graph.is_done(stage)}
     for stage in stages:
-        if graph.is_done(stage):
+        if stage.kind in kinds and graph.is_done(stage):
             taken[stage.kind][0] += graph.seconds(stage)
             taken[stage.kind][1] += estimate(stage)
     corrections = {kind: seconds / estimated for kind, (seconds, estimated) in taken.items() if estimated}

@@ -6,6 +6,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from lightning_app.verbs.verb_parser import Parser
@@ -50,13 +51,15 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"{out} is there already: name another file with --out")
     if not out.absolute().parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}; make it first")
+    started = perf_counter()
     from lightning_app.first_recipe.propose import propose
     from lightning_app.verbs.quiet_libraries import quiet_libraries
 
+    importing = perf_counter() - started
     quiet_libraries()
     command = f"python -m lightning_app init {shlex.join(arguments)}"
     recipe = propose(options.given, options.base, options.columns, options.out, command)
-    recipe, time = _timed(recipe)
+    recipe, time = _timed(recipe, importing)
     with out.open("x", encoding="utf-8") as file:
         file.write(recipe.text(time))
     print(
@@ -70,8 +73,13 @@ def main(arguments: list[str]) -> None:
         )
 
 
-def _timed(recipe: FirstRecipe) -> tuple[FirstRecipe, str]:
-    """Return a recipe with no more steps than there is time for, and how long `fit` takes with it."""
+def _timed(recipe: FirstRecipe, importing: float) -> tuple[FirstRecipe, str]:
+    """Return a recipe with no more steps than there is time for, and how long `fit` takes with it.
+
+    Args:
+        recipe: as proposed.
+        importing: seconds that the libraries took to be imported, as they will for `fit`.
+    """
     from lightning_app.machine.hardware import usable_cores
     from lightning_app.report.pace import Pace
     from lightning_app.stages.screen import readable
@@ -80,10 +88,11 @@ def _timed(recipe: FirstRecipe) -> tuple[FirstRecipe, str]:
     print("timing a few steps of training ...", flush=True)
     models = _models(recipe)
     pace = Pace(models)
-    stages = {stage.name: stage for stage in with_inputs(models.wanted_stages())}
-    experts = {name: pace.seconds(stages[name]) for name in recipe.numbers.steps}
+    named = {stage.name: stage for stage in with_inputs(models.wanted_stages())}
+    experts = {name: pace.seconds(named[name]) for name in recipe.numbers.steps}
     recipe = replace(recipe, numbers=recipe.numbers.within(experts))
-    seconds = {stage.name: pace.seconds(stage) for stage in with_inputs(_models(recipe).wanted_stages())}
+    stages = with_inputs(_models(recipe).wanted_stages())
+    seconds = {"start": importing} | {stage.name: pace.seconds(stage) for stage in stages}
     parts = ", ".join(f"{name} {readable(each).removeprefix('about ')}" for name, each in seconds.items())
     where = f"{recipe.numbers.machine.device}, {usable_cores()} cores"
     return recipe, f"fit takes {readable(sum(seconds.values()))} on this machine ({where}): {parts}"
