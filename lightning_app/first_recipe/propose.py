@@ -51,8 +51,8 @@ def propose(
         )
     otherwise = read_columns(columns, list(files.values()))
     read = [read_given(name, file, otherwise[file]) for name, file in files.items()]
-    for each in read:
-        refuse_few_rows(each.rows.name, len(each.rows))
+    for found in read:
+        refuse_few_rows(found.rows.name, len(found.rows))
     base, why = _base(base, models)
     encoder = TextEncoder.load(base)
     data = [DataSummary.of(each, prompts_of(base), encoder.tokenizer) for each in read]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import textwrap
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from lightning_app.verbs.verb_parser import Parser
 from modules.errors import UserError
+
+WIDTH = 120
 
 if TYPE_CHECKING:
     from lightning_app.first_recipe.recipe_text import FirstRecipe
@@ -47,10 +51,7 @@ def main(arguments: list[str]) -> None:
     """
     options = make_parser().parse_args(arguments)
     out = Path(options.out)
-    if out.exists() or out.is_symlink():
-        raise UserError(f"{out} is there already: name another file with --out")
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {out.parent}; make it first")
+    _refuse_taken(out)
     started = perf_counter()
     from lightning_app.first_recipe.propose import propose
     from lightning_app.verbs.quiet_libraries import quiet_libraries
@@ -62,15 +63,31 @@ def main(arguments: list[str]) -> None:
     recipe, time = _timed(recipe, importing)
     with out.open("x", encoding="utf-8") as file:
         file.write(recipe.text(time))
-    print(
-        f"\n{out} is written: look at it, then\n  python -m lightning_app fit --config {shlex.quote(str(out))}\n{time}"
-    )
+    for line in _what_next(recipe, time):
+        print(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False))
+
+
+def _refuse_taken(out: Path) -> None:
+    """Refuse to write over a file, or into a folder that is not there.
+
+    Raises:
+        UserError: that is what would happen.
+    """
+    if out.exists() or out.is_symlink():
+        raise UserError(f"{out} is there already: name another file with --out")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"--out {out}: there is no folder {out.parent}; make it first")
+
+
+def _what_next(recipe: FirstRecipe, time: str) -> Iterator[str]:
+    """Yield what the recipe is for, and the shorter way where models are there already and rows only learn a merge."""
+    yield f"{recipe.out} is written: look at it, then run"
+    yield f"  python -m lightning_app fit --config {shlex.quote(recipe.out)}"
+    yield time
     if recipe.models and len(recipe.data) == 1:
-        (data,) = recipe.data
-        print(
-            "to merge these models without training another, shorter: python -m lightning_app merge --learn "
-            f"{data.given.source.source} --base {recipe.base} --experts {' '.join(recipe.models.values())} --out merged"
-        )
+        words = ["--learn", recipe.data[0].given.source.source, "--base", recipe.base, "--experts"]
+        short = shlex.join(["merge", *words, *recipe.models.values(), "--out", "merged"])
+        yield f"to merge the models without training another one, shorter: python -m lightning_app {short}"
 
 
 def _timed(recipe: FirstRecipe, importing: float) -> tuple[FirstRecipe, str]:
