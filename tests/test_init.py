@@ -22,8 +22,10 @@ from lightning_app.report.pace import PASSES, Pace
 from lightning_app.stages.stage_graph import with_inputs
 from lightning_app.verbs.recipe_run import RecipeRun
 from modules import UserError
+from modules.checkpoints.identity import weights_identity
 from modules.checkpoints.lineage import write_lineage
 from modules.encoding.prompts import prompts_by_side
+from modules.json_files import read_json
 from tests.conftest import Project
 from tests.test_fit import TEXTS
 from tests.test_lora import factors, write_adapter
@@ -92,9 +94,8 @@ def here_base(project: Project) -> torch.Tensor:
 
 
 def test_models_that_are_there_become_experts(here: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    torch.manual_seed(1)
     tiny_encoder(seed=1).save("models/full")
-    write_lineage("models/full", ["0"], str(here.base))
+    write_lineage("models/full", [weights_identity(str(here.base))], str(here.base))
     write_adapter(Path("models/lora"), factors(seed=1), base_model_name_or_path=str(here.base))
     init("faq.csv", "models/full", "models/lora", "--out", "more.yaml")
     said = " ".join(capsys.readouterr().out.split())
@@ -106,6 +107,9 @@ def test_models_that_are_there_become_experts(here: Project, capsys: pytest.Capt
     assert found["model"]["experts"] == {"faq": {"recipe": "faq"}, "full": "models/full", "lora": "models/lora"}
     assert found["probe"]["tasks"] == [{"source": "faq.csv", "name": "faq"}]
     assert found["baselines"] == ["base", "task_arithmetic"] and found["run_dir"] == "runs/more"
+    assert main(["fit", "--config", "more.yaml"]) == 0
+    position = read_json(next(Path("runs/more/stages").glob("position-*/position.json")))
+    assert {"c/faq", "c/full", "c/lora"} <= position["position"].keys()
 
 
 @pytest.mark.parametrize(
