@@ -90,6 +90,16 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     assert task.places.tolist() == (last_lines if "sv" in name else list(range(1, 9)))
 
 
+@pytest.mark.parametrize("name", ["x.csv", "x.csv.gz"])
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_what_separates_the_fields_of_a_csv_file_is_seen_in_its_header(tmp_path: Path, name: str, mark: str) -> None:
+    content = b"\xef\xbb\xbf" + delimited(ROWS, mark)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    task = load_task(DataSource(str(tmp_path / name)))
+    assert task.texts == [TEXTS, [row["sentence2"] for row in ROWS]]
+    assert task.notes[0] == f"the fields of {name} are separated by {mark!r}"
+
+
 @pytest.mark.parametrize("size", [1, 7, 64])
 def test_files_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Whatever lies at the border of two parts of a file, or of two blocks of rows."""

@@ -37,6 +37,10 @@ EXPECTED = (
 )  # fmt: skip
 
 
+RENAME = "rename with 'columns'"
+"""What to do about columns that are those of no kind of rows."""
+
+
 @dataclass(frozen=True)
 class Columns:
     """The columns that are read of a source, and which scores they may have.
@@ -81,7 +85,7 @@ def find_columns(source: DataSource, found: set[str]) -> Columns:
     if kind is None:
         raise UserError(
             f"{source.source}: found columns {listed(found.union(source.columns or {}))}; needs anchor, positive[, "
-            "negative] or sentence1, sentence2, score or text, label (rename with 'columns')"
+            f"negative] or sentence1, sentence2, score or text, label ({RENAME})"
         )
     if source.score_range is not None and kind != "graded":
         raise UserError(f"{source.name}: score_range is for graded rows, and these are {kind}; remove it")

@@ -18,21 +18,32 @@ from modules.errors import UserError
 FIELD_LIMIT = 2**31 - 1
 """Characters of a field, the most that the csv module takes on every platform; its default refuses long texts."""
 
+COMMA = ","
+OTHER_DELIMITERS = (";", "\t")
+"""What separates fields where it is not the comma: spreadsheets write it where that is the decimal sign."""
+
 Fields = tuple[int, list[str]]
 """The fields of a row, and the number of its last line."""
 
 
-def csv_names(path: Path, delimiter: str = ",") -> set[str]:
+def delimiter_of(path: Path) -> str:
+    """Return what separates the fields of a CSV file: a comma, unless the header has none, and a semicolon or a tab."""
+    _, header = next(_separated(path, COMMA), (0, []))
+    others = [mark for mark in OTHER_DELIMITERS if len(header) == 1 and mark in header[0]]
+    return next(iter(others), COMMA)
+
+
+def csv_names(path: Path, delimiter: str = COMMA) -> set[str]:
     """Return the names in the first row."""
     return set(next(_rows(path, delimiter), (0, []))[1])
 
 
-def csv_rows(path: Path, delimiter: str = ",") -> Iterator[Block]:
+def csv_rows(path: Path, delimiter: str = COMMA) -> Iterator[Block]:
     """Yield the rows below the header.
 
     Args:
         path: of the file.
-        delimiter: what separates fields.
+        delimiter: what separates fields; a comma: what `delimiter_of` finds.
 
     Raises:
         UserError: a quoted field has no end, so that nobody can say where the next row begins.
@@ -59,6 +70,10 @@ def _one_by_one(path: Path, header: list[str], rows: Sequence[Fields]) -> Iterat
 
 
 def _rows(path: Path, delimiter: str) -> Iterator[Fields]:
+    return _separated(path, delimiter_of(path) if delimiter == COMMA else delimiter)
+
+
+def _separated(path: Path, delimiter: str) -> Iterator[Fields]:
     csv.field_size_limit(FIELD_LIMIT)
     with opened(path) as file:
         text = TextIOWrapper(file, encoding="utf-8-sig", newline="")

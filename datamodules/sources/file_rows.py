@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datamodules.sources.arrow_files import arrow_names, arrow_rows, parquet_names, parquet_rows
-from datamodules.sources.csv_files import csv_names, csv_rows
+from datamodules.sources.csv_files import COMMA, csv_names, csv_rows, delimiter_of
 from datamodules.sources.json_files import json_lines, json_list
 from datamodules.sources.row_blocks import BadRow, Block, Row
 from datamodules.sources.text_lines import PART
@@ -67,8 +67,13 @@ class FileRows:
 
     def __init__(self, files: list[Path], through: bool = False) -> None:
         self.files, self.through = files, through
-        self.notes: list[str] = []
         self.enough: int | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of the files: which CSV files are not separated by commas."""
+        marks = {path.name: delimiter_of(path) for path in self.files if _format(path).blocks is csv_rows}
+        return [f"the fields of {name} are separated by {mark!r}" for name, mark in marks.items() if mark != COMMA]
 
     def identity(self) -> str:
         """Return the names of the files with the SHA-256 of their bytes."""

@@ -82,12 +82,15 @@ class RowSource(Protocol):
     """A place that rows are read from, as often as wanted.
 
     Attributes:
-        notes: what was assumed in finding it, one line each.
         enough: rows after which reading may end; None: all are read.
     """
 
-    notes: list[str]
     enough: int | None
+
+    @property
+    def notes(self) -> list[str]:
+        """What was assumed in finding it, one line each."""
+        ...
 
     def identity(self) -> str:
         """Return what is equal exactly where the rows are."""

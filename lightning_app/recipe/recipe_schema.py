@@ -60,7 +60,7 @@ class VerbOptions:
 
 
 OPTIONS = {
-    "fit": ("quiet", "log_json"),
+    "fit": ("dry_run", "quiet", "log_json"),
     "validate": ("ckpt_path", "quiet", "log_json"),
     "test": ("folder", "ckpt_path", "quiet", "log_json"),
     "predict": ("folder", "ckpt_path", "texts", "out", "prompt_name", "prompt"),

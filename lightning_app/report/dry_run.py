@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -15,28 +15,29 @@ TIMED = 64
 """Texts that are embedded to estimate the time of a first run."""
 
 
-def plan_table(stages: Sequence[Stage], graph: StageGraph, seconds_per_text: float) -> str:
+def plan_table(stages: Sequence[Stage], graph: StageGraph, estimate: Callable[[Stage], float]) -> str:
     """Stages by state, seconds taken or estimated; the last row adds up what is left.
 
-    A stage is taken to need the time per text that the done ones of its kind needed.
+    Where stages of a kind are done, the estimates of the others of this kind are corrected by what these took.
 
     Args:
         stages: in the order in which they run.
         graph: knows what is done.
-        seconds_per_text: where nothing of a kind is done yet.
+        estimate: the seconds that a stage may take.
     """
     taken: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    kinds = {stage.kind for stage in stages if not graph.is_done(stage)}
     for stage in stages:
-        if graph.is_done(stage) and stage.texts:
+        if stage.kind in kinds and graph.is_done(stage):
             taken[stage.kind][0] += graph.seconds(stage)
-            taken[stage.kind][1] += stage.texts
-    rates = {kind: seconds / texts for kind, (seconds, texts) in taken.items()}
+            taken[stage.kind][1] += estimate(stage)
+    corrections = {kind: seconds / estimated for kind, (seconds, estimated) in taken.items() if estimated}
     rows, left = [], 0.0
     for stage in stages:
         if graph.is_done(stage):
             rows.append([stage.kind, stage.name, "done", f"{graph.seconds(stage):.0f}"])
         else:
-            seconds = stage.texts * rates.get(stage.kind, seconds_per_text)
+            seconds = estimate(stage) * corrections.get(stage.kind, 1.0)
             left += seconds
             rows.append([stage.kind, stage.name, "to run", f"about {seconds:.0f}"])
     count = sum(not graph.is_done(stage) for stage in stages)
@@ -44,7 +45,6 @@ def plan_table(stages: Sequence[Stage], graph: StageGraph, seconds_per_text: flo
     return markdown_table(["stage", "name", "state", "seconds"], rows)
 
 
-@torch.no_grad()
 def time_per_text(base: Model, rows: Sequence[TaskData], device: torch.device) -> float:
     """Return the seconds that the base needs to embed a text, in a batch.
 
@@ -53,9 +53,20 @@ def time_per_text(base: Model, rows: Sequence[TaskData], device: torch.device) -
         rows: of which texts are taken.
         device: where it computes.
     """
+    return seconds_per_text(base, [text for part in rows for text in part.texts[-1][:TIMED]][:TIMED], device)
+
+
+@torch.no_grad()
+def seconds_per_text(base: Model, texts: Sequence[str], device: torch.device) -> float:
+    """Return the seconds that the base needs to embed one of these texts, in a batch.
+
+    Args:
+        base: the model, given as a folder.
+        texts: to be embedded.
+        device: where it computes.
+    """
     assert base.path is not None
     encoder = base.loading.load(base.path).to(device)
-    texts = [text for part in rows for text in part.texts[-1][:TIMED]][:TIMED]
     encoder.encode(texts)
     started = time.perf_counter()
     encoder.encode(texts)

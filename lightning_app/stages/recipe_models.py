@@ -14,6 +14,7 @@ from lightning_app.stages.model import Model
 from lightning_app.stages.model_loading import ModelLoading
 from lightning_app.stages.recipe_data import RecipeData
 from lightning_app.stages.recipe_merges import RecipeMerges, Watch
+from lightning_app.stages.stage import Stage
 from lightning_app.stages.train import KEPT, Train, TrainingRows
 from lightning_app.stages.trainer_settings import SharedTrainer
 from modules import UserError
@@ -83,6 +84,14 @@ class RecipeModels:
         for name in names:
             models.extend(self.experts.values() if name == "experts" else [self.model(name)])
         return models
+
+    def rows(self) -> dict[str, Model]:
+        """Return the rows of the table by name: the baselines, then the run's own model."""
+        return {model.name: model for model in [*self.baseline_models(), self.main]}
+
+    def wanted_stages(self) -> list[Stage]:
+        """Return the stages that make the run's own model and the other rows of the table, in this order."""
+        return [stage for model in [self.main, *self.rows().values()] for stage in model.inputs]
 
     def model(self, name: str, chain: tuple[str, ...] = ()) -> Model:
         """Return any model by its name: ``base``, an expert, what a recipe trains, a merge.

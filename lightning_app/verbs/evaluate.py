@@ -83,12 +83,8 @@ def main(arguments: list[str]) -> None:
     print(f"\nmteb's results: {Path(options.out) / 'results'}")
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """Parse the verb's arguments.
-
-    Raises:
-        UserError: one is unknown, missing or wrong.
-    """
+def make_parser() -> Parser:
+    """Return the parser of the verb."""
     parser = Parser(prog="python -m lightning_app evaluate", allow_abbrev=False, description=__doc__)
     add = parser.add_argument
     add("--model", help="a folder (ours, sentence-transformers, transformers) or hub name")
@@ -114,7 +110,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--precision", choices=PRECISIONS, default="float32", help="what the model computes in (float32)")
     add("--device", help="cpu, cuda, cuda:1 (a GPU if there is one)")
     add("--out", metavar="DIR", help="mteb's JSON results are written here; what is there is not computed again")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Parse the verb's arguments.
+
+    Raises:
+        UserError: one is unknown, missing or wrong.
+    """
+    options = make_parser().parse_args(arguments)
     if bool(options.model) == bool(options.compare):
         raise UserError("give either --model MODEL or --compare A B")
     if not (options.tasks or options.types or options.benchmark):

@@ -1,5 +1,6 @@
 """The verb fit: experts, merges, the learned position, scores, a report."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,13 +8,15 @@ from jsonargparse import Namespace
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks.mteb.task_texts import overlaps
+from lightning_app.report.dry_run import plan_table
+from lightning_app.report.pace import Pace
 from lightning_app.report.rows_table import prompts_of
 from lightning_app.report.run_report import report, rows_table
 from lightning_app.stages.model import Model
 from lightning_app.stages.published_model import publish
 from lightning_app.stages.run_lock import locked
 from lightning_app.stages.score import Score
-from lightning_app.stages.stage_graph import StageGraph
+from lightning_app.stages.stage_graph import StageGraph, with_inputs
 from lightning_app.verbs.recipe_run import RecipeRun
 from modules.distributed import is_main_process
 
@@ -22,26 +25,30 @@ if TYPE_CHECKING:
 
 
 def run(config: Namespace) -> None:
-    """Make every model of a recipe, score all, and report.
+    """Make every model of a recipe, score all, and report; or say what is to be made, and how long that may take.
 
     Raises:
         UserError: a mistake of the user's, before anything is trained.
     """
     recipe = RecipeRun(config)
-    with locked(recipe.settings.run_dir):
-        if is_main_process():
+    dry = recipe.config.dry_run
+    with nullcontext() if dry else locked(recipe.settings.run_dir):
+        if is_main_process() and not dry:
             recipe.save_config()
         tasks = recipe.mteb.load()
         models = recipe.models
-        rows = {model.name: model for model in [*models.baseline_models(), models.main]}
-        graph = recipe.graph(fresh=recipe.config.fresh)
+        rows = models.rows()
+        graph = recipe.graph(fresh=recipe.config.fresh and not dry)
         rank_zero_info(f"\n{rows_table(list(models.data.tasks.values()), prompts_of(recipe.settings.base))}\n")
         for line in models.remarks():
             rank_zero_info(line)
         scorer = recipe.scorer()
         scores = {name: Score(name, model, scorer) for name, model in rows.items()} if tasks else {}
-        made = [stage for model in [models.main, *rows.values()] for stage in model.inputs]
-        graph.run_all([*made, *scores.values()])
+        wanted = [*models.wanted_stages(), *scores.values()]
+        if dry:
+            print(plan_table(with_inputs(wanted), graph, Pace(models).seconds))
+            return
+        graph.run_all(wanted)
         if is_main_process():
             finish(recipe, list(rows.values()), graph, scores, tasks)
 

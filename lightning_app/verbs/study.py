@@ -10,6 +10,7 @@ from callbacks.mteb.task_cap import full_name
 from lightning_app.recipe.recipe_parser import instantiate
 from lightning_app.recipe.study_recipe import StudyRecipe, check_tasks
 from lightning_app.report.dry_run import plan_table
+from lightning_app.report.pace import Pace
 from lightning_app.report.rows_table import prompts_of
 from lightning_app.report.run_report import rows_table
 from lightning_app.stages.run_lock import locked
@@ -58,7 +59,7 @@ def study_of(recipe: RecipeRun) -> None:
     rank_zero_info(f"\n{rows_table(data, prompts_of(recipe.settings.base))}\n")
     if recipe.config.dry_run:
         if is_main_process():
-            print(f"{plan_table(stages, graph, recipe.time_per_text())}\n\n{AFTERWARDS}")
+            print(f"{plan_table(stages, graph, Pace(recipe.models).seconds)}\n\n{AFTERWARDS}")
         return
     if is_main_process():
         recipe.save_config()
