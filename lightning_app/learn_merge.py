@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from datamodules import named_sources
 from datamodules.splits import Sources
 from lightning_app.report.dry_run import time_per_text
 from lightning_app.report.learned_report import learned_report, rows_table
@@ -22,7 +23,8 @@ from lightning_app.unique_names import unique_names
 from modules import Bfgs, MergeMethod, Search, Slerp, UserError
 from modules.checkpoints.common_base import common_base
 from modules.json_files import read_json
-from modules.on_disk.merge_files import merge_files, refuse_taken
+from modules.on_disk.merge_files import merge_files
+from modules.on_disk.new_folder import refuse_taken
 from modules.on_disk.plan import Plan
 
 MARK = "of-a-learned-merge"
@@ -108,7 +110,8 @@ def learn_merge(
         # The position first: what is wrong with the models or the method shows before anything is done.
         graph.run_all([merge.learn, *merge.held_out, *merge.scores])
         report = learned_report(merge, graph)
-        record = merge_files(_at_position(merge, graph), out, say, report.finding())
+        finding = report.finding([source.source for source in named_sources(data).values()])
+        record = merge_files(_at_position(merge, graph), out, say, finding)
     say(f"\n{report}")
     return Learned(out, str(report), record)
 

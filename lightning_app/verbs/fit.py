@@ -6,16 +6,20 @@ from typing import TYPE_CHECKING
 from jsonargparse import Namespace
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from callbacks.mteb.hub_results import hub_results
 from callbacks.mteb.task_texts import overlaps
+from lightning_app.recipe.recipe_parser import dump
 from lightning_app.report.rows_table import prompts_of
+from lightning_app.report.run_card import run_sections, write_run_records
 from lightning_app.report.run_report import report, rows_table
 from lightning_app.stages.model import Model
 from lightning_app.stages.published_model import publish
 from lightning_app.stages.run_lock import locked
-from lightning_app.stages.score import Score
+from lightning_app.stages.score import Score, read_results, read_scores
 from lightning_app.stages.stage_graph import StageGraph
 from lightning_app.verbs.recipe_run import RecipeRun
 from modules.distributed import is_main_process
+from modules.model_card.finding import Evaluation, Finding
 
 if TYPE_CHECKING:
     from mteb import AbsTask
@@ -70,4 +74,21 @@ def finish(
         prompts_of(recipe.settings.base),
     )
     (run_dir / "report.md").write_text(text, encoding="utf-8")
+    write_card_of(recipe, graph, scores, tasks)
     print(f"\n{text}")
+
+
+def write_card_of(recipe: RecipeRun, graph: StageGraph, scores: dict[str, Score], tasks: "list[AbsTask]") -> None:
+    """Write ``merge.json`` and the model card beside the run's model."""
+    model = recipe.models.main
+    found = {name: read_scores(graph.folder(stage)) for name, stage in scores.items()}
+    evaluation = Evaluation()
+    if scores:
+        evaluation = hub_results(read_results(graph.folder(scores[model.name]), graph.score_cache, tasks))
+    data = recipe.models.data.tasks
+    finding = Finding(
+        sections=run_sections(model, graph, list(data.values()), found, dump(recipe.config)),
+        sources=recipe.models.data.sources,
+        evaluation=evaluation,
+    )
+    write_run_records(model, graph, Path(recipe.settings.run_dir).absolute().name, finding)
