@@ -8,6 +8,7 @@ from lightning_app.recipe.command_line import VERBS as OF_RECIPES
 
 VERBS = OF_RECIPES | {
     "evaluate": "MTEB scores of any saved model, or of two to compare: evaluate --help",
+    "export": "a model as ONNX, for where there is no torch: export --help",
     "merge": "merge model folders or LoRA adapters on disk, at given weights or learned on rows: merge --help",
 }
 """The verbs, and what they do."""

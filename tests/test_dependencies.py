@@ -10,8 +10,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("lightning_app", "modules", "datamodules", "callbacks")
-NOT_IMPORTED = {"tensorboard"}
-"""Lightning's logger imports it."""
+NOT_IMPORTED = {"tensorboard", "onnxscript"}
+"""Lightning's logger imports the one, torch's export to ONNX the other."""
+
+OPTIONAL = ("onnx",)
+"""Extras whose distributions the packages import where they are asked for."""
 
 
 def imported() -> Iterator[tuple[str, str]]:
@@ -32,10 +35,10 @@ def canonical(requirement: str) -> str:
 
 
 def test_imported_distributions_are_the_declared_ones() -> None:
-    declared = {
-        canonical(line) for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    }
-    distributions = packages_distributions()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [line for extra in OPTIONAL for line in project["optional-dependencies"][extra]]
+    declared = {canonical(line) for line in [*project["dependencies"], *extras]}
+    distributions = {canonical(line): [line] for line in extras} | packages_distributions()
     needed: dict[str, str] = {}
     for top, file in imported():
         assert top in distributions, f"{file} imports {top}, which no installed distribution has"
