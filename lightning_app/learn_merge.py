@@ -57,6 +57,7 @@ def learn_merge(
     signed: bool = False,
     tasks: Sequence[str] = (),
     seed: int = 0,
+    hub_name: str | None = None,
     say: Callable[[str], None] = print,
     **options: Any,
 ) -> Learned:
@@ -75,6 +76,7 @@ def learn_merge(
         signed: whether a coefficient may become zero or negative.
         tasks: names of MTEB tasks on which base, experts, average and merge are scored.
         seed: of the splits and of all random numbers.
+        hub_name: the name that the model is to have on the hub, for its card.
         say: prints a line.
         options: further arguments of `Plan`: ``granularity``, ``dtype``, ``settings_of``, ``allow_suspicious``.
 
@@ -111,7 +113,7 @@ def learn_merge(
         graph.run_all([merge.learn, *merge.held_out, *merge.scores])
         report = learned_report(merge, graph)
         finding = report.finding([source.source for source in named_sources(data).values()])
-        record = merge_files(_at_position(merge, graph), out, say, finding)
+        record = merge_files(_at_position(merge, graph), out, say, replace(finding, hub_name=hub_name))
     say(f"\n{report}")
     return Learned(out, str(report), record)
 

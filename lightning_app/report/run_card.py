@@ -16,7 +16,7 @@ from lightning_app.stages.learn import POSITION, Learn
 from lightning_app.stages.model import Model
 from lightning_app.stages.stage import ResultFolders
 from lightning_app.stages.train import Train
-from modules.checkpoints.base_model import find_base_model, shown_name
+from modules.checkpoints.base_model import find_base_model, without_path
 from modules.checkpoints.identity import weights_identity
 from modules.checkpoints.text_settings import text_settings
 from modules.json_files import read_json
@@ -136,5 +136,4 @@ def _told(value: Any) -> Any:
         return {key: part for key, part in parts.items() if part not in (None, {}, [])}
     if isinstance(value, list):
         return [_told(part) for part in value]
-    is_path = isinstance(value, str) and value.startswith(("/", "~", ".."))
-    return shown_name(value) if is_path else value
+    return without_path(value) if isinstance(value, str) else value

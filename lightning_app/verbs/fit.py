@@ -8,17 +8,20 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks.mteb.hub_results import hub_results
 from callbacks.mteb.task_texts import overlaps
+from lightning_app.hub_upload import check_destination, push_to_hub
 from lightning_app.recipe.recipe_parser import dump
 from lightning_app.report.rows_table import prompts_of
 from lightning_app.report.run_card import run_sections, write_run_records
 from lightning_app.report.run_report import report, rows_table
 from lightning_app.stages.model import Model
+from lightning_app.stages.published_model import NAME as MODEL
 from lightning_app.stages.published_model import publish
 from lightning_app.stages.run_lock import locked
 from lightning_app.stages.score import Score, read_results, read_scores
 from lightning_app.stages.stage_graph import StageGraph
 from lightning_app.verbs.recipe_run import RecipeRun
-from modules.distributed import is_main_process
+from modules import UserError
+from modules.distributed import fail_together, is_main_process
 from modules.model_card.finding import Evaluation, Finding
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ def run(config: Namespace) -> None:
         UserError: a mistake of the user's, before anything is trained.
     """
     recipe = RecipeRun(config)
+    hub_name = _destination(config)
     with locked(recipe.settings.run_dir):
         if is_main_process():
             recipe.save_config()
@@ -47,7 +51,25 @@ def run(config: Namespace) -> None:
         made = [stage for model in [models.main, *rows.values()] for stage in model.inputs]
         graph.run_all([*made, *scores.values()])
         if is_main_process():
+            write_card(recipe, graph, scores, tasks, hub_name)
             finish(recipe, list(rows.values()), graph, scores, tasks)
+            if hub_name is not None:
+                place = Path(recipe.settings.run_dir) / MODEL
+                print(f"the model on the hub: {push_to_hub(place, hub_name, config.private)}")
+
+
+def _destination(config: Namespace) -> str | None:
+    """Return the name that the model is to have on the hub; None: it is not sent there.
+
+    Raises:
+        UserError: the hub would refuse it, which the main process finds out for all.
+    """
+    if config.private and not config.push_to_hub:
+        raise UserError("--private: it is for --push_to_hub NAME")
+    if not config.push_to_hub:
+        return None
+    with fail_together():
+        return check_destination(config.push_to_hub) if is_main_process() else None
 
 
 def finish(
@@ -74,12 +96,13 @@ def finish(
         prompts_of(recipe.settings.base),
     )
     (run_dir / "report.md").write_text(text, encoding="utf-8")
-    write_card_of(recipe, graph, scores, tasks)
     print(f"\n{text}")
 
 
-def write_card_of(recipe: RecipeRun, graph: StageGraph, scores: dict[str, Score], tasks: "list[AbsTask]") -> None:
-    """Write ``merge.json`` and the model card beside the run's model."""
+def write_card(
+    recipe: RecipeRun, graph: StageGraph, scores: dict[str, Score], tasks: "list[AbsTask]", hub_name: str | None
+) -> None:
+    """Write ``merge.json`` and the model card of the run's model."""
     model = recipe.models.main
     found = {name: read_scores(graph.folder(stage)) for name, stage in scores.items()}
     evaluation = Evaluation()
@@ -90,5 +113,6 @@ def write_card_of(recipe: RecipeRun, graph: StageGraph, scores: dict[str, Score]
         sections=run_sections(model, graph, list(data.values()), found, dump(recipe.config)),
         sources=recipe.models.data.sources,
         evaluation=evaluation,
+        hub_name=hub_name,
     )
     write_run_records(model, graph, Path(recipe.settings.run_dir).absolute().name, finding)

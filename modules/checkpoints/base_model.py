@@ -73,6 +73,11 @@ def shown_name(model: str | Path) -> str:
     return Path(os.path.abspath(Path(model).expanduser())).name
 
 
+def without_path(told: str) -> str:
+    """Return a path that leads through the user's folders as the name at its end; anything else as it is."""
+    return shown_name(told) if told.startswith(("/", "~", "..")) else told
+
+
 def file_sha256(path: Path) -> str:
     """Return the sha256 of a file, in hexadecimal; a process reads a file once, until its size or time changes."""
     stat = path.stat()
