@@ -13,6 +13,7 @@ VERBS = {
     "doctor": "what this machine has for a fit, and what to do about what is missing",
     **OF_RECIPES,
     "evaluate": "MTEB scores of any saved model, or of two to compare: evaluate --help",
+    "export": "a model as ONNX, for where there is no torch: export --help",
     "merge": "merge model folders or LoRA adapters on disk, at given weights or learned on rows: merge --help",
 }
 """The verbs, and what they do."""

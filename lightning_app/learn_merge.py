@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from datamodules import named_sources
 from datamodules.splits import Sources
 from lightning_app.report.dry_run import time_per_text
 from lightning_app.report.learned_report import learned_report, rows_table
@@ -22,7 +23,8 @@ from lightning_app.unique_names import unique_names
 from modules import Bfgs, MergeMethod, Search, Slerp, UserError
 from modules.checkpoints.common_base import common_base
 from modules.json_files import read_json
-from modules.on_disk.merge_files import merge_files, refuse_taken
+from modules.on_disk.merge_files import merge_files
+from modules.on_disk.new_folder import refuse_taken
 from modules.on_disk.plan import Plan
 
 MARK = "of-a-learned-merge"
@@ -55,6 +57,7 @@ def learn_merge(
     signed: bool = False,
     tasks: Sequence[str] = (),
     seed: int = 0,
+    hub_name: str | None = None,
     say: Callable[[str], None] = print,
     **options: Any,
 ) -> Learned:
@@ -73,6 +76,7 @@ def learn_merge(
         signed: whether a coefficient may become zero or negative.
         tasks: names of MTEB tasks on which base, experts, average and merge are scored.
         seed: of the splits and of all random numbers.
+        hub_name: the name that the model is to have on the hub, for its card.
         say: prints a line.
         options: further arguments of `Plan`: ``granularity``, ``dtype``, ``settings_of``, ``allow_suspicious``.
 
@@ -108,7 +112,8 @@ def learn_merge(
         # The position first: what is wrong with the models or the method shows before anything is done.
         graph.run_all([merge.learn, *merge.held_out, *merge.scores])
         report = learned_report(merge, graph)
-        record = merge_files(_at_position(merge, graph), out, say, report.finding())
+        finding = report.finding([source.source for source in named_sources(data).values()])
+        record = merge_files(_at_position(merge, graph), out, say, replace(finding, hub_name=hub_name))
     say(f"\n{report}")
     return Learned(out, str(report), record)
 

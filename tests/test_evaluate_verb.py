@@ -1,6 +1,7 @@
 """``python -m lightning_app evaluate`` as a user meets it."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,9 @@ def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return lambda *arguments: main(["evaluate", *fixed, *map(str, arguments)])
 
 
-def lines_of(output: str) -> dict[str, list[str]]:
-    """The rows of the first table by their first cell."""
-    table = output[output.index("| task") :].split("\n\n")[0]
+def lines_of(output: str, first: str = "task") -> dict[str, list[str]]:
+    """The rows by their first cell of the first table, or of that of the means."""
+    table = output[output.index(f"| {first}") :].split("\n\n")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     return {row[0]: row[1:] for row in rows}
 
@@ -51,9 +52,11 @@ def test_scores_a_model_and_takes_what_is_done_from_the_results(
     )
     expected = 100 * spearmanr(cosines, [p["score"] for p in PAIRS])[0]
     assert rows["STSBenchmark"][:2] == ["STS", "cosine_spearman"]
-    assert float(rows["average/STS"][2]) == pytest.approx(expected, abs=0.006)
-    means = [float(rows[f"average/{kind}"][2]) for kind in ("STS", "Retrieval", "Classification")]
-    assert float(rows["average"][2]) == pytest.approx(sum(means) / 3, abs=0.02)
+    means = lines_of(printed, "mean")
+    assert means["STS"] == ["1 task", f"{expected:.2f}"]
+    average = sum(float(means[kind][1]) for kind in ("STS", "Retrieval", "Classification")) / 3
+    assert float(means["Mean (Task)"][1]) == pytest.approx(average, abs=0.02)
+    assert means["Mean (TaskType)"] == ["3 types", means["Mean (Task)"][1]]
     assert "| STSBenchmark            |     8 |     1 |          2 |" in printed, "what is shared with training rows"
 
     results = list((tmp_path / "out/results/local__a").glob("*/*Benchmark.json"))
@@ -66,18 +69,24 @@ def test_scores_a_model_and_takes_what_is_done_from_the_results(
         TextEncoder, "encode", lambda self, new, *a, **o: texts.extend(new) or encode(self, new, *a, **o)
     )
     assert evaluate("--model", tmp_path / "a") == 0
-    assert lines_of(capsys.readouterr().out)["average"] == rows["average"]
+    assert lines_of(capsys.readouterr().out, "mean") == means
     assert {query["text"] for query in QUERIES} <= set(texts) and not set(texts) & set(SENTENCES[:2])
 
 
 def test_compares_two_models(evaluate: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate("--compare", tmp_path / "a", tmp_path / "b") == 0
-    rows = lines_of(capsys.readouterr().out)
-    for name, (_, a, b, difference, bounds) in rows.items():
-        if name.startswith(("STS", "XQuAD", "Banking")):
+    printed = capsys.readouterr().out
+    rows, means = lines_of(printed), lines_of(printed, "mean")
+    assert len(rows) == 3 + 2 and len(means) == 5 + 2
+    for name, (_, a, b, difference, bounds) in [*rows.items(), *means.items()]:
+        if name not in ("task", "mean") and not name.startswith("--"):
             assert float(difference) == pytest.approx(float(b) - float(a), abs=0.011)
             low, high = (float(bound) for bound in bounds.split(" to "))
             assert low <= float(difference) <= high
+    better = "B" if float(means["Mean (Task)"][3]) > 0 else "A"
+    gap, sure = means["Mean (Task)"][3].lstrip("+-"), means["Mean (Task)"][4]
+    assert re.search(rf"{better} (is better than|and . are level).*{gap} in the mean of 3 tasks", printed)
+    assert better == "A" or f"(95 % interval {sure})" in printed
     assert evaluate("--compare", tmp_path / "a", tmp_path / "b") == 0
     assert lines_of(capsys.readouterr().out) == rows, "examples are kept beside the results"
     assert evaluate("--compare", tmp_path / "a", tmp_path / "a") == 0
@@ -117,7 +126,7 @@ def test_a_plain_transformers_folder_needs_its_pooling(evaluate: Any, tmp_path: 
     tables = []
     for pooling in ("mean", "cls"):
         assert evaluate("--model", tmp_path / "plain", "--pooling", pooling) == 0
-        tables.append(lines_of(capsys.readouterr().out)["average"][2])
+        tables.append(lines_of(capsys.readouterr().out, "mean")["Mean (Task)"][1])
     assert tables[0] != tables[1]
 
 

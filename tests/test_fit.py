@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -15,6 +16,7 @@ from lightning_app.__main__ import main
 from lightning_app.recipe.named_merges import MERGES
 from modules import TextEncoder
 from tests.conftest import Project
+from tests.model_cards import cells, read_card
 from tests.tiny_mirror import write_sts
 
 TEXTS = ["a red cat", "the blue dog runs", "query : the sky is blue"]
@@ -36,6 +38,9 @@ def test_fit_makes_everything(fitted: Project, finished_run: tuple[Path, str]) -
     rows = ("base", "qa", "sts", "joint", "average", "slerp", "learned_linear", "self_positioning")
     assert all(f"| {row} " in report for row in rows)
     assert "| qa       |  150 |" in report, "which rows of each data set go where"
+    card = read_card(project.run_dir / "model")
+    assert "| qa | trained from `base` on qa | " in card.text and cells(card, "qa")[2][:2] == ["qa", "150"]
+    assert "run_dir" not in card.text and "source: qa.jsonl" in card.text and "max_steps: 6" in card.text
     folder = project.stages()["position-self_positioning"]
     ours = TextEncoder.load(folder / "model").encode(TEXTS)
     theirs = torch.tensor(SentenceTransformer(str(folder / "model"), device="cpu").encode(TEXTS))
@@ -161,6 +166,7 @@ def test_a_recipe_without_experts_trains_its_recipes(project: Project, capsys: p
     model = project.stages()["model-qa"] / "model"
     assert (project.run_dir / "model").resolve() == model.resolve()
     assert SentenceTransformer(str(model), device="cpu").encode("a cat").shape == (16,)
+    assert "trained from `base`" in read_card(model).text and not (model / "merge.json").exists()
     assert main(["validate", "--config", str(project.recipe)]) == 0
     assert "val/qa/recall@1" in capsys.readouterr().out
 
@@ -223,6 +229,11 @@ def test_rows_that_are_texts_of_the_tasks_are_left_out_and_counted(project: Proj
     assert [cell.strip() for cell in row.strip("|").split("|")][:2] == ["sts", "100"] and "20" in row
     [shared] = [line for line in lines if line.startswith("| STSBenchmark")]
     assert [cell.strip() for cell in shared.strip("|").split("|")][2:] == ["0", "0"]
+    card = read_card(project.run_dir / "model")
+    [result] = card.data.eval_results
+    [entry, _] = yaml.safe_load((project.run_dir / "model/.eval_results/STSBenchmark.yaml").read_text())
+    assert 100 * result.metric_value == pytest.approx(entry["value"]) and "mteb" in card.data.tags
+    assert cells(card, "self_positioning")[0][1].strip("*") == f"{entry['value']:.2f}"
 
 
 def test_the_other_verbs(fitted: Project, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,7 @@ from modules.merging.merge_method import METHODS
 from modules.on_disk.merge_files import merge_files
 from modules.on_disk.plan import Plan
 from tests.conftest import Project, write_rows
+from tests.model_cards import read_card
 from tests.test_fit import TEXTS
 from tests.test_lora import factors, write_adapter
 from tests.tiny_encoder import WORDS, tiny_encoder
@@ -71,7 +72,7 @@ def record_of(project: Project) -> dict[str, Any]:
 def test_one_command_makes_everything(given: Project, capsys: Any) -> None:
     assert main(arguments(given)) == 0
     printed, record = capsys.readouterr().out, record_of(given)
-    card = (given.folder / "merged" / "README.md").read_text()
+    card = read_card(given.folder / "merged").text
     assert all(f"| {row} " in printed and f"| {row} " in card for row in ROWS)
     assert "| model            |   loss | qa MRR | sts Spearman |" in printed
     assert "| sts      | graded pairs |  100 |          26 |            6 |       68 |        0 |     |" in printed
@@ -220,6 +221,9 @@ def test_models_are_scored_before_and_after(given: Project, monkeypatch: pytest.
     assert "| model            | STSBenchmark |" in capsys.readouterr().out
     scores = record_of(given)["learned"]["mteb"]
     assert list(scores) == ROWS and all(-100 <= of["STSBenchmark"] <= 100 for of in scores.values())
+    [result] = read_card(given.folder / "merged").data.eval_results
+    assert 100 * result.metric_value == pytest.approx(scores["self_positioning"]["STSBenchmark"], abs=1e-3)
+    assert (given.folder / "merged" / ".eval_results" / "STSBenchmark.yaml").is_file()
 
 
 REFUSED: dict[str, tuple[list[str], str]] = {

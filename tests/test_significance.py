@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from callbacks import MtebCallback
 from callbacks.mteb.mteb_encoder import MtebEncoder
 from callbacks.mteb.result_cache import evaluate_cached
-from callbacks.mteb.score_differences import difference_interval
+from callbacks.mteb.score_differences import resampled_differences
 from callbacks.mteb.task_evaluation import evaluate_task, main_score
 from callbacks.mteb.task_loading import load_tasks
 from lightning_app.stages.model import Model
@@ -21,7 +21,7 @@ from lightning_app.stages.score import Score
 from lightning_app.stages.scorer import Scorer
 from lightning_app.stages.stage_graph import StageGraph
 from lightning_app.study.significance import Row, read_row, significance, task_seed
-from modules.bootstrap import RESAMPLES, interval, spearman_differences
+from modules.bootstrap import RESAMPLES, spearman_differences
 from tests.tiny_encoder import tiny_encoder
 from tests.tiny_mirror import (
     LABELLED,
@@ -83,9 +83,9 @@ def test_intervals_are_those_of_the_slow_way(tmp_path: Path) -> None:
     assert found.constant == ["TwentyNewsgroupsClustering"] and list(found.tasks) == list(WRITERS)
     clustering = b.scores["TwentyNewsgroupsClustering"] - a.scores["TwentyNewsgroupsClustering"]
     assert found.tasks["TwentyNewsgroupsClustering"] == (clustering, None)
-    total = [clustering] * RESAMPLES
+    total, drawn = [clustering] * RESAMPLES, {}
     for name in list(WRITERS)[:-1]:
-        draws = slow_draws(name, a, b)
+        drawn[name] = draws = slow_draws(name, a, b)
         assert found.tasks[name].observed == b.scores[name] - a.scores[name]
         assert found.tasks[name].interval == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=1e-9)
         total = [one + other for one, other in zip(total, draws, strict=True)]
@@ -93,6 +93,16 @@ def test_intervals_are_those_of_the_slow_way(tmp_path: Path) -> None:
     assert found.average.interval == pytest.approx((low, high), abs=1e-9)
     assert found.average.observed == pytest.approx(np.mean(list(b.scores.values())) - np.mean(list(a.scores.values())))
     assert low < found.average.observed < high
+    # Two of the tasks are of one type.
+    of_type = [name for name in WRITERS if name.endswith("Classification")]
+    differences = {name: found.tasks[name].observed for name in WRITERS}
+    classification = np.mean([differences.pop(name) for name in of_type])
+    assert found.types["Classification"].observed == pytest.approx(classification)
+    assert found.means["Mean (TaskType)"].observed == pytest.approx(np.mean([classification, *differences.values()]))
+    bounds = np.quantile(np.mean([drawn[name] for name in of_type], axis=0), [0.025, 0.975])
+    assert found.types["Classification"].interval == pytest.approx(tuple(bounds), abs=1e-9)
+    assert found.types["STS"].interval == pytest.approx(found.tasks["STSBenchmark"].interval)
+    assert found.types["Clustering"] == (pytest.approx(clustering), None)
 
 
 def test_the_draws_of_tasks_are_independent(tmp_path: Path) -> None:
@@ -142,8 +152,8 @@ def test_the_interval_of_one_task_is_that_of_its_pairs(tmp_path: Path) -> None:
     [task], a, b = tasks_and_rows(tmp_path, ["STSBenchmark"])
     first, second = (row.examples["STSBenchmark"] for row in (a, b))
     draws = 100 * spearman_differences(GOLD, first["default/test"], second["default/test"])
-    assert difference_interval(task, first, second) == interval(draws)
-    assert difference_interval(task, first, {}) is None
+    assert np.array_equal(resampled_differences(task, first, second), draws)
+    assert resampled_differences(task, first, {}) is None
 
 
 def test_a_text_has_the_share_of_the_classifiers_that_are_right(tmp_path: Path) -> None:
@@ -168,4 +178,4 @@ def test_values_that_do_not_make_up_the_score_are_not_used(tmp_path: Path) -> No
     task._calculate_scores = lambda true, found: ours(true, found) | {"accuracy": 0.9}  # type: ignore[method-assign]
     _, examples = evaluate_cached(MtebEncoder(tiny_encoder()), task, tmp_path / "out")
     assert examples == {"default/test": []}
-    assert difference_interval(task, examples, examples) is None
+    assert resampled_differences(task, examples, examples) is None

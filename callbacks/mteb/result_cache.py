@@ -76,6 +76,21 @@ def read_example_scores(folder: Path, model: str, revision: str, task: str) -> E
     return scores
 
 
+def read_result(folder: Path, model: str, revision: str, task: "AbsTask") -> "TaskResult":
+    """Return the result that `evaluate_cached` has kept, for the subsets and splits of a task.
+
+    Args:
+        folder: as `evaluate_cached` was given it.
+        model: the encoder's name.
+        revision: the encoder's revision.
+        task: from ``load_tasks``.
+    """
+    from mteb.results import TaskResult
+
+    place = folder / "results" / model.replace("/", "__") / revision / _result_file(task)
+    return TaskResult.from_disk(place).validate_and_filter_scores(task)
+
+
 def example_scores_file(folder: Path, model: str, revision: str, task: str) -> Path:
     """Return the path of the file that `read_example_scores` reads."""
     return folder / "examples" / model.replace("/", "__") / revision / f"{task}.json"

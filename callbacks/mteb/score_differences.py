@@ -6,16 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callbacks.mteb.example_scores import ExampleScores, is_sts, rows_of, subset_splits
-from modules.bootstrap import Interval, interval, mean_differences, spearman_differences
+from modules.bootstrap import mean_differences, spearman_differences
 
 if TYPE_CHECKING:
     from mteb import AbsTask
-
-
-def difference_interval(task: "AbsTask", a: ExampleScores, b: ExampleScores) -> Interval | None:
-    """Return where the difference of the main scores x 100, ``b`` minus ``a``, lies with 95 %; None: not known."""
-    resampled = resampled_differences(task, a, b)
-    return None if resampled is None else interval(resampled)
 
 
 def resampled_differences(

@@ -7,11 +7,11 @@ import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from copy import copy
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 
 from callbacks.mteb.mteb_encoder import MtebEncoder
 from callbacks.mteb.side_effects import without_side_effects
@@ -20,6 +20,10 @@ from callbacks.mteb.task_prompts import log_prompts
 if TYPE_CHECKING:
     from mteb import AbsTask
     from mteb.results import TaskResult
+
+
+MEAN, MEAN_OF_TYPES = "Mean (Task)", "Mean (TaskType)"
+"""Columns of MTEB's leaderboard, beside a column for each type."""
 
 
 def evaluate_tasks(
@@ -94,10 +98,27 @@ def averages(tasks: "Sequence[AbsTask]", scores: Mapping[str, float]) -> dict[st
     Returns:
         ``average/<type>``, the mean over the tasks of each type, and ``average``, that over all tasks.
     """
+    means = {name: float(mean) for name, mean in leaderboard_means(tasks, scores).items()}
+    named = {f"average/{name}": mean for name, mean in means.items() if name not in (MEAN, MEAN_OF_TYPES)}
+    return named | {"average": means[MEAN]}
+
+
+def leaderboard_means(tasks: "Sequence[AbsTask]", scores: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float64]]:
+    """Return the means of scores that MTEB's leaderboard has, in its order.
+
+    Args:
+        tasks: all that were scored.
+        scores: by task name: a score, a difference of scores, or an array of them.
+
+    Returns:
+        `MEAN`, the mean over all tasks; `MEAN_OF_TYPES`, that over the means of the types; and the mean of each type.
+    """
     by_type = defaultdict(list)
     for task in tasks:
-        by_type[f"average/{task.metadata.type}"].append(scores[task.metadata.name])
-    return {name: fmean(values) for name, values in by_type.items()} | {"average": fmean(scores.values())}
+        by_type[str(task.metadata.type)].append(scores[task.metadata.name])
+    of_types = {name: np.mean(values, axis=0) for name, values in by_type.items()}
+    mean = np.mean([scores[task.metadata.name] for task in tasks], axis=0)
+    return {MEAN: mean, MEAN_OF_TYPES: np.mean(list(of_types.values()), axis=0), **of_types}
 
 
 def _as_new(task: "AbsTask") -> "AbsTask":

@@ -46,6 +46,8 @@ class VerbOptions:
         dry_run: print the stages and about how long they take, and run none.
         quiet: print the result only.
         log_json: print progress as lines of JSON.
+        push_to_hub: ``org/name`` on the Hugging Face hub, where the model is sent to at the end.
+        private: make a new repository there a private one.
     """
 
     folder: str | None = None
@@ -57,10 +59,12 @@ class VerbOptions:
     dry_run: bool = False
     quiet: bool = False
     log_json: bool = False
+    push_to_hub: str | None = None
+    private: bool = False
 
 
 OPTIONS = {
-    "fit": ("dry_run", "quiet", "log_json"),
+    "fit": ("dry_run", "quiet", "log_json", "push_to_hub", "private"),
     "validate": ("ckpt_path", "quiet", "log_json"),
     "test": ("folder", "ckpt_path", "quiet", "log_json"),
     "predict": ("folder", "ckpt_path", "texts", "out", "prompt_name", "prompt"),

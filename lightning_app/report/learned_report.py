@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from callbacks.mteb.hub_results import hub_results
 from datamodules import SplitTask
 from lightning_app.report.gain import Gain
 from lightning_app.report.markdown import markdown_table
@@ -16,13 +17,13 @@ from lightning_app.stages.held_out import Measured, read_held_out
 from lightning_app.stages.learn import POSITION
 from lightning_app.stages.learned_merge import LearnedMerge
 from lightning_app.stages.learning_rows import LearningRows
-from lightning_app.stages.score import read_scores
+from lightning_app.stages.score import read_results, read_scores
 from lightning_app.stages.stage_graph import StageGraph
 from modules.bootstrap import Interval, interval, mean_differences
 from modules.json_files import read_json
 from modules.losses.task_batch import Kind
 from modules.merging.describe import describe
-from modules.on_disk.record import Finding
+from modules.model_card.finding import Evaluation, Finding
 
 SCORES: dict[Kind, tuple[str, str]] = {
     "pairs": ("mrr", "MRR"),
@@ -35,6 +36,8 @@ KINDS: dict[Kind, str] = {"pairs": "pairs", "graded": "graded pairs", "labelled"
 
 FEWEST_BATCHES = 5
 """Batches of every data set that an interval is taken of, at least."""
+
+MTEB_LEGEND = "MTEB main scores x 100, the best of each column in bold:"
 
 ROWS_HEADER = ("data set", "kind", "read", "to learn on", "to choose on", "held out", "not used", "why")
 
@@ -50,6 +53,7 @@ class LearnedReport:
         coefficients: group to expert to the factor of its task vector.
         ending: of the search.
         scores: model to MTEB task to score; empty if there are no tasks.
+        evaluation: mteb's results of the merge.
     """
 
     merge: LearnedMerge
@@ -57,33 +61,41 @@ class LearnedReport:
     coefficients: Mapping[str, Mapping[str, float]]
     ending: str
     scores: Mapping[str, Mapping[str, float]]
+    evaluation: Evaluation
 
     def __str__(self) -> str:
         """Return the report as the screen has it."""
         parts = [
-            *self._measured(),
+            *self._held_out(),
+            *self._mteb(),
             coefficients_table(self.coefficients),
             f"The search {self.ending}.",
             str(self.gain()),
         ]
         return "\n\n".join(parts)
 
-    def finding(self) -> Finding:
-        """Return the report for ``merge.json`` and for the model card."""
-        card = [
-            f"## How it was learned\n\nThe search {self.ending}. Rows:",
-            rows_table(self.rows),
-            "## Held-out rows",
-            *self._measured(),
-            str(self.gain()),
-        ]
-        return Finding(self._record(), "\n\n".join(card))
+    def finding(self, sources: Sequence[str]) -> Finding:
+        """Return the report for ``merge.json`` and for the model card.
 
-    def _measured(self) -> list[str]:
-        measured = [self.legend(), self.table()]
-        if self.scores:
-            measured += ["MTEB main scores x 100, the best of each column in bold:", score_table(self.scores)]
-        return measured
+        Args:
+            sources: of the rows.
+        """
+        sections = {
+            "Data": [
+                f"The position was learned on rows of these data sets; the search {self.ending}.",
+                rows_table(self.rows),
+            ],
+            "MTEB": self._mteb(),
+            "Held-out rows": [*self._held_out(), str(self.gain())],
+        }
+        texts = {heading: "\n\n".join(parts) for heading, parts in sections.items() if parts}
+        return Finding(self._record(), texts, sources, self.evaluation)
+
+    def _held_out(self) -> list[str]:
+        return [self.legend(), self.table()]
+
+    def _mteb(self) -> list[str]:
+        return [MTEB_LEGEND, score_table(self.scores)] if self.scores else []
 
     def _record(self) -> dict[str, Any]:
         held_out = {
@@ -163,12 +175,17 @@ def learned_report(merge: LearnedMerge, graph: StageGraph) -> LearnedReport:
         graph: has the results.
     """
     position = read_json(graph.folder(merge.learn) / POSITION)
+    evaluation = Evaluation()
+    if merge.scores:
+        scored, tasks = merge.scores[-1], merge.scores[-1].scorer.mteb.load()
+        evaluation = hub_results(read_results(graph.folder(scored), graph.score_cache, tasks))
     return LearnedReport(
         merge,
         {stage.name: read_held_out(graph.folder(stage)) for stage in merge.held_out},
         position["coefficients"],
         str(read_ending(merge.learn, graph)),
         {stage.name: read_scores(graph.folder(stage)) for stage in merge.scores},
+        evaluation,
     )
 
 

@@ -50,6 +50,12 @@ class RecipeData:
         """Whether a data set has prompts of its own, beside those of the model."""
         return any(task.expert.has_prompts for task in self.tasks.values())
 
+    @property
+    def sources(self) -> list[str]:
+        """The places of the rows: files, folders and hub names, each once."""
+        described = [source for recipe in self.recipes.values() for source in recipe.data]
+        return list(dict.fromkeys(source.source for source in (*described, *(self.probe_sources or []))))
+
     def with_order(self, seed: int) -> "RecipeData":
         """Return the same rows, those of the probe in another order."""
         other = copy(self)

@@ -1,17 +1,23 @@
 """The stage that scores a model on MTEB tasks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks.mteb.example_scores import ExampleScores
-from callbacks.mteb.result_cache import read_example_scores
+from callbacks.mteb.result_cache import read_example_scores, read_result
 from lightning_app.stages.model import Model
 from lightning_app.stages.scorer import Scorer
 from lightning_app.stages.stage import LIBRARIES, ResultFolders, Stage
 from modules.distributed import is_main_process
 from modules.json_files import read_json, write_json
+
+if TYPE_CHECKING:
+    from mteb import AbsTask
+    from mteb.results import TaskResult
 
 FILE = "scores.json"
 
@@ -68,3 +74,19 @@ def read_examples(folder: Path, cache: Path) -> dict[str, ExampleScores]:
     scored: dict[str, list[str]] = read_json(folder / SCORED, default={})
     found = {task: read_example_scores(cache, model, revision, task) for task, (model, revision) in scored.items()}
     return {task: examples for task, examples in found.items() if examples}
+
+
+def read_results(folder: Path, cache: Path, tasks: "Sequence[AbsTask]") -> "dict[str, TaskResult]":
+    """Return mteb's results of the model of a scores stage.
+
+    Args:
+        folder: the stage's.
+        cache: the score cache of its graph.
+        tasks: that the stage has scored, with their data.
+
+    Returns:
+        Task to result; none is of a task that was scored by a version that did not note where it is kept.
+    """
+    scored: dict[str, list[str]] = read_json(folder / SCORED, default={})
+    named = {task.metadata.name: task for task in tasks}
+    return {name: read_result(cache, *where, named[name]) for name, where in scored.items()}

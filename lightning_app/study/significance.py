@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from callbacks.mteb.example_scores import ExampleScores
 from callbacks.mteb.score_differences import resampled_differences
+from callbacks.mteb.task_evaluation import MEAN, MEAN_OF_TYPES, leaderboard_means
 from lightning_app.stages.score import read_examples, read_scores
-from modules.bootstrap import Interval, interval
+from modules.bootstrap import RESAMPLES, Interval, interval
 
 if TYPE_CHECKING:
     from mteb import AbsTask
@@ -42,13 +44,23 @@ class Significance:
 
     Args:
         tasks: on each task.
-        average: of the means over all tasks.
-        constant: tasks without values of their examples, whose part of the average was not resampled.
+        means: of the means that MTEB's leaderboard has, see `leaderboard_means`.
+        constant: tasks without values of their examples, whose part of the means was not resampled.
     """
 
     tasks: dict[str, Difference]
-    average: Difference
+    means: dict[str, Difference]
     constant: list[str]
+
+    @property
+    def average(self) -> Difference:
+        """The difference of the means over all tasks."""
+        return self.means[MEAN]
+
+    @property
+    def types(self) -> dict[str, Difference]:
+        """The differences of the means over the tasks of each type."""
+        return {name: found for name, found in self.means.items() if name not in (MEAN, MEAN_OF_TYPES)}
 
 
 def read_row(folder: Path, cache: Path) -> Row:
@@ -64,7 +76,7 @@ def read_row(folder: Path, cache: Path) -> Row:
 def significance(tasks: "Sequence[AbsTask]", a: Row, b: Row) -> Significance:
     """95 % intervals of the differences by the paired bootstrap: both models on the same examples, drawn anew.
 
-    The average's interval is that of the means over the tasks, draw by draw, with the examples of each task drawn
+    The interval of a mean is that of the means over its tasks, draw by draw, with the examples of each task drawn
     independently of the others'. A task without values of its examples (clustering, say) enters with its observed
     difference as a constant, so the interval leaves out what its examples' choice adds; without any values there is no
     interval. The intervals are about the choice of test examples alone: not about what a training's seed adds, nor
@@ -84,10 +96,22 @@ def significance(tasks: "Sequence[AbsTask]", a: Row, b: Row) -> Significance:
         bounds = None if found is None else interval(found)
         differences[name] = Difference(b.scores[name] - a.scores[name], bounds)
     constant = [name for name in differences if name not in resampled]
-    drawn = [resampled.get(name, difference.observed) for name, difference in differences.items()]
-    average = float(np.mean([difference.observed for difference in differences.values()]))
-    bounds = interval(np.asarray(sum(drawn) / len(drawn))) if resampled else None
-    return Significance(differences, Difference(average, bounds), constant)
+    return Significance(differences, _means(tasks, differences, resampled), constant)
+
+
+def _means(
+    tasks: "Sequence[AbsTask]", differences: Mapping[str, Difference], resampled: Mapping[str, NDArray[np.float64]]
+) -> dict[str, Difference]:
+    """Return the leaderboard's means of differences; without any resampled task in it, a mean has no interval."""
+    observed = leaderboard_means(tasks, {name: found.observed for name, found in differences.items()})
+    constant = {name: np.full(RESAMPLES, found.observed) for name, found in differences.items()}
+    drawn = leaderboard_means(tasks, {**constant, **resampled})
+    known = {str(task.metadata.type) for task in tasks if task.metadata.name in resampled}
+    has = {MEAN: bool(known), MEAN_OF_TYPES: bool(known)}
+    return {
+        name: Difference(float(value), interval(drawn[name]) if has.get(name, name in known) else None)
+        for name, value in observed.items()
+    }
 
 
 def task_seed(name: str) -> int:

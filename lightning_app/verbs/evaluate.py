@@ -5,6 +5,7 @@ twice, their similarities to all queries, and up to 128 MB for texts that come a
 """
 
 import argparse
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,19 +16,20 @@ import yaml
 
 from callbacks import TaskSelection, load_tasks
 from callbacks.mteb.example_scores import ExampleScores
-from callbacks.mteb.score_differences import difference_interval
-from callbacks.mteb.task_evaluation import averages
+from callbacks.mteb.task_evaluation import MEAN, MEAN_OF_TYPES, leaderboard_means
 from callbacks.mteb.task_prompts import check_prompts
 from callbacks.mteb.task_texts import overlaps
 from datamodules import DataSource, load_task
+from lightning_app.report.comparison import comparison_text
 from lightning_app.report.markdown import markdown_table
 from lightning_app.report.run_report import OVERLAP_LEGEND, overlap_table
 from lightning_app.stages.model_loading import ModelLoading, is_plain
 from lightning_app.stages.scorer import score_tasks
+from lightning_app.study.significance import Difference, Row, Significance, significance
 from lightning_app.verbs.quiet_libraries import quiet_libraries
 from lightning_app.verbs.verb_parser import Parser
 from modules import UserError
-from modules.checkpoints.base_model import find_base_model, looks_like_hub_name
+from modules.checkpoints.base_model import find_base_model, is_hub_name
 from modules.checkpoints.st_folder import POOLING_FLAGS
 from modules.encoding.encode import PRECISIONS
 from modules.encoding.tokenized_texts import TokenizedTexts
@@ -75,9 +77,7 @@ def main(arguments: list[str]) -> None:
     base = None if any(map(is_plain, models)) else models[0]
     loading = ModelLoading(options.pooling, options.trust_remote_code, base, options.attn_implementation)
     found = [evaluate_model(model, tasks, device, prompts, tokenized, loading, options) for model in models]
-    print("\n" + (comparison_table(tasks, *found) if options.compare else result_table(tasks, found[0])))
-    if options.compare:
-        print(f"\nA: {models[0]}\nB: {models[1]}\n{INTERVAL_LEGEND}")
+    print(f"\n{_compared(tasks, models, found) if options.compare else result_tables(tasks, found[0])}")
     if training:
         print(f"\n{OVERLAP_LEGEND}\n\n{overlap_table(overlaps(tasks, training))}")
     print(f"\nmteb's results: {Path(options.out) / 'results'}")
@@ -180,36 +180,68 @@ def evaluate_model(
 
 def model_name(model: str) -> str:
     """Return the name of a model in result files: its hub name, or ``local/<folder>``."""
-    if looks_like_hub_name(model) and not Path(model).is_dir():
+    if is_hub_name(model):
         return model
     return f"local/{Path(model).expanduser().resolve().name}"
 
 
-def result_table(tasks: "list[AbsTask]", found: Scores) -> str:
-    """Return a table of tasks by main score and time, with averages."""
+def _compared(tasks: "list[AbsTask]", models: list[str], found: list[Scores]) -> str:
+    """Return the tables of a comparison, what the columns are, and which model is better."""
+    sure = significance(tasks, *(Row(of.scores, of.examples) for of in found))
+    legend = f"A: {models[0]}\nB: {models[1]}\n{INTERVAL_LEGEND}"
+    if sure.constant:
+        legend += f" Constants in them, because they have no scores of examples: {', '.join(sure.constant)}."
+    return f"{comparison_tables(tasks, *found, sure)}\n\n{legend}\n\n{comparison_text('A', 'B', sure)}"
+
+
+def result_tables(tasks: "list[AbsTask]", found: Scores) -> str:
+    """Return a table of tasks by main score and time, and one of the leaderboard's means."""
     rows = [
         [name, str(task.metadata.type), task.metadata.main_score, f"{found.scores[name]:.2f}", f"{seconds:.1f}"]
         for task, (name, seconds) in zip(tasks, found.seconds.items(), strict=True)
     ]
-    means = [[name, "", "", f"{mean:.2f}", ""] for name, mean in averages(tasks, found.scores).items()]
-    return markdown_table(["task", "type", "metric", "score", "seconds"], [*rows, *means])
+    counts = _task_counts(tasks)
+    means = [[name, counts[name], f"{mean:.2f}"] for name, mean in leaderboard_means(tasks, found.scores).items()]
+    shown = markdown_table(["task", "type", "metric", "score", "seconds"], rows)
+    return f"{shown}\n\n{markdown_table(['mean', 'of', 'score'], means)}"
 
 
-def comparison_table(tasks: "list[AbsTask]", a: Scores, b: Scores) -> str:
-    """Return a table of tasks by the scores of two models, their difference and, where it is known, its interval."""
-    rows = []
-    for task in tasks:
-        name = task.metadata.name
-        bounds = difference_interval(task, a.examples[name], b.examples[name])
-        sure = f"{bounds.low:+.2f} to {bounds.high:+.2f}" if bounds else ""
-        rows.append([name, str(task.metadata.type), *_cells(a.scores[name], b.scores[name]), sure])
-    means_b = averages(tasks, b.scores)
-    means = [[name, "", *_cells(mean, means_b[name]), ""] for name, mean in averages(tasks, a.scores).items()]
-    return markdown_table(["task", "type", "A", "B", "B - A", "95 % interval"], [*rows, *means])
+def comparison_tables(tasks: "list[AbsTask]", a: Scores, b: Scores, found: Significance) -> str:
+    """Return a table of tasks by the scores of two models and their difference, and one of the leaderboard's means.
+
+    Args:
+        tasks: that both models were scored on.
+        a: scores of the first model.
+        b: scores of the second.
+        found: the differences.
+    """
+    rows = [
+        [name, str(task.metadata.type), *_cells(a.scores[name], b.scores[name], found.tasks[name])]
+        for name, task in {task.metadata.name: task for task in tasks}.items()
+    ]
+    counts, means_b = _task_counts(tasks), leaderboard_means(tasks, b.scores)
+    means = [
+        [name, counts[name], *_cells(float(mean), float(means_b[name]), found.means[name])]
+        for name, mean in leaderboard_means(tasks, a.scores).items()
+    ]
+    columns = ["A", "B", "B - A", "95 % interval"]
+    return f"{markdown_table(['task', 'type', *columns], rows)}\n\n{markdown_table(['mean', 'of', *columns], means)}"
 
 
-def _cells(a: float, b: float) -> list[str]:
-    return [f"{a:.2f}", f"{b:.2f}", f"{b - a:+.2f}"]
+def _task_counts(tasks: "list[AbsTask]") -> dict[str, str]:
+    """Return what each of the leaderboard's means is taken over."""
+    types = Counter(str(task.metadata.type) for task in tasks)
+    counts = {name: _counted(count, "task") for name, count in types.items()}
+    return {MEAN: _counted(len(tasks), "task"), MEAN_OF_TYPES: _counted(len(types), "type"), **counts}
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count > 1)}"
+
+
+def _cells(a: float, b: float, difference: Difference) -> list[str]:
+    bounds = difference.interval
+    return [f"{a:.2f}", f"{b:.2f}", f"{b - a:+.2f}", f"{bounds.low:+.2f} to {bounds.high:+.2f}" if bounds else ""]
 
 
 def _device(name: str | None) -> torch.device:

@@ -7,18 +7,25 @@ from typing import TYPE_CHECKING
 from jsonargparse import Namespace
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from callbacks.mteb.hub_results import hub_results
 from callbacks.mteb.task_texts import overlaps
+from lightning_app.hub_upload import check_destination, push_to_hub
+from lightning_app.recipe.recipe_parser import dump
 from lightning_app.report.dry_run import plan_table
 from lightning_app.report.pace import Pace
 from lightning_app.report.rows_table import prompts_of
+from lightning_app.report.run_card import run_sections, write_run_records
 from lightning_app.report.run_report import report, rows_table
 from lightning_app.stages.model import Model
+from lightning_app.stages.published_model import NAME as MODEL
 from lightning_app.stages.published_model import publish
 from lightning_app.stages.run_lock import locked
-from lightning_app.stages.score import Score
+from lightning_app.stages.score import Score, read_results, read_scores
 from lightning_app.stages.stage_graph import StageGraph, with_inputs
 from lightning_app.verbs.recipe_run import RecipeRun
-from modules.distributed import is_main_process
+from modules import UserError
+from modules.distributed import fail_together, is_main_process
+from modules.model_card.finding import Evaluation, Finding
 
 if TYPE_CHECKING:
     from mteb import AbsTask
@@ -31,7 +38,7 @@ def run(config: Namespace) -> None:
         UserError: a mistake of the user's, before anything is trained.
     """
     recipe = RecipeRun(config)
-    dry = recipe.config.dry_run
+    dry, hub_name = recipe.config.dry_run, _destination(config)
     with nullcontext() if dry else locked(recipe.settings.run_dir):
         if is_main_process() and not dry:
             recipe.save_config()
@@ -50,7 +57,25 @@ def run(config: Namespace) -> None:
             return
         graph.run_all(wanted)
         if is_main_process():
+            write_card(recipe, graph, scores, tasks, hub_name)
             finish(recipe, list(rows.values()), graph, scores, tasks)
+            if hub_name is not None:
+                place = Path(recipe.settings.run_dir) / MODEL
+                print(f"the model on the hub: {push_to_hub(place, hub_name, config.private)}")
+
+
+def _destination(config: Namespace) -> str | None:
+    """Return the name that the model is to have on the hub; None: it is not sent there.
+
+    Raises:
+        UserError: the hub would refuse it, which the main process finds out for all.
+    """
+    if config.private and not config.push_to_hub:
+        raise UserError("--private: it is for --push_to_hub NAME")
+    if not config.push_to_hub:
+        return None
+    with fail_together():
+        return check_destination(config.push_to_hub) if is_main_process() else None
 
 
 def finish(
@@ -78,3 +103,22 @@ def finish(
     )
     (run_dir / "report.md").write_text(text, encoding="utf-8")
     print(f"\n{text}")
+
+
+def write_card(
+    recipe: RecipeRun, graph: StageGraph, scores: dict[str, Score], tasks: "list[AbsTask]", hub_name: str | None
+) -> None:
+    """Write ``merge.json`` and the model card of the run's model."""
+    model = recipe.models.main
+    found = {name: read_scores(graph.folder(stage)) for name, stage in scores.items()}
+    evaluation = Evaluation()
+    if scores:
+        evaluation = hub_results(read_results(graph.folder(scores[model.name]), graph.score_cache, tasks))
+    data = recipe.models.data.tasks
+    finding = Finding(
+        sections=run_sections(model, graph, list(data.values()), found, dump(recipe.config)),
+        sources=recipe.models.data.sources,
+        evaluation=evaluation,
+        hub_name=hub_name,
+    )
+    write_run_records(model, graph, Path(recipe.settings.run_dir).absolute().name, finding)

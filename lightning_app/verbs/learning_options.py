@@ -73,5 +73,6 @@ def learn(options: argparse.Namespace, **settings: Any) -> None:
         search=getattr(modules, SEARCHES[options.search])() if options.search else None,
         signed=bool(options.signed),
         tasks=options.tasks or (),
+        hub_name=options.push_to_hub,
         **settings,
     )

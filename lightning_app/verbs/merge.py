@@ -12,6 +12,7 @@ import yaml
 
 from lightning_app.report.markdown import markdown_table
 from lightning_app.unique_names import unique_names
+from lightning_app.verbs.hub_options import add_hub_options, destination, send
 from lightning_app.verbs.learning_options import METHOD, add_learning_options, check_learning_options, learn
 from lightning_app.verbs.mergekit_config import from_mergekit, is_mergekit
 from lightning_app.verbs.method_options import INNER, add_method_options, method_options, option_keys, takers
@@ -59,6 +60,7 @@ def make_parser() -> Parser:
     add("--dare", type=float, metavar="DENSITY", help="any: drop all but this fraction of the entries first, at random")
     add_method_options(parser)
     add_learning_options(parser)
+    add_hub_options(parser)
     return parser
 
 
@@ -191,7 +193,9 @@ def main(arguments: list[str]) -> None:
     options = parse(arguments)
     if options.list:
         print(methods_table())
-    elif options.learn:
+        return
+    options.push_to_hub = destination(options)
+    if options.learn:
         options.method = options.method or METHOD
         learn(options, method=make_method(options), **_plan_options(options))
     else:
@@ -199,6 +203,7 @@ def main(arguments: list[str]) -> None:
             _merge(options)
         except KeyboardInterrupt as stop:
             raise Interrupted("stopped; nothing was written") from stop
+    send(options)
 
 
 def _plan_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -220,6 +225,7 @@ def _plan_options(options: argparse.Namespace) -> dict[str, Any]:
 def _merge(options: argparse.Namespace) -> None:
     _return_freed_memory()
 
+    from modules.model_card.finding import Finding
     from modules.on_disk.merge_files import merge_files
     from modules.on_disk.plan import Plan
 
@@ -232,6 +238,6 @@ def _merge(options: argparse.Namespace) -> None:
         **_plan_options(options),
         weights_by=parse_weights(options.weights_by or []),
     )
-    record = merge_files(plan, options.out)
+    record = merge_files(plan, options.out, finding=Finding(hub_name=options.push_to_hub))
     for group, coefficients in list(record["coefficients"].items())[:20]:
         print(f"{group}: " + ", ".join(f"{name} {c:.4f}" for name, c in coefficients.items()))

