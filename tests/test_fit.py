@@ -36,6 +36,8 @@ def test_fit_makes_everything(fitted: Project, finished_run: tuple[Path, str]) -
     rows = ("base", "qa", "sts", "joint", "average", "slerp", "learned_linear", "self_positioning")
     assert all(f"| {row} " in report for row in rows)
     assert "| qa       |  150 |" in report, "which rows of each data set go where"
+    assert "It was scored on no task: this is said of the probe-validation rows alone" in report
+    assert " minus " not in report and (project.run_dir / "report.html").is_file()
     folder = project.stages()["position-self_positioning"]
     ours = TextEncoder.load(folder / "model").encode(TEXTS)
     theirs = torch.tensor(SentenceTransformer(str(folder / "model"), device="cpu").encode(TEXTS))

@@ -12,8 +12,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lightning_app.report.conflict_pictures import linear_fit
 from lightning_app.report.landscape_picture import Plane, loss_landscape
-from lightning_app.report.pictures import PALETTE, TEXT_SIZE, styles_of, write_to_tensorboard
+from lightning_app.report.pictures import DPI, PALETTE, TEXT_SIZE, WIDTH, styles_of
 from lightning_app.report.position_pictures import score_against_scale
+from lightning_app.report.tensorboard_log import write_pictures
 from tests import study_examples as examples
 
 BUILDERS = [
@@ -50,7 +51,7 @@ def test_a_picture_is_saved_as_png_and_csv(tmp_path: Path) -> None:
     picture.save(tmp_path / "new")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [f"{picture.name}.csv", f"{picture.name}.png"]
     with Image.open(tmp_path / "new" / f"{picture.name}.png") as image:
-        assert image.width == 910
+        assert image.width == WIDTH * DPI
         assert len(image.convert("RGB").getcolors(image.width * image.height)) > 100
     with (tmp_path / "new" / f"{picture.name}.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [list(picture.header), *([str(cell) for cell in row] for row in picture.rows)]
@@ -58,12 +59,14 @@ def test_a_picture_is_saved_as_png_and_csv(tmp_path: Path) -> None:
 
 def test_pictures_go_to_tensorboard_and_can_be_saved_afterwards(tmp_path: Path) -> None:
     pictures = [examples.training(), examples.seed()]
-    write_to_tensorboard(pictures, tmp_path)
-    events = EventAccumulator(str(tmp_path)).Reload()
+    for _ in range(2):  # of two runs, only the last is there
+        write_pictures(pictures, tmp_path)
+    events = EventAccumulator(str(tmp_path / "report")).Reload()
+    assert len(events.Images("sensitivity_to_seed")) == 1
     assert events.Tags()["images"] == ["position_along_training", "sensitivity_to_seed"]
-    assert events.Images("sensitivity_to_seed")[0].width == 910
+    assert events.Images("sensitivity_to_seed")[0].width == WIDTH * DPI
     with Image.open(io.BytesIO(pictures[0].png)) as image:
-        assert image.width == 910
+        assert image.width == WIDTH * DPI
 
 
 def test_a_name_has_one_style_and_no_two_names_share_one() -> None:
