@@ -64,7 +64,7 @@ def _section(section: Section) -> str:
         [
             "<section>",
             f"<h2>{escape(section.heading)}</h2>",
-            *(f"<p>{escape(paragraph)}</p>" for paragraph in section.text),
+            *(f"<p>{_marked(paragraph)}</p>" for paragraph in section.text),
             *([f'<pre class="code" tabindex="0">{escape(section.code)}</pre>'] if section.code else []),
             *map(_table, section.tables),
             *map(_picture, section.pictures),
@@ -85,7 +85,7 @@ def _table(table: Table) -> str:
     return "\n".join(
         [
             "<figure>",
-            f"<figcaption><p>{escape(table.caption)}</p></figcaption>",
+            f"<figcaption><p>{_marked(table.caption)}</p></figcaption>",
             # A box that scrolls takes the focus, so that the keyboard can scroll it.
             f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(table.caption)}">',
             f"<table>\n<thead><tr>{header}</tr></thead>\n<tbody>",
@@ -98,12 +98,17 @@ def _table(table: Table) -> str:
 
 
 def _notes(notes: Sequence[str]) -> list[str]:
-    return [f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>"] if notes else []
+    return [f"<ul>{''.join(f'<li>{_marked(note)}</li>' for note in notes)}</ul>"] if notes else []
+
+
+def _marked(text: str) -> str:
+    """Return a text of which parts between backticks are code, as in Markdown."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _breakable(name: str) -> str:
     """Return a name that may be broken before its long words only: names of tasks make a table of numbers wide."""
-    parts = re.split(r"(?<=[A-Za-z0-9])(?=[A-Z][a-z]{4})|(?<=_)|(?=-[a-z])", name)
+    parts = re.split(r"(?<=[A-Za-z0-9])(?=[A-Z][a-z]{4})|(?<=[_ ])|(?=-[a-z])", name)
     return "<wbr>".join(f"<span>{escape(part)}</span>" for part in parts)
 
 
