@@ -1,7 +1,7 @@
 """The report of a fit: the verdict, and the tables and pictures behind it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from lightning_app.report.scores_table import CAPTION, scores_table
 from lightning_app.report.section import Section
 from lightning_app.report.significance import Row, read_row
 from lightning_app.report.table import Table
-from lightning_app.report.verdict import Contender, Verdict, choose
+from lightning_app.report.verdict import Contender, Verdict, choose, contender
 from lightning_app.stages.fixed_merge import FixedMerge
 from lightning_app.stages.learn import POSITION, Learn
 from lightning_app.stages.model import Model
@@ -67,7 +67,8 @@ class FitReport:
 
     def sections(self) -> list[Section]:
         """Return the parts of the report, the verdict first."""
-        models = [self.models_table()] + ([self.differences()] if self.verdict.gains else [])
+        models = [self.models_table()] if self.rows or self.objectives else []
+        models += [self.differences()] if self.verdict.gains else []
         shared = [shared_texts_table(self.overlaps, OVERLAP_LEGEND)] if self.overlaps else []
         data = data_table(self.data, self.prompts, "Rows of each data set:")
         sections = [
@@ -122,14 +123,8 @@ class FitReport:
         return Verdict(chosen, contenders, found, shown, len(self.tasks), remark)
 
     def _contender(self, model: Model) -> Contender:
-        folder = self.place if model.name == self.main.name else model.folder(self.graph)
-        return Contender(
-            model.name,
-            folder,
-            self.objectives.get(model.name),
-            single=not isinstance(model.stage, Learn | FixedMerge),
-            trust_remote_code=model.loading.trust_remote_code,
-        )
+        found = contender(model.name, model, self.graph, self.objectives.get(model.name))
+        return replace(found, folder=self.place) if model.name == self.main.name else found
 
     def _joint(self) -> list[str]:
         return [model.name for model in self.models if isinstance(model.stage, Train) and model.stage.joint]

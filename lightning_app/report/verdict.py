@@ -5,6 +5,11 @@ from dataclasses import dataclass
 
 from lightning_app.report.section import Section
 from lightning_app.report.significance import Difference, Significance
+from lightning_app.stages.fixed_merge import FixedMerge
+from lightning_app.stages.learn import Learn
+from lightning_app.stages.model import Model
+from lightning_app.stages.stage_graph import StageGraph
+from modules.checkpoints.base_model import find_base_model
 
 SPELLED_OUT = 6
 """The most names that a sentence lists."""
@@ -16,7 +21,7 @@ class Contender:
 
     Args:
         name: of its row.
-        folder: where it lies, or its hub name.
+        folder: where it lies.
         objective: mean loss on the probe-validation rows relative to the base's; None: not known.
         single: whether it is no merge.
         trust_remote_code: whether it comes with code of its own, which is run.
@@ -27,6 +32,24 @@ class Contender:
     objective: float | None = None
     single: bool = False
     trust_remote_code: bool = False
+
+
+def contender(name: str, model: Model, graph: StageGraph, objective: float | None) -> Contender:
+    """Return a model, whose stage has run, as a verdict sees it.
+
+    Args:
+        name: of its row.
+        model: the model.
+        graph: knows where it lies.
+        objective: see `Contender`.
+    """
+    return Contender(
+        name,
+        str(find_base_model(model.folder(graph))),  # what a wheel or the cache has is loaded from there
+        objective,
+        single=not isinstance(model.stage, Learn | FixedMerge),
+        trust_remote_code=model.loading.trust_remote_code,
+    )
 
 
 def choose(contenders: Sequence[Contender], otherwise: Contender) -> Contender:
