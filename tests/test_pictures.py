@@ -26,6 +26,7 @@ BUILDERS = [
     examples.scale_line,
     examples.landscape,
     examples.training,
+    examples.probe,
     examples.mu,
     examples.probe_size,
     examples.seed,
@@ -197,6 +198,23 @@ def test_the_position_along_training_has_a_dashed_scale() -> None:
     assert [line.get_label() for line in experts] == list(examples.EXPERTS) and len(picture.rows) == 121
     assert scale.is_dashed() and not any(line.is_dashed() for line in experts)
     assert "From step 0 to step 120: sts 0.50 to 0.56" in picture.sentence
+
+
+def test_probe_curves_have_a_panel_for_each_merge_and_mark_what_is_kept() -> None:
+    picture = examples.probe()
+    panels = picture.figure.axes
+    assert [axes.get_title(loc="left") for axes in panels] == [
+        "learned_linear, kept is validation 2",
+        "self_positioning, kept is the start",
+    ]
+    for axes, kept in zip(panels, (2, 0), strict=True):
+        base, vertical, *lines = axes.lines
+        assert (list(base.get_ydata()), list(vertical.get_xdata())) == ([1, 1], [kept, kept])
+        assert [line.get_label() for line in lines] == list(examples.EXPERTS)
+    assert list(panels[1].lines[3].get_ydata()) == pytest.approx([0.75, 0.8, 0.9])
+    assert "learned_linear ends at sts 0.850, retrieval 0.750" in picture.sentence
+    assert "self_positioning ends at sts 0.850" in picture.sentence, "at the validation that is kept"
+    assert len(picture.rows) == 2 * 4 * 3
 
 
 @pytest.mark.parametrize("build", [examples.mu, examples.probe_size, examples.seed])

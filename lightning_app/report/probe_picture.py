@@ -20,12 +20,12 @@ def probe_curves(found: Mapping[str, ProbeLosses]) -> Picture:
     for axes, (merge, of) in zip(panels, found.items(), strict=True):
         axes.axhline(1, color="0.3", linewidth=1)
         axes.axvline(of.kept, color="0.3", linewidth=1)
+        axes.set_ylabel("loss (the base: 1)")
         axes.set_title(f"{merge}, kept is {_named(of.kept)}", fontsize=TEXT_SIZE, loc="left")
         for name, losses in of.losses.items():
             lines[name] = draw_line(axes, range(len(losses)), losses, styles[name], name)
     panels[-1].xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
     panels[-1].set_xlabel("validation (0: the start)")
-    figure.supylabel("loss on probe-validation rows (the base: 1)", fontsize=TEXT_SIZE)
     legend_below(figure, list(lines.values()))
     ends = [
         f"{merge} ends at " + ", ".join(f"{name} {losses[of.kept]:.3f}" for name, losses in of.losses.items())
