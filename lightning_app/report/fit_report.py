@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from callbacks import CoefficientTrace
 from datamodules import SplitTask
 from datamodules.decontamination import Overlap
 from lightning_app.report.cost import cost_table
@@ -151,11 +152,12 @@ class FitReport:
         ]
 
     def _way(self) -> "list[Picture]":
-        if self.main.name not in self.learned:
+        folder = self.learned.get(self.main.name)
+        if folder is None or not (folder / CoefficientTrace.FILE).is_file():  # fast_dev_run keeps none
             return []
         # matplotlib takes a second to import.
         from lightning_app.report.pictures import styles_of
         from lightning_app.report.position_pictures import position_along_training
 
-        path = read_path(self.learned[self.main.name])
+        path = read_path(folder)
         return [position_along_training(path.steps, path.coefficients, path.scale, styles_of(path.chosen))]

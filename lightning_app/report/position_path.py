@@ -84,7 +84,7 @@ def read_probe_losses(folder: Path) -> ProbeLosses | None:
         folder: of its stage.
 
     Returns:
-        None: an earlier version learned it, and did not keep them.
+        None: they were not kept.
     """
     file = folder / ProbeTrace.FILE
     if not file.is_file():

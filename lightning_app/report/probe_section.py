@@ -17,5 +17,6 @@ def probe_section(folders: Mapping[str, Path]) -> Section:
 
     read = {name: read_probe_losses(folder) for name, folder in folders.items()}
     found = {name: losses for name, losses in read.items() if losses is not None}
-    notes = [f"{name} was learned by a version that did not keep its losses." for name in read if name not in found]
+    unknown = "no losses were kept; an earlier version has learned it, or fast_dev_run"
+    notes = [f"{name}: {unknown}" for name in read if name not in found]
     return Section("Probe curves", pictures=[probe_curves(found)] if found else [], notes=notes)
