@@ -61,7 +61,7 @@ def test_many_rows_are_counted() -> None:
 @pytest.mark.parametrize(
     ("chosen", "contenders", "tasks", "said"),
     [
-        (BASE, [BASE, MERGED], 2, "on the probe-validation rows. No other model was scored"),
+        (BASE, [BASE, MERGED], 2, "on the probe-validation rows. There are no scores of it and of another"),
         (JOINT, [JOINT], 2, "Take joint, which the recipe makes: there is no loss on probe-validation rows to choose"),
         (MERGED, [BASE, MERGED], 0, "It was scored on no task: this is said of the probe-validation rows alone"),
         (MERGED, [MERGED, JOINT], 0, "Take merged: no other model has a loss on the probe-validation rows."),

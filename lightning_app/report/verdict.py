@@ -24,7 +24,7 @@ class Contender:
         folder: where it lies.
         objective: mean loss on the probe-validation rows relative to the base's; None: not known.
         single: whether it is no merge.
-        trust_remote_code: whether it comes with code of its own, which is run.
+        trust_remote_code: whether code that comes with it may be run.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Verdict:
         if not self.tasks:
             return "It was scored on no task: this is said of the probe-validation rows alone, on which it was chosen."
         if not self.gains:
-            return "No other model was scored, so nothing is known of what it gains."
+            return "There are no scores of it and of another model to compare, so what it gains is not known."
         groups: dict[str, list[str]] = {}
         for name, found in self.gains.items():
             groups.setdefault(_standing(found.average), []).append(name)
