@@ -13,7 +13,7 @@ from dataclasses import replace
 from lightning_app.recipe.model_recipes import MergeRecipe
 from lightning_app.recipe.recipe_parser import parse
 from lightning_app.report.markdown import markdown_table
-from lightning_app.report.run_report import read_ending
+from lightning_app.report.position_path import read_ending
 from lightning_app.stages.learn import POSITION
 from lightning_app.stages.recipe_models import RecipeModels
 from lightning_app.stages.stage_graph import StageGraph
@@ -57,7 +57,7 @@ def main() -> None:
         found = read_json(graph.run(stage) / POSITION)
         c = " / ".join(f"{value:.3f}" for key, value in found["mean_position"].items() if key.startswith("c/"))
         numbers = [f"{found['objective']:.4f}", f"{found['history'][-1]['objective']:.4f}", found["passes"]["forward"]]
-        rows.append([name, *map(str, numbers), f"{graph.seconds(stage):.0f}", c, str(read_ending(stage, graph))])
+        rows.append([name, *map(str, numbers), f"{graph.seconds(stage):.0f}", c, str(read_ending(graph.folder(stage)))])
         print("\n" + markdown_table(COLUMNS, rows), flush=True)
 
 

@@ -11,6 +11,7 @@ from callbacks.mteb.task_evaluation import evaluate_tasks
 from callbacks.mteb.task_loading import load_tasks
 from callbacks.mteb.task_selection import TaskSelection
 from callbacks.mteb_callback import MtebCallback
+from callbacks.probe_trace import ProbeTrace
 from callbacks.resumable_run import ResumableRun
 from callbacks.stage_progress_bar import StageProgressBar
 
@@ -23,6 +24,7 @@ __all__ = [
     "KeepSteps",
     "MtebCallback",
     "MtebEncoder",
+    "ProbeTrace",
     "ResumableRun",
     "StageProgressBar",
     "TaskSelection",

@@ -39,6 +39,10 @@ class MergeModule(EmbeddingModule):
     At the end of ``fit`` it stands at the best position seen on the probe-validation rows, the start included.
     A checkpoint holds the position and the identity of the merge it belongs to, no weights.
 
+    Attributes:
+        relative_losses: data set to its loss relative to the base's at the last validation of a fit, or at its start;
+            empty where a resumed fit has not validated yet.
+
     Args:
         base: theta_0: a folder or a hub name.
         experts: name to folder or hub name (or to an `Expert`, which in recipes may be trained first), in the order of
@@ -104,6 +108,7 @@ class MergeModule(EmbeddingModule):
         self.ancestors = lineage_through(find_base_model(base), base_weights, rank_zero_info)
         self.origin = base  # where the last of them lies
         self.passes = {"forward": 0, "backward": 0}
+        self.relative_losses: dict[str, float] = {}
         self._last_value = torch.tensor(math.nan)
         self._load = load
         self._reference: Callable[[], TextEncoder] | None = None
@@ -170,13 +175,16 @@ class MergeModule(EmbeddingModule):
         self.position.method.refuse_learning()
         super().on_fit_start()
         resumed, self._resumed = self._resumed, False
+        self.relative_losses = {}
         if resumed and self.objective.is_measured_on(self._ask_data("validation_identity")):
             return
         self.passes = {"forward": 0, "backward": 0}
         self.best.forget()
         self.objective.start_here()
         self._know_base()
-        self.best.begin(self._objective_of(validation_losses(self.encoder, self.trainer)))
+        losses = validation_losses(self.encoder, self.trainer)
+        self.best.begin(self._objective_of(losses))
+        self.relative_losses = self.objective.relative_losses(losses)
 
     def training_step(self, batch: TaskBatch | list[TaskBatch], batch_idx: int) -> Tensor:
         """Return the objective on a probe batch, or take a step of a search on the whole probe.
@@ -237,10 +245,12 @@ class MergeModule(EmbeddingModule):
         Raises:
             UserError: a loss is not finite.
         """
-        objective = self._objective_of(dict(zip(self.task_losses, losses.tolist(), strict=True)))
+        by_name = dict(zip(self.task_losses, losses.tolist(), strict=True))
+        objective = self._objective_of(by_name)
         # Neither in the verb `validate` nor in Lightning's sanity check, which sees a few batches only.
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             self.best.see(objective, self.passes)
+            self.relative_losses = self.objective.relative_losses(by_name)
             if self.best.ending.settled:
                 self.trainer.should_stop = True
         return losses.new_tensor(objective)

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -22,6 +23,7 @@ import yaml
 
 import modules.encoding.encode
 from lightning_app.__main__ import main
+from tests.chromium import NAMES, Chromium, find_chromium
 from tests.tiny_encoder import WORDS, tiny_encoder
 
 LONGEST = ("test_study.py", "test_fit.py", "test_distributed.py", "test_real_rows.py", "test_gpu_script.py")
@@ -152,3 +154,14 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep prepared data sets out of the user's cache, and the user's mirror out of the tests."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("MTEB_DATA_ROOT", raising=False)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    """A headless browser with one page."""
+    program = find_chromium()
+    if program is None:
+        pytest.skip(f"no browser is installed: none of {', '.join(NAMES)} is on the path")
+    browser = Chromium(program, tmp_path_factory.mktemp("chromium"))
+    yield browser
+    browser.close()

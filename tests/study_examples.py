@@ -15,6 +15,7 @@ from lightning_app.report.conflict_pictures import (
 )
 from lightning_app.report.landscape_picture import Plane, loss_landscape
 from lightning_app.report.pictures import Picture, styles_of
+from lightning_app.report.position_path import ProbeLosses
 from lightning_app.report.position_pictures import (
     Sweep,
     position_along_training,
@@ -24,6 +25,7 @@ from lightning_app.report.position_pictures import (
     sensitivity_to_probe_size,
     sensitivity_to_seed,
 )
+from lightning_app.report.probe_picture import probe_curves
 
 Builder = Callable[[], Picture]
 
@@ -117,6 +119,12 @@ def sweep(values: list[float]) -> Sweep:
     found = {e: (end + draw.normal(0, 0.03, n)).tolist() for e, end in ends.items()}
     scale, objective = 1.1 - 0.04 * np.arange(n), 0.85 + draw.normal(0, 0.004, n)
     return Sweep(values, found, scale.tolist(), objective.tolist())
+
+
+def probe() -> Picture:
+    falling = {name: [1 - 0.1 * i, 0.9 - 0.1 * i, 0.85 - 0.1 * i] for i, name in enumerate(EXPERTS)}
+    rising = {name: losses[::-1] for name, losses in falling.items()}
+    return probe_curves({"learned_linear": ProbeLosses(falling, 2), "self_positioning": ProbeLosses(rising, 0)})
 
 
 def mu() -> Picture:

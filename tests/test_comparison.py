@@ -1,7 +1,7 @@
 """A comparison of two models in words."""
 
 from lightning_app.report.comparison import comparison_text
-from lightning_app.study.significance import Difference, Significance
+from lightning_app.report.significance import Difference, Significance
 from modules.bootstrap import Interval
 
 

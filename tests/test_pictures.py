@@ -12,8 +12,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lightning_app.report.conflict_pictures import linear_fit
 from lightning_app.report.landscape_picture import Plane, loss_landscape
-from lightning_app.report.pictures import PALETTE, TEXT_SIZE, styles_of, write_to_tensorboard
+from lightning_app.report.pictures import DPI, PALETTE, TEXT_SIZE, WIDTH, styles_of
 from lightning_app.report.position_pictures import score_against_scale
+from lightning_app.report.tensorboard_log import write_pictures
 from tests import study_examples as examples
 
 BUILDERS = [
@@ -25,6 +26,7 @@ BUILDERS = [
     examples.scale_line,
     examples.landscape,
     examples.training,
+    examples.probe,
     examples.mu,
     examples.probe_size,
     examples.seed,
@@ -50,7 +52,7 @@ def test_a_picture_is_saved_as_png_and_csv(tmp_path: Path) -> None:
     picture.save(tmp_path / "new")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [f"{picture.name}.csv", f"{picture.name}.png"]
     with Image.open(tmp_path / "new" / f"{picture.name}.png") as image:
-        assert image.width == 910
+        assert image.width == WIDTH * DPI
         assert len(image.convert("RGB").getcolors(image.width * image.height)) > 100
     with (tmp_path / "new" / f"{picture.name}.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [list(picture.header), *([str(cell) for cell in row] for row in picture.rows)]
@@ -58,12 +60,14 @@ def test_a_picture_is_saved_as_png_and_csv(tmp_path: Path) -> None:
 
 def test_pictures_go_to_tensorboard_and_can_be_saved_afterwards(tmp_path: Path) -> None:
     pictures = [examples.training(), examples.seed()]
-    write_to_tensorboard(pictures, tmp_path)
-    events = EventAccumulator(str(tmp_path)).Reload()
+    for _ in range(2):  # of two runs, only the last is there
+        write_pictures(pictures, tmp_path)
+    events = EventAccumulator(str(tmp_path / "report")).Reload()
+    assert len(events.Images("sensitivity_to_seed")) == 1
     assert events.Tags()["images"] == ["position_along_training", "sensitivity_to_seed"]
-    assert events.Images("sensitivity_to_seed")[0].width == 910
+    assert events.Images("sensitivity_to_seed")[0].width == WIDTH * DPI
     with Image.open(io.BytesIO(pictures[0].png)) as image:
-        assert image.width == 910
+        assert image.width == WIDTH * DPI
 
 
 def test_a_name_has_one_style_and_no_two_names_share_one() -> None:
@@ -194,6 +198,23 @@ def test_the_position_along_training_has_a_dashed_scale() -> None:
     assert [line.get_label() for line in experts] == list(examples.EXPERTS) and len(picture.rows) == 121
     assert scale.is_dashed() and not any(line.is_dashed() for line in experts)
     assert "From step 0 to step 120: sts 0.50 to 0.56" in picture.sentence
+
+
+def test_probe_curves_have_a_panel_for_each_merge_and_mark_what_is_kept() -> None:
+    picture = examples.probe()
+    panels = picture.figure.axes
+    assert [axes.get_title(loc="left") for axes in panels] == [
+        "learned_linear, kept is validation 2",
+        "self_positioning, kept is the start",
+    ]
+    for axes, kept in zip(panels, (2, 0), strict=True):
+        base, vertical, *lines = axes.lines
+        assert (list(base.get_ydata()), list(vertical.get_xdata())) == ([1, 1], [kept, kept])
+        assert [line.get_label() for line in lines] == list(examples.EXPERTS)
+    assert list(panels[1].lines[3].get_ydata()) == pytest.approx([0.75, 0.8, 0.9])
+    assert "learned_linear ends at sts 0.850, retrieval 0.750" in picture.sentence
+    assert "self_positioning ends at sts 0.850" in picture.sentence, "at the validation that is kept"
+    assert len(picture.rows) == 2 * 4 * 3
 
 
 @pytest.mark.parametrize("build", [examples.mu, examples.probe_size, examples.seed])

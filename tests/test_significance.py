@@ -16,11 +16,11 @@ from callbacks.mteb.result_cache import evaluate_cached
 from callbacks.mteb.score_differences import resampled_differences
 from callbacks.mteb.task_evaluation import evaluate_task, main_score
 from callbacks.mteb.task_loading import load_tasks
+from lightning_app.report.significance import Row, read_row, significance, task_seed
 from lightning_app.stages.model import Model
 from lightning_app.stages.score import Score
 from lightning_app.stages.scorer import Scorer
 from lightning_app.stages.stage_graph import StageGraph
-from lightning_app.study.significance import Row, read_row, significance, task_seed
 from modules.bootstrap import RESAMPLES, spearman_differences
 from tests.tiny_encoder import tiny_encoder
 from tests.tiny_mirror import (

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_app.__main__ import main
 from tests.conftest import Project
@@ -37,6 +38,14 @@ def finished(project: Project) -> dict[str, int]:
     return {file.parent.name: file.stat().st_mtime_ns for file in (project.run_dir / "stages").glob("*/stage.json")}
 
 
+def probe_column(report: str) -> dict[str, float]:
+    """Row of the main table to its loss on the probe-validation rows."""
+    header, _, *rows = report[report.index("| model ") :].split("\n\n")[0].splitlines()
+    place = [cell.strip() for cell in header.split("|")].index("probe")
+    cells = [[cell.strip() for cell in row.split("|")] for row in rows]
+    return {row[1]: float(row[place]) for row in cells}
+
+
 EVERYTHING = {
     "tasks": {"sts": ["STSBenchmark"]},
     "resampling": {"weights": [[3, 1], [1, 3]], "lengths": ["total", "max"]},
@@ -56,12 +65,18 @@ def test_a_study_makes_everything(project: Project, capsys: pytest.CaptureFixtur
     for row in ("base", "qa", "sts", "joint", "average", "learned_linear", "self_positioning"):
         assert f"| {row} " in text
     assert "## The data\n\nRows of each data set" in text
+    printed, objectives = capsys.readouterr().out, probe_column(text)
+    [chosen] = re.findall("^Take (.*): of 8 models it has the lowest loss", text, re.MULTILINE)
+    assert objectives[chosen] == min(objectives.values()) and f"Take {chosen}:" in printed
+    assert f"| {chosen} minus" in printed and "an oracle's choice" in printed
     assert "resampled (joint " in text and "| joint 3:1 max " in text and "seed by seed" in text
     page = (project.run_dir / "report.html").read_text()
-    assert page.index("<table") < page.index("<img")
+    assert page.index("Take ") < page.index("<table") < page.index("<img")
     pictures = {path.stem for path in (project.run_dir / "pictures").glob("*.png")}
     assert pictures == {path.stem for path in (project.run_dir / "pictures").glob("*.csv")}
-    assert len(pictures) == 11
+    assert len(pictures) == 12
+    events = EventAccumulator(str(project.run_dir / "logs" / "report")).Reload()
+    assert {"loss_landscape", "gradient_cosines"} < set(events.Tags()["images"]) == pictures
     first = finished(project)
     study(project, content(project, study=EVERYTHING))
     assert finished(project) == first, "a second run makes nothing"
@@ -110,7 +125,9 @@ def test_any_model_can_be_a_start_and_an_expert(project: Project) -> None:
     assert start["c/qa"] == pytest.approx(old["c/qa"], rel=1e-5)
     assert start["c/sts"] == pytest.approx(old["c/qa"], rel=1e-5), "a new expert starts at the mean of the others"
     report = (project.run_dir / "report.md").read_text()
-    assert "## Cost\n\nCost" in report and "What the position depends on" not in report, "nothing was asked for that"
+    assert "## Cost\n\nWhat each route costs" in report and "What the position depends on" not in report, (
+        "nothing was asked for that"
+    )
     assert not re.search(r"^## .*\n+(## |\Z)", report, re.MULTILINE), "no heading without anything below it"
 
 

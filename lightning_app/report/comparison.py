@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from lightning_app.study.significance import Difference, Significance
+from lightning_app.report.significance import Difference, Significance
 
 
 def comparison_text(a: str, b: str, found: Significance) -> str:

@@ -12,7 +12,8 @@ from callbacks.mteb.hub_results import hub_results
 from datamodules import SplitTask
 from lightning_app.report.gain import Gain
 from lightning_app.report.markdown import markdown_table
-from lightning_app.report.run_report import read_ending, score_table
+from lightning_app.report.position_path import read_ending
+from lightning_app.report.run_report import score_table
 from lightning_app.stages.held_out import Measured, read_held_out
 from lightning_app.stages.learn import POSITION
 from lightning_app.stages.learned_merge import LearnedMerge
@@ -183,7 +184,7 @@ def learned_report(merge: LearnedMerge, graph: StageGraph) -> LearnedReport:
         merge,
         {stage.name: read_held_out(graph.folder(stage)) for stage in merge.held_out},
         position["coefficients"],
-        str(read_ending(merge.learn, graph)),
+        str(read_ending(graph.folder(merge.learn))),
         {stage.name: read_scores(graph.folder(stage)) for stage in merge.scores},
         evaluation,
     )

@@ -1,12 +1,41 @@
-"""Counts of the rows of each data set that train, probe and validate, or are left out, with the reasons."""
+"""Counts of the rows of each data set that train, probe and validate, or are left out, and texts shared with tasks."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from datamodules import SplitTask
+from datamodules.decontamination import Overlap
+from lightning_app.report.table import Table
 from modules.encoding.prompts import SidePrompts, describe_prompts, folder_prompts, prompts_by_side
 
 HEADER = ("data set", "read", "expert", "probe", "validation", "left out", "why")
 """Names of the columns of `rows_cells`."""
+
+OVERLAP_LEGEND = (
+    "Texts of the tasks that are also training rows (`exact`: letter by letter; `normalised`: also up to case, white "
+    "space and punctuation):"
+)
+
+
+def data_table(data: Sequence[SplitTask], prompts: SidePrompts, caption: str = "") -> Table:
+    """Return the table of the data sets by what becomes of their rows, and what is to be said about them.
+
+    Args:
+        data: the data sets.
+        prompts: of the base.
+        caption: of the table.
+    """
+    return Table(caption, HEADER, list(map(rows_cells, data)), notes=rows_notes(data, prompts))
+
+
+def shared_texts_table(overlaps: Mapping[str, Overlap], caption: str = "") -> Table:
+    """Return the table of tasks by what their texts share with the training rows.
+
+    Args:
+        overlaps: task to what it shares.
+        caption: of the table.
+    """
+    rows = [[name, *(f"{count:,}" for count in (o.texts, o.exact, o.normalised))] for name, o in overlaps.items()]
+    return Table(caption, ["task", "texts", "exact", "normalised"], rows)
 
 
 def rows_cells(split: SplitTask) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 from lightning import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from callbacks import CoefficientTrace, CostMeter, ResumableRun
+from callbacks import CoefficientTrace, CostMeter, ProbeTrace, ResumableRun
 from lightning_app.stages.merge_inputs import MergeInputs
 from lightning_app.stages.model import Model
 from lightning_app.stages.probe_rows import ProbeRows
@@ -83,7 +83,9 @@ class Learn(Stage):
         """Learn the position, from where an interrupted search was, and save model, checkpoint and numbers."""
         say_unusable(list(self.unusable), self.search)
         module = self.module(graph)
-        callbacks = [ResumableRun(folder), CoefficientTrace(folder), CostMeter(folder), *self.watch()]
+        # The checkpoint to go on from, which may be written after a validation, knows that validation's losses.
+        callbacks = [ProbeTrace(folder), ResumableRun(folder), CoefficientTrace(folder), CostMeter(folder)]
+        callbacks += self.watch()
         trainer = self.trainer.make(self.name, callbacks, num_sanity_val_steps=0)
         self.trainer.seed_all()
         self.trainer.fit(trainer, module, self.probe.data())

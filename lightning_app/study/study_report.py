@@ -1,9 +1,9 @@
-"""The report of a study: its tables and pictures, as files and as one page."""
+"""The report of a study: the verdict, and the tables and pictures behind it."""
 
 import csv
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
+from functools import cached_property
 
 import numpy as np
 from torch import Tensor
@@ -19,9 +19,10 @@ from lightning_app.report.conflict_pictures import (
     norm_against_examples,
     task_conflict,
 )
-from lightning_app.report.html_report import Section, html_report
+from lightning_app.report.differences import differences_table
 from lightning_app.report.landscape_picture import Plane, loss_landscape
-from lightning_app.report.pictures import Picture, styles_of, write_to_tensorboard
+from lightning_app.report.pictures import Picture, styles_of
+from lightning_app.report.position_path import read_path
 from lightning_app.report.position_pictures import (
     Sweep,
     position_along_training,
@@ -31,12 +32,17 @@ from lightning_app.report.position_pictures import (
     sensitivity_to_probe_size,
     sensitivity_to_seed,
 )
+from lightning_app.report.probe_section import probe_section
+from lightning_app.report.section import Section
+from lightning_app.report.table import Table
+from lightning_app.report.verdict import Verdict
 from lightning_app.stages.geometry import Geometry, read_gram
 from lightning_app.stages.model import Model
 from lightning_app.stages.survey import Point
 from lightning_app.study.study_rows import Row, Study
 from lightning_app.study.study_tables import StudyTables
-from lightning_app.study.surroundings import Surroundings, read_path
+from lightning_app.study.study_verdict import study_verdict
+from lightning_app.study.surroundings import Surroundings
 
 SWEEPS = {"mu": sensitivity_to_mu, "probe size": sensitivity_to_probe_size, "seed": sensitivity_to_seed}
 
@@ -55,45 +61,44 @@ class StudyReport:
         self.styles = styles_of([*surroundings.path.chosen, *study.models.experts, *study.models.recipes])
         self.task_styles = styles_of(map(full_name, tables.types))
 
-    def write(self, folder: Path, title: str) -> Path:
-        """Write ``report.html``, ``report.md``, each picture and its CSV, and to TensorBoard; returns the page."""
-        sections = self.sections()
-        pictures = [picture for section in sections for picture in section.pictures]
-        folder.mkdir(parents=True, exist_ok=True)
-        for picture in pictures:
-            picture.save(folder / "pictures")
-        write_to_tensorboard(pictures, folder / "logs" / "study")
-        parts = [f"# {title}"]
-        for section in sections:
-            parts += [f"## {section.heading}", *(table.markdown() for table in section.tables)]
-            parts += [f"![{p.title}](pictures/{p.name}.png)\n\n{p.sentence}" for p in section.pictures]
-        (folder / "report.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-        page = folder / "report.html"
-        page.write_text(html_report(title, sections), encoding="utf-8")
-        return page
-
     def sections(self) -> list[Section]:
-        """The parts of the report, the main table first."""
+        """Return the parts of the report, the verdict first; those that a fit has, too, in its order."""
         tables = self.tables
-        compared = [
+        sections = [
+            self.verdict.section(),
+            Section("The models", tables=[tables.main(), self.differences()]),
+            Section("What was compared", tables=self.compared()),
+            Section("The positions", tables=[tables.positions()], pictures=self.position()),
+            probe_section(tables.learned()),
+            Section("Cost", tables=[tables.costs()]),
+            Section("The data", tables=[tables.rows()]),
+            Section("Conflict and imbalance", pictures=self.conflict()),
+            Section("What the position depends on", pictures=self.sensitivity()),
+        ]
+        return [section for section in sections if section]
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """The model to take."""
+        return study_verdict(self.study, self.tables.loaded)
+
+    def differences(self) -> Table:
+        """Return how sure the differences are between the chosen model and the others."""
+        name = self.verdict.chosen.name
+        return differences_table(f"{name} minus each other row:", name, self.verdict.gains, self.tables.tasks)
+
+    def compared(self) -> list[Table]:
+        """Return the tables of the choices, and of the sweeps that have scores."""
+        tables = self.tables
+        found = [
             tables.final(),
             tables.choices(),
             tables.differences(),
             tables.seeds(),
             tables.resampling(),
             tables.orders(),
-            tables.positions(),
         ]
-        sections = [
-            Section("The models", tables=[tables.main()]),
-            Section("The data", tables=[tables.rows()]),
-            Section("What was compared", tables=[table for table in compared if table is not None]),
-            Section("Cost", tables=[tables.costs()]),
-            Section("Conflict and imbalance", pictures=self.conflict()),
-            Section("The position", pictures=self.position()),
-            Section("What the position depends on", pictures=self.sensitivity()),
-        ]
-        return [section for section in sections if section.tables or section.pictures]
+        return [table for table in found if table is not None]
 
     def conflict(self) -> list[Picture]:
         """Experts against the joint model, gradients, norms and directions."""
@@ -136,7 +141,8 @@ class StudyReport:
         return float(stage.probe.arguments["size" if family == "probe size" else "seed"])
 
     def _sweep(self, rows: Sequence[Row]) -> Sweep:
-        paths = [read_path(self.study, row.model.stage) for row in rows if row.model.stage is not None]
+        stages = [row.model.stage for row in rows if row.model.stage is not None]
+        paths = [read_path(self.study.graph.folder(stage)) for stage in stages]
         coefficients = {name: [path.chosen[name] for path in paths] for name in paths[0].chosen}
         scales = [path.chosen_scale for path in paths]
         return Sweep([row.value for row in rows], coefficients, scales, [self.study.objective(row) for row in rows])

@@ -2,19 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from callbacks.mteb.task_cap import full_name
-from lightning_app.report.rows_table import HEADER, prompts_of, rows_cells, rows_notes
-from lightning_app.report.run_report import read_ending
+from lightning_app.report.cost import cost_of, cost_table
+from lightning_app.report.differences import constant_tasks, differences_table, shown
+from lightning_app.report.position_path import positions_table
+from lightning_app.report.rows_table import data_table, prompts_of
+from lightning_app.report.scores_table import best_cells
+from lightning_app.report.significance import Significance, read_row, significance
 from lightning_app.report.table import Table
-from lightning_app.stages.learn import POSITION
+from lightning_app.stages.learn import POSITION, Learn
 from lightning_app.stages.score import read_scores
-from lightning_app.study.cost import Cost, cost_of
-from lightning_app.study.significance import Difference, Significance, read_row, significance
 from lightning_app.study.study_rows import KINDS, Row, Study
-from lightning_app.study.surroundings import read_path
 from modules.json_files import read_json
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ class StudyTables:
     """
 
     def __init__(self, study: Study, tasks: "Sequence[AbsTask]") -> None:
-        self.study = study
+        self.study, self.loaded = study, tasks
         self.types = {task.metadata.name: str(task.metadata.type) for task in tasks}
         owned = {name for names in study.recipe.tasks.values() for name in names}
         self.seen = [name for name in self.types if full_name(name) in owned]
@@ -61,20 +63,20 @@ class StudyTables:
         """Models by tasks and averages; the best of each column is bold."""
         rows = self.study.main_rows
         values = [self._numbers(self.scores(row)) for row in rows]
-        best = _best(values)
+        best = best_cells(values)
         other = self.compared_with
         differences = [self.difference(other, row) for row in rows]
         cells = []
         for row, line, difference in zip(rows, values, differences, strict=True):
-            shown = [*(f"{value:.2f}" for value in line), _shown(difference.average)]
-            cells.append([row.name, *shown, f"{self.study.objective(row):.4f}", *self._own_cost(row)])
+            numbers = [*(f"{value:.2f}" for value in line), shown(difference.average)]
+            cells.append([row.name, *numbers, f"{self.study.objective(row):.4f}", *self._own_cost(row)])
         unseen = [f"{name} (unseen)" if self.seen else name for name in self.unseen]
         header = ["model", *self._averages(), *self.seen, *unseen]
         header += [f"minus {other.name}", "probe", "seconds", "with inputs"]
         notes = [
             "Main scores x 100, the best of each column in bold.",
             f"minus {other.name}: difference of the means over all tasks, with its 95 % interval by the paired "
-            f"bootstrap over the tasks' examples.{_constant_tasks(differences[0])}",
+            f"bootstrap over the tasks' examples.{constant_tasks(differences[0].constant)}",
             "probe: mean loss on the probe-validation rows relative to the base's, on which every choice is made.",
             "seconds: measured, of the model's own stage; with inputs: and of all that it is made of.",
         ]
@@ -89,33 +91,34 @@ class StudyTables:
         """Return how much better the second row is than the first, on the recipe's tasks, or on whole ones."""
         study, graph = self.study, self.study.graph
         rows = [read_row(graph.folder(study.score(row, full=full)), graph.score_cache) for row in (a, b)]
-        return significance((study.full if full else study.scorer).mteb.load(), *rows)
+        return significance(self._whole if full else self.loaded, *rows)
+
+    @cached_property
+    def _whole(self) -> "list[AbsTask]":
+        """The tasks without caps."""
+        return self.study.full.mteb.load()
 
     def differences(self) -> Table | None:
         """The best learned merge against the base and the best of the other kinds, on whole tasks."""
         headline = self.study.headline
         if "learned" not in headline:
             return None
-        learned, cells = headline["learned"], []
-        for other in (*(row for kind, row in headline.items() if kind != "learned"), self.study.base):
-            found = self.difference(other, learned, full=True)
-            by_task = [_shown(found.tasks[full_name(name)]) for name in self.tasks]
-            cells.append([other.name, _shown(found.average), *by_task])
-        header = [f"{learned.name} minus", "mean", *map(full_name, self.tasks)]
-        note = "Differences with 95 % intervals: the choice of test examples alone, not what a training's seed adds."
-        return Table("How sure the differences are, on whole tasks", header, cells, notes=[note])
+        learned = headline["learned"]
+        others = [*(row for kind, row in headline.items() if kind != "learned"), self.study.base]
+        found = {other.name: self.difference(other, learned, full=True) for other in others}
+        caption = "How sure the differences are, on whole tasks"
+        return differences_table(caption, learned.name, found, list(map(full_name, self.tasks)))
 
     def rows(self) -> Table:
         """Return the table of what becomes of the rows of each data set."""
         data = list(self.study.models.data.tasks.values())
-        notes = rows_notes(data, prompts_of(self.study.models.settings.base))
-        return Table("Rows of each data set", HEADER, list(map(rows_cells, data)), notes=notes)
+        return data_table(data, prompts_of(self.study.models.settings.base), "Rows of each data set:")
 
     def final(self) -> Table:
         """The base and the best of each kind on whole tasks."""
         rows = self.study.final_rows()
         values = [self._numbers(self.full_scores(row)) for row in rows]
-        best = _best(values)
+        best = best_cells(values)
         cells = [[row.name, *(f"{value:.2f}" for value in line)] for row, line in zip(rows, values, strict=True)]
         return Table(
             "The chosen models on whole tasks",
@@ -201,43 +204,24 @@ class StudyTables:
         found = read_json(self.study.graph.folder(stage) / POSITION)["mean_position"]
         return {key.removeprefix("c/"): value for key, value in found.items() if key.startswith("c/")}
 
+    def learned(self) -> dict[str, Path]:
+        """Return the name of each learned merge of the main table to the folder of its stage."""
+        return self._folders(self.study.main_rows)
+
     def positions(self) -> Table:
         """Return the table of where every merge stands, and how every search ended, those of the sweeps, too."""
-        found, graph = {}, self.study.graph
-        for row in self.study.main_rows:
-            if row.model.stage is not None and row.model.stage.kind == "position":
-                path = read_path(self.study, row.model.stage)
-                found[row.name] = path.chosen | {"scale": path.chosen_scale}
-        columns = list(dict.fromkeys(key for position in found.values() for key in position))
-        rows = [[name, *(f"{p[key]:.3f}" if key in p else "" for key in columns)] for name, p in found.items()]
-        searched = {row.name: row.model.stage for row in self.study.rows if row.model.stage is not None}
-        notes = [f"{n} {read_ending(stage, graph)}" for n, stage in searched.items() if stage.kind == "position"]
-        caption = "Positions learned: the factor of each task vector, means over layers"
-        return Table(caption, ["model", *columns], rows, notes=notes)
+        return positions_table(self.learned(), self._folders(self.study.rows))
+
+    def _folders(self, rows: Sequence[Row]) -> dict[str, Path]:
+        stages = {row.name: row.model.stage for row in rows}
+        return {name: self.study.graph.folder(stage) for name, stage in stages.items() if isinstance(stage, Learn)}
 
     def costs(self) -> Table:
         """Return the table of what each route costs, and what part of the resampling search that is."""
-        graph = self.study.graph
-        routes = {row.name: list(row.model.inputs) for row in self.study.main_rows if row.model.inputs}
+        rows = [row for row in self.study.main_rows if row.model.inputs]
         searched = [stage for row in self.study.family("resampling") for stage in row.model.inputs]
-        counts = ["steps", "examples", "TFLOP", "seconds"]
-        header = ["route", *counts, *(f"{name}, all" for name in counts)]
-        note = (
-            "all: with all models that it is made of, each counted once. FLOPs are counted operation by operation, "
-            "by torch.utils.flop_counter, in training steps and validation's forward passes: in three of a kind, which "
-            "differ in the lengths of their texts, and from these all others follow."
-        )
-        if searched:
-            routes["the resampling search"] = searched
-            header += ["% of search", "% of search, all"]
-            note += " The last columns are parts of the FLOPs of the resampling search."
-        search = cost_of(searched, graph, inputs=True)
-        rows = []
-        for name, stages in routes.items():
-            own, whole = (cost_of(stages, graph, inputs=inputs) for inputs in (False, True))
-            parts = [f"{100 * cost.flops / search.flops:.1f}" for cost in (own, whole)] if searched else []
-            rows.append([name, *_cost_cells(own), *_cost_cells(whole), *parts])
-        return Table("Cost", header, rows, notes=[note])
+        scores = {row.name: self.study.score(row) for row in rows}
+        return cost_table({row.name: row.model.inputs for row in rows}, scores, self.study.graph, searched)
 
     def _averages(self) -> list[str]:
         """The headers of the averages."""
@@ -259,25 +243,3 @@ class StudyTables:
     def _own_cost(self, row: Row) -> list[str]:
         stages = list(row.model.inputs)
         return [f"{cost_of(stages, self.study.graph, inputs=inputs).seconds:.0f}" for inputs in (False, True)]
-
-
-def _cost_cells(cost: Cost) -> list[str]:
-    return [f"{cost.steps:,}", f"{cost.examples:,}", f"{cost.flops / 1e12:.1f}", f"{cost.seconds:.0f}"]
-
-
-def _constant_tasks(found: Significance) -> str:
-    names = ", ".join(found.constant)
-    return f" Constants, because their examples are not known: {names}." if names else ""
-
-
-def _shown(difference: Difference) -> str:
-    if difference.interval is None:
-        return f"{difference.observed:+.2f}"
-    low, high = difference.interval
-    return f"{difference.observed:+.2f} ({low:+.2f} to {high:+.2f})"
-
-
-def _best(values: Sequence[Sequence[float]]) -> set[tuple[int, int]]:
-    """Row and column of the highest value of each column, in a table whose first column is a name."""
-    columns = list(zip(*values, strict=True))
-    return {(i, 1 + j) for j, column in enumerate(columns) for i, value in enumerate(column) if value == max(column)}

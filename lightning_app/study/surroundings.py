@@ -1,43 +1,20 @@
 """The surroundings of a learned position in a study: along its weight and scale, and over a plane."""
 
-import csv
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from callbacks import CoefficientTrace
-from lightning_app.stages.learn import POSITION, Learn
+from lightning_app.report.position_path import PositionPath, read_path
+from lightning_app.stages.learn import Learn
 from lightning_app.stages.scorer import Scorer
-from lightning_app.stages.stage_graph import Stage
 from lightning_app.stages.survey import Point, Survey, read_points
 from lightning_app.study.study_rows import Study
-from modules.json_files import read_json
 
 FURTHEST = 2.0
 """Times its own scale that a position is moved along its direction."""
 
 MARGIN = 0.25
 """How far a landscape goes beyond the base, and beyond the furthest of experts and position."""
-
-
-@dataclass(frozen=True)
-class Path:
-    """A position on its way, and where it ended; it stands at the best point, which need not be the last.
-
-    Args:
-        steps: optimiser steps, ``[n]``.
-        coefficients: expert to factor of its task vector, each ``[n]``.
-        scale: ``[n]``.
-        chosen: expert to the factor kept.
-        chosen_scale: the scale kept.
-    """
-
-    steps: list[int]
-    coefficients: dict[str, list[float]]
-    scale: list[float]
-    chosen: dict[str, float]
-    chosen_scale: float
 
 
 class Surroundings:
@@ -54,9 +31,9 @@ class Surroundings:
         self.stage: Learn = study.models.learned(self.name)
 
     @cached_property
-    def path(self) -> Path:
+    def path(self) -> PositionPath:
         """The way of the position; of one with several groups the means over them."""
-        return read_path(self.study, self.stage)
+        return read_path(self.study.graph.folder(self.stage))
 
     @property
     def plane(self) -> tuple[str, str]:
@@ -103,24 +80,3 @@ class Surroundings:
         validation = self.study.models.trainer.of_validation()
         stage = Survey.of(name, self.stage.merge, places, self.study.objectives.probe, validation, self.scorer)
         return read_points(self.study.graph.run(stage))
-
-
-def read_path(study: Study, stage: Stage) -> Path:
-    """The way that a learned position took; of one with several groups the means over them."""
-    folder = study.graph.folder(stage)
-    with (folder / CoefficientTrace.FILE).open(encoding="utf-8", newline="") as file:
-        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    found = read_json(folder / POSITION)["mean_position"]
-    experts = [key.removeprefix("c/") for key in found if key.startswith("c/")]
-
-    def column(name: str) -> list[float]:
-        groups = [key for key in rows[0] if key == name or key.startswith(f"{name}/")]
-        return [float(np.mean([row[key] for key in groups])) for row in rows]
-
-    return Path(
-        [int(row["step"]) for row in rows],
-        {name: column(f"c/{name}") for name in experts},
-        column("scale"),
-        {name: found[f"c/{name}"] for name in experts},
-        found["scale"],
-    )

@@ -23,9 +23,9 @@ from datamodules import DataSource, load_task
 from lightning_app.report.comparison import comparison_text
 from lightning_app.report.markdown import markdown_table
 from lightning_app.report.run_report import OVERLAP_LEGEND, overlap_table
+from lightning_app.report.significance import Difference, Row, Significance, significance
 from lightning_app.stages.model_loading import ModelLoading, is_plain
 from lightning_app.stages.scorer import score_tasks
-from lightning_app.study.significance import Difference, Row, Significance, significance
 from lightning_app.verbs.quiet_libraries import quiet_libraries
 from lightning_app.verbs.verb_parser import Parser
 from modules import UserError

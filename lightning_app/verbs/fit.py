@@ -12,13 +12,15 @@ from callbacks.mteb.task_texts import overlaps
 from lightning_app.hub_upload import check_destination, push_to_hub
 from lightning_app.recipe.recipe_parser import dump
 from lightning_app.report.dry_run import plan_table
+from lightning_app.report.fit_report import FitReport
 from lightning_app.report.pace import Pace
+from lightning_app.report.report_files import PAGE, write_report
 from lightning_app.report.rows_table import prompts_of
 from lightning_app.report.run_card import run_sections, write_run_records
-from lightning_app.report.run_report import report, rows_table
+from lightning_app.report.run_report import rows_table
+from lightning_app.report.tensorboard_log import write_scores
 from lightning_app.stages.model import Model
-from lightning_app.stages.published_model import NAME as MODEL
-from lightning_app.stages.published_model import publish
+from lightning_app.stages.published_model import NAME, publish
 from lightning_app.stages.run_lock import locked
 from lightning_app.stages.score import Score, read_results, read_scores
 from lightning_app.stages.stage_graph import StageGraph, with_inputs
@@ -60,7 +62,7 @@ def run(config: Namespace) -> None:
             write_card(recipe, graph, scores, tasks, hub_name)
             finish(recipe, list(rows.values()), graph, scores, tasks)
             if hub_name is not None:
-                place = Path(recipe.settings.run_dir) / MODEL
+                place = Path(recipe.settings.run_dir) / NAME
                 print(f"the model on the hub: {push_to_hub(place, hub_name, config.private)}")
 
 
@@ -85,23 +87,28 @@ def finish(
     run_dir = Path(recipe.settings.run_dir)
     place = publish(run_dir, recipe.models.main.folder(graph))
     followed = [
-        f"{what}, by the recipe's choice: what it chooses is fitted to those tasks, and their scores above are no "
-        "longer those of held-out data"
+        f"{what}, by the recipe's choice: what it chooses is fitted to those tasks, whose scores are not those of "
+        "held-out data."
         for what in recipe.trainer.following_scores()
     ]
     data = list(recipe.models.data.tasks.values())
     shared = overlaps(tasks, [part for task in data for part in (task.expert, task.probe)])
-    text = report(
-        f"Report of {run_dir}",
+    report = FitReport(
+        recipe.models.base,
         rows,
-        scores,
+        recipe.models.main,
+        str(run_dir / NAME),
         graph,
-        [*followed, place, f"curves: tensorboard --logdir {run_dir}/logs"],
-        shared,
+        scores,
+        tasks,
         data,
         prompts_of(recipe.settings.base),
+        shared,
+        remarks=followed,
+        files=[place, f"this report as a page: {run_dir / PAGE}", f"curves: tensorboard --logdir {run_dir}/logs"],
     )
-    (run_dir / "report.md").write_text(text, encoding="utf-8")
+    text = write_report(run_dir, f"Report of {run_dir}", report.sections())
+    write_scores({name: row.scores for name, row in report.rows.items()}, run_dir / "logs")
     print(f"\n{text}")
 
 

@@ -14,6 +14,7 @@ from datamodules.text_ids import TextIds
 from lightning_app.recipe.recipe_parser import dump
 from lightning_app.recipe.recipe_settings import read_settings
 from lightning_app.report.dry_run import time_per_text
+from lightning_app.report.tensorboard_log import write_recipe
 from lightning_app.stages.learn import CHECKPOINT, Learn
 from lightning_app.stages.model_loading import ModelLoading
 from lightning_app.stages.published_model import finished_model
@@ -104,10 +105,12 @@ class RecipeRun:
         return Scorer(MtebCallback(**self.settings.mteb | caps), self.device)
 
     def save_config(self) -> None:
-        """Write the resolved recipe to ``<run_dir>/config.yaml``."""
+        """Write the resolved recipe to ``<run_dir>/config.yaml``, and to TensorBoard."""
         folder = Path(self.settings.run_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(dump(self.config), encoding="utf-8")
+        recipe = dump(self.config)
+        (folder / "config.yaml").write_text(recipe, encoding="utf-8")
+        write_recipe(recipe, folder / "logs")
 
     def module(self) -> EmbeddingModule:
         """Return the module of the run's own model, at the checkpoint that the command line names, or at its end.

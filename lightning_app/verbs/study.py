@@ -11,8 +11,11 @@ from lightning_app.recipe.recipe_parser import instantiate
 from lightning_app.recipe.study_recipe import StudyRecipe, check_tasks
 from lightning_app.report.dry_run import plan_table
 from lightning_app.report.pace import Pace
+from lightning_app.report.report_files import PAGE, write_report
 from lightning_app.report.rows_table import prompts_of
 from lightning_app.report.run_report import rows_table
+from lightning_app.report.section import markdown_report
+from lightning_app.report.tensorboard_log import write_scores
 from lightning_app.stages.run_lock import locked
 from lightning_app.stages.stage_graph import with_inputs
 from lightning_app.study.study_report import StudyReport
@@ -66,6 +69,11 @@ def study_of(recipe: RecipeRun) -> None:
     study.run()
     capped = recipe.scorer(max_examples=wanted.max_examples, max_corpus=wanted.max_corpus)
     report = StudyReport(study, StudyTables(study, tasks), Surroundings(study, capped))
-    page = report.write(Path(recipe.settings.run_dir), f"Study of {recipe.settings.run_dir}")
+    sections = report.sections()
     if is_main_process():
-        print(f"\n{report.tables.main().markdown()}\n\n{report.tables.choices().markdown()}\n\nreport: {page}")
+        run_dir = Path(recipe.settings.run_dir)
+        title = f"Study of {run_dir}"
+        write_report(run_dir, title, sections)
+        write_scores({row.name: report.tables.scores(row) for row in study.main_rows}, run_dir / "logs")
+        best = markdown_report(title, sections[:2])
+        print(f"\n{best}\n{report.tables.choices().markdown()}\n\nreport: {run_dir / PAGE}")

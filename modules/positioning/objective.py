@@ -75,6 +75,10 @@ class Objective:
         """Return a loss of a data set divided by the base's loss on it."""
         return loss / self.base_losses[task]
 
+    def relative_losses(self, losses: Mapping[str, float]) -> dict[str, float]:
+        """Return data set to its mean loss divided by the base's."""
+        return {task: loss / self.base_losses[task] for task, loss in losses.items()}
+
     def validated(self, losses: Mapping[str, float], weights: Mapping[str, float]) -> float:
         """Return the weighted sum of the relative losses, without the regulariser; the base itself gives 1.
 
