@@ -107,6 +107,14 @@ def test_files_that_are_named_are_there(document: Path) -> None:
             assert (ROOT / text).exists(), f"{document.name}: there is no {text}"
 
 
+def test_the_drawing_names_files_that_are_there() -> None:
+    names = re.findall(r'class="file"[^>]*>([^<]+)<', (ROOT / "docs/architecture.svg").read_text())
+    assert len(names) > 15
+    for name in names:
+        places = [ROOT / name, ROOT / "modules" / name, ROOT / "lightning_app" / name]
+        assert any(place.exists() for place in places), f"there is no {name}"
+
+
 @pytest.mark.usefixtures("there")
 def test_commands_are_read_by_their_parsers() -> None:
     found = list(commands())
@@ -116,6 +124,32 @@ def test_commands_are_read_by_their_parsers() -> None:
             document_commands.check(list(words))
         except (UserError, AssertionError, KeyError, SystemExit) as error:
             pytest.fail(f"{place}: {' '.join(words)}: {error}")
+
+
+@pytest.mark.usefixtures("there")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "python -m lightning_app fitt",
+        "python -m lightning_app fit --model.muu 0.1",
+        "python -m lightning_app fit --config nowhere.yaml",
+        "python -m lightning_app fit --mteb.tasks [STSBenchmrk]",
+        "python -m lightning_app merge --method slrep --base BASE --experts A B --out merged",
+        "python -m lightning_app evaluate --model A --tasks STSBenchmrk --out scores",
+        "python benchmarks/nothing.py",
+        "python benchmarks/data.py --raws 3",
+        "python benchmarks/settle.py quickstart --trainer.precison 32-true",
+        "benchmarks/gpu.sh --tinny",
+        "python -m pytest tests/test_nothing.py",
+        "python -m pytest -m nothing",
+        "python -m pip install .[nothing]",
+        "make nothing",
+        "rm -rf runs",
+    ],
+)
+def test_a_wrong_command_is_found(command: str) -> None:
+    with pytest.raises((UserError, AssertionError, KeyError, SystemExit)):
+        document_commands.check(command.split())
 
 
 def test_options_in_the_text_are_there() -> None:
