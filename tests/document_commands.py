@@ -70,7 +70,8 @@ def of_recipe(verb: str, words: list[str]) -> list[str]:
 
 
 def of_no_recipe(verb: str, words: list[str]) -> list[str]:
-    options = import_module(f"lightning_app.verbs.{verb}").parse(words)
+    module = import_module(f"lightning_app.verbs.{verb}")
+    options = module.parse(words) if hasattr(module, "parse") else module.make_parser().parse_args(words)
     if getattr(options, "method", None):
         make_method(options)
     return getattr(options, "tasks", None) or []
@@ -112,13 +113,9 @@ def made_parser(run: Callable[[], object]) -> argparse.ArgumentParser:
 @cache
 def option_names() -> set[str]:
     """Options, other than keys of a recipe, that some program of the project has."""
-    verbs = [
-        partial(import_module(f"lightning_app.verbs.{verb}").parse, []) for verb in VERBS if verb not in OF_RECIPES
-    ]
-    parsers = [
-        *map(made_parser, verbs),
-        *map(parser_of_script, [*(ROOT / "benchmarks").glob("*.py"), ROOT / "benchmarks/gpu.sh"]),
-    ]
+    verbs = [import_module(f"lightning_app.verbs.{verb}") for verb in VERBS if verb not in OF_RECIPES]
+    scripts = [*(ROOT / "benchmarks").glob("*.py"), ROOT / "benchmarks/gpu.sh"]
+    parsers = [*(made_parser(partial(verb.main, [])) for verb in verbs), *map(parser_of_script, scripts)]
     found = {option for parser in parsers if parser for action in parser._actions for option in action.option_strings}
     return found | {f"--{name}" for name in (*VerbOptions.__dataclass_fields__, "config", "print_config")}
 

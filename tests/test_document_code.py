@@ -54,31 +54,28 @@ def run(code: str) -> dict[str, Any]:
     return made
 
 
-CODE = {block.text: block for block in blocks("python") if not block.file}
+CODE = list({block.text: block for block in blocks("python") if not block.file}.values())
 """Python that is no file of its own, each once however many documents have it."""
 
-GIVEN_MODELS, WHOLE_JOB = "learn_merge(", "ContrastiveModule("
-"""What only the code has that merges given models, and that does the whole job."""
-
-
-def the_block(mark: str) -> str:
-    [text] = [text for text in CODE if mark in text]
-    return text
+GIVEN_MODELS = [block for block in CODE if "learn_merge(" in block.text]
+WHOLE_JOB = [block for block in CODE if "ContrastiveModule(" in block.text]
+OTHERS = [block for block in CODE if block not in (*GIVEN_MODELS, *WHOLE_JOB)]
 
 
 @pytest.mark.usefixtures("there")
-def test_given_models_are_merged_in_five_lines() -> None:
-    code = the_block(GIVEN_MODELS)
-    assert len(code.strip().splitlines()) <= 5
-    merged = run(code)["merged"]
+@pytest.mark.parametrize("block", GIVEN_MODELS, ids=str)
+def test_given_models_are_merged_in_five_lines(block: Block) -> None:
+    assert len(block.text.strip().splitlines()) <= 5
+    merged = run(block.text)["merged"]
     assert list(merged.record["coefficients"]["model"]) == ["A", "B", "C"]
     assert "| self_positioning | " in merged.report
     assert SentenceTransformer("merged", device="cpu").encode(TEXTS).shape == (3, 16)
 
 
 @pytest.mark.usefixtures("there")
-def test_the_whole_job_in_python() -> None:
-    merge = run(the_block(WHOLE_JOB))["merge"]
+@pytest.mark.parametrize("block", WHOLE_JOB, ids=str)
+def test_the_whole_job_in_python(block: Block) -> None:
+    merge = run(block.text)["merge"]
     assert list(merge.expert_names) == ["faq", "similarity"]
     assert merge.best.objective < 1.0
     encoded = SentenceTransformer("merged", device="cpu").encode(TEXTS)
@@ -86,10 +83,13 @@ def test_the_whole_job_in_python() -> None:
 
 
 @pytest.mark.usefixtures("there")
-@pytest.mark.parametrize("block", CODE.values(), ids=str)
+@pytest.mark.parametrize("block", OTHERS, ids=str)
 def test_all_other_code_runs(block: Block) -> None:
-    if not {GIVEN_MODELS, WHOLE_JOB} & {mark for mark in (GIVEN_MODELS, WHOLE_JOB) if mark in block.text}:
-        run(block.text)
+    run(block.text)
+
+
+def test_the_two_ways_in_python_are_shown() -> None:
+    assert GIVEN_MODELS and WHOLE_JOB
 
 
 FILES = [block for block in blocks("python") if block.file]
