@@ -17,6 +17,7 @@ from lightning_app.recipe.recipe_parser import parse
 from lightning_app.recipe.recipe_schema import SECTIONS, RunKeys
 from lightning_app.recipe.recipe_settings import read_settings
 from lightning_app.stages.recipe_models import RecipeModels
+from lightning_app.stages.train import Train
 from lightning_app.verbs.merge import parse as parse_merge
 from modules import TextEncoder, UserError
 from tests import document_commands
@@ -194,6 +195,8 @@ def check_recipe(block: Block, content: dict[str, Any]) -> None:
     named = [name for section in ("recipes", "merges") for name in content.get(section, {}) if name != DEFAULTS]
     for model in [models.main, *models.baseline_models(), *map(models.model, named)]:
         assert model.path or model.stage
+        if isinstance(model.stage, Train):
+            model.stage.data().setup()
     assert set(config.mteb.tasks or []) <= set(document_commands.known_names())
 
 
