@@ -1,6 +1,5 @@
 """One parser for all verbs: every section typed, the command line laid over, one line for a mistake."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -113,12 +112,7 @@ def test_the_default_recipes() -> None:
     assert parse("study", []).run_dir == "runs/quick"
 
 
-def test_the_recipes_of_the_readme_and_of_the_benchmarks(tmp_path: Path) -> None:
-    first, second = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    (tmp_path / "first.yaml").write_text(first)
-    (tmp_path / "second.yaml").write_text(second)
-    config = parse("fit", ["--config", str(tmp_path / "first.yaml"), "--config", str(tmp_path / "second.yaml")])
-    assert {"faq", "faq_from_joint"} <= set(config.recipes)
+def test_the_recipe_of_a_benchmark() -> None:
     assert parse("fit", ["--config", str(ROOT / "benchmarks" / "search.yaml")]).position.max_epochs == 1
 
 

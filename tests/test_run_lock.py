@@ -12,7 +12,7 @@ from tests.conftest import Project
 
 
 def test_the_second_is_refused_until_the_first_ends(tmp_path: Path) -> None:
-    refused = pytest.raises(UserError, match="by another run .process [0-9]+.: wait for it")
+    refused = pytest.raises(UserError, match="by another run .process [0-9]+.: wait for it, .* own with --run_dir$")
     with locked(tmp_path / "run"), refused, locked(tmp_path / "run"):
         pass
     with locked(tmp_path / "run"), locked(tmp_path / "other"):

@@ -36,7 +36,7 @@ def locked(run_dir: str | Path, key: str = "--run_dir") -> Iterator[None]:
             file.seek(0)
             raise UserError(
                 f"{run_dir} is being written by another run (process {file.read().strip() or 'unknown'}): wait for it, "
-                "stop it, or give this one a folder of its own with {key}"
+                f"stop it, or give this one a folder of its own with {key}"
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
