@@ -176,12 +176,15 @@ def test_unreadable_data(tmp_path: Path) -> None:
         load_tasks(["STSBenchmark"], str(tmp_path))
 
 
+PYTHON_DOCS = ["PythonDocsSTS", "PythonDocsRetrieval", "PythonDocsClassification"]
+
+
 def test_python_docs_tasks() -> None:
     from datamodules.sources import python_docs
 
-    tasks = load_tasks(["PythonDocsSTS", "PythonDocsRetrieval"])
+    tasks = load_tasks(PYTHON_DOCS)
     scores = evaluate_tasks(MtebEncoder(tiny_encoder()), tasks, batch_size=256)
-    assert set(scores) == {"PythonDocsSTS", "PythonDocsRetrieval"}
+    assert list(scores) == PYTHON_DOCS
     queries, corpus, qrels = python_docs.test_retrieval()
     assert len(queries) == len(qrels) and len(corpus) >= len(queries)
     assert 0 <= scores["PythonDocsRetrieval"] < 50, "an untrained model hardly retrieves"
@@ -191,8 +194,9 @@ def test_python_docs_tasks() -> None:
 def test_minilm_knows_python_docs() -> None:
     """The tasks made here are neither trivial nor out of reach."""
     encoder = TextEncoder.load("sentence-transformers/all-MiniLM-L6-v2")
-    scores = evaluate_tasks(MtebEncoder(encoder), load_tasks(["PythonDocsSTS", "PythonDocsRetrieval"]))
+    scores = evaluate_tasks(MtebEncoder(encoder), load_tasks(PYTHON_DOCS))
     assert 20 < scores["PythonDocsSTS"] < 95
+    assert 40 < scores["PythonDocsClassification"] < 90
     assert 30 < scores["PythonDocsRetrieval"] < 98
 
 

@@ -1,9 +1,11 @@
+import ast
 import time
 
 import pytest
 
-from datamodules.sources import python_docs
-from datamodules.sources.python_docs import Entry, load_python_docs, nearness
+from datamodules.sources import documented_objects, python_docs
+from datamodules.sources.documented_objects import OBJECTS, Entry
+from datamodules.sources.python_docs import load_python_docs, nearness
 from modules.errors import UserError
 
 
@@ -26,14 +28,35 @@ def test_the_two_tasks_are_uneven_and_balanced_in_grades() -> None:
     assert max(map(relatedness.target.count, python_docs.GRADES)) < len(relatedness.target) / 2
 
 
-def test_no_text_occurs_twice_in_any_task_or_split() -> None:
+def test_no_text_of_retrieval_and_relatedness_occurs_twice_in_any_split() -> None:
     rows = [load_python_docs(task, split) for task in ("retrieval", "relatedness") for split in ("train", "test")]
     texts = [text for part in rows for text in all_texts(part)]
     assert len(texts) == len(set(texts))
 
 
+def test_no_text_to_classify_is_trained_on() -> None:
+    tested = all_texts(load_python_docs("classification", "test"))
+    trained = {
+        text for task in ("retrieval", "relatedness", "classification") for text in all_texts(load_python_docs(task))
+    }
+    assert len(tested) == len(set(tested)) > 500 and not trained & set(tested)
+
+
+def test_every_object_is_labelled_by_what_it_is() -> None:
+    method = 'class C:\n    """A class."""\n    def f(self):\n        """A method."""'
+    source = f'"""A module."""\n{method}\nasync def g():\n    """A function."""'
+    found = documented_objects._documented(ast.parse(source), "p", "p.m", "")
+    assert [(entry.summary, entry.what) for entry in found] == [
+        ("A module.", "module"),
+        ("A class.", "class"),
+        ("A method.", "function"),
+        ("A function.", "function"),
+    ]
+    assert set(load_python_docs("classification").target or []) == set(range(len(OBJECTS)))
+
+
 def test_blocks_are_either_for_training_or_for_testing() -> None:
-    for task in ("retrieval", "relatedness"):
+    for task in ("retrieval", "relatedness", "classification"):
         train, test = (set(load_python_docs(task, split).groups) for split in ("train", "test"))
         assert train and test and not train & test
 
@@ -41,12 +64,12 @@ def test_blocks_are_either_for_training_or_for_testing() -> None:
 def test_texts_are_long_enough_and_capped() -> None:
     (summaries, bodies), _, _ = load_python_docs("retrieval")
     assert all(len(text.split()) >= 3 for text in summaries)
-    assert all(8 <= len(text.split()) <= python_docs.BODY_WORDS for text in bodies)
+    assert all(8 <= len(text.split()) <= documented_objects.BODY_WORDS for text in bodies)
 
 
 def test_reading_again_gives_the_same_rows() -> None:
     first = load_python_docs("relatedness")
-    for cached in (python_docs._all_entries, python_docs._relatedness):
+    for cached in (documented_objects.documented_objects, python_docs._relatedness):
         cached.cache_clear()
     assert load_python_docs("relatedness") == first
 
@@ -60,6 +83,13 @@ def test_held_out_retrieval_has_one_document_a_query() -> None:
 
 def test_held_out_relatedness_is_capped() -> None:
     assert [len(column) for column in python_docs.test_relatedness(max_pairs=20)] == [20, 20, 20]
+
+
+def test_held_out_classification_has_examples_of_every_label_beside_the_texts_to_classify() -> None:
+    parts = python_docs.test_classification(per_label=60, examples=20)
+    for part, count in (("train", 20), ("test", 40)):
+        assert [parts[part][1].count(label) for label in range(len(OBJECTS))] == [count] * len(OBJECTS)
+    assert not set(parts["train"][0]) & set(parts["test"][0])
 
 
 @pytest.mark.parametrize(
@@ -81,5 +111,7 @@ def test_modules_at_the_top_of_the_standard_library_share_no_folder() -> None:
 
 
 def test_unknown_task() -> None:
-    with pytest.raises(UserError, match="python_docs has no task 'sts': set 'task' to retrieval or relatedness"):
+    with pytest.raises(
+        UserError, match="python_docs has no task 'sts': set 'task' to retrieval, relatedness, classification"
+    ):
         load_python_docs("sts")

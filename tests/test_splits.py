@@ -145,12 +145,11 @@ def test_sizes_by_name_and_names_of_a_mapping(sources: list[str]) -> None:
 
 
 def test_python_docs_leave_enough_for_the_quickstart() -> None:
-    tasks = [DataSource("python_docs", task=task) for task in ("retrieval", "relatedness")]
-    retrieval, relatedness = load_tasks(tasks, probe_size=512, validation_size=128).values()
-    assert len(retrieval.expert) > 2 * len(relatedness.expert)
-    assert not texts(retrieval.expert, relatedness.expert) & texts(
-        *(part for split in (retrieval, relatedness) for part in (split.probe, split.validation))
-    )
+    tasks = [DataSource("python_docs", task="retrieval", limit=600), DataSource("python_docs", task="classification")]
+    retrieval, classification = load_tasks(tasks, probe_size=96, validation_size=64).values()
+    assert len(classification.expert) > 10 * len(retrieval.expert) > 3000
+    held_out = texts(*(part for split in (retrieval, classification) for part in (split.probe, split.validation)))
+    assert not texts(retrieval.expert, classification.expert) & held_out
 
 
 def test_two_data_sets_of_one_name(sources: list[str]) -> None:

@@ -330,7 +330,7 @@ def test_a_source_that_is_nowhere(source: str) -> None:
 
 
 def test_python_docs_needs_a_task() -> None:
-    with pytest.raises(UserError, match="python_docs needs 'task': retrieval or relatedness"):
+    with pytest.raises(UserError, match="python_docs needs 'task': retrieval, relatedness or classification"):
         load_task(DataSource("python_docs"))
 
 

@@ -1,4 +1,4 @@
-"""The held-out part of ``python_docs`` as two ordinary MTEB tasks, for scoring without any download.
+"""The held-out part of ``python_docs`` as ordinary MTEB tasks, for scoring without any download.
 
 Importing this module imports mteb, which takes seconds: ``load_tasks`` does so when a task is asked for.
 """
@@ -7,11 +7,12 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 from mteb import TaskMetadata
+from mteb.abstasks.classification import AbsTaskClassification
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from mteb.abstasks.sts import AbsTaskSTS
 
-from datamodules.sources.python_docs import test_relatedness, test_retrieval
+from datamodules.sources.python_docs import test_classification, test_relatedness, test_retrieval
 
 # Read from the running environment, so there is nothing to fetch and no published revision.
 SOURCE: Any = {"path": "python_docs", "revision": "installed"}
@@ -58,6 +59,29 @@ class PythonDocsRetrieval(AbsTaskRetrieval):
         queries, corpus, qrels = test_retrieval()
         split = RetrievalSplitData(corpus=_table(corpus), queries=_table(queries), relevant_docs=qrels, top_ranked=None)
         self.dataset = {"default": {"test": split}}
+        self.data_loaded = True
+
+
+class PythonDocsClassification(AbsTaskClassification):
+    """Tell by its summary whether documentation is that of a module, a class or a function."""
+
+    metadata = TaskMetadata(
+        name="PythonDocsClassification",
+        description="Tell by its summary whether documentation is that of a module, a class or a function.",
+        type="Classification",
+        category="t2c",
+        dataset=SOURCE,
+        eval_langs=["eng-Latn"],
+        main_score="accuracy",
+    )
+
+    def load_data(self, *_: Any, **__: Any) -> None:
+        """Read the summaries from the installed documentation."""
+        parts = {
+            part: Dataset.from_dict({"text": texts, "label": labels})
+            for part, (texts, labels) in test_classification().items()
+        }
+        self.dataset = {"default": DatasetDict(parts)}
         self.data_loaded = True
 
 

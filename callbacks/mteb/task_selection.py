@@ -19,7 +19,8 @@ class TaskSelection:
     """Selects MTEB tasks: those of ``tasks``, and those of ``types`` and ``benchmark``.
 
     Args:
-        tasks: names of tasks, or ``PythonDocsSTS`` and ``PythonDocsRetrieval``, which need no download.
+        tasks: names of tasks, or ``PythonDocsSTS``, ``PythonDocsRetrieval`` and ``PythonDocsClassification``, which
+            need no download.
         types: types of tasks, ``[STS, Retrieval]``: all of the benchmark, or without one all that mteb has.
         benchmark: name of a benchmark, ``MTEB(eng, v2)``. A task that averages others counts as those.
         languages: ISO 639-3 codes, ``[eng, deu-Latn]``: other subsets of multilingual tasks are left out; empty: all.
@@ -78,9 +79,9 @@ def known_names() -> "dict[str, type[AbsTask]]":
     """Return the classes of all tasks by name: those of this package and mteb's."""
     from mteb.get_tasks import TASK_LIST
 
-    from callbacks.mteb.python_docs_tasks import PythonDocsRetrieval, PythonDocsSTS
+    from callbacks.mteb.python_docs_tasks import PythonDocsClassification, PythonDocsRetrieval, PythonDocsSTS
 
-    kinds: list[type[AbsTask]] = [PythonDocsSTS, PythonDocsRetrieval, *TASK_LIST]
+    kinds: list[type[AbsTask]] = [PythonDocsSTS, PythonDocsRetrieval, PythonDocsClassification, *TASK_LIST]
     return {kind.metadata.name: kind for kind in kinds}
 
 

@@ -29,7 +29,7 @@ class DataSource:
         source: ``python_docs``; the path of a file: JSON lines (.jsonl), a JSON list (.json), CSV (.csv), TSV (.tsv),
             each also compressed (.gz, .zst), Parquet (.parquet) or Arrow (.arrow, .feather); of a folder of such files,
             or of one that ``datasets`` saved with ``save_to_disk``; or a hub name ``org/name``.
-        task: of python_docs: ``retrieval`` or ``relatedness``.
+        task: of python_docs: ``retrieval``, ``relatedness`` or ``classification``.
         config: of a hub data set that has several.
         split: of a hub data set, and of a folder that has several.
         revision: of a hub data set: a branch, tag or commit; null: the newest.

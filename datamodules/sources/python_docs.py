@@ -1,84 +1,53 @@
-"""Two data sets that every Python environment carries: the documentation of its own packages.
+"""Three data sets that every Python environment carries: the documentation of its own packages.
 
 Docstrings of the standard library and of ``PACKAGES`` are read with ``ast`` (nothing is imported), the language
-reference from ``pydoc_data.topics``. Two tasks come out, with no text in common:
+reference from ``pydoc_data.topics``. Three tasks come out:
 
 - ``retrieval``: the summary of an object that has a longer docstring (anchor) and the rest of it (positive);
 - ``relatedness``: summaries of two objects with one-line docstrings, graded by how near the objects live
-  (see ``nearness``).
+  (see ``nearness``); no text is in retrieval, too;
+- ``classification``: the summary of any object, labelled by what the object is (see ``OBJECTS``).
 
 Modules are hashed into ``BLOCKS`` blocks. A block is the group of its rows: every sixth block is for testing and never
 returned for training. Equal texts are removed before anything else, so blocks share none. The result depends only
 on the installed versions of the packages.
 """
 
-import ast
-import gc
-import hashlib
-import os
 import random
-import re
-import sysconfig
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
-from pydoc_data.topics import topics
 from typing import Literal, NamedTuple
 
+from datamodules.sources.documented_objects import OBJECTS, Entry, documented_objects
 from modules.errors import UserError
 
-PACKAGES = ("huggingface_hub", "networkx", "numpy")
-BLOCKS = 48
 TEST_EVERY = 6
 GRADES = (1.0, 0.75, 0.5, 0.25, 0.0)
-SUMMARY_WORDS = 3
-BODY_WORDS = 40
-SKIPPED_FOLDERS = {"__pycache__", "site-packages", "dist-packages", "test", "tests", "testing", "idlelib", "lib2to3"}
-MARKUP = re.compile(r"^\s*(>>>|\.\.\. |[-=*~^#]{3,}\s*$)")
 
 
 class Rows(NamedTuple):
-    """Columns of text, the score of every row (None for pairs) and the block of every row."""
+    """Columns of text, the score or the number of the label of every row (None for pairs), and its block."""
 
     texts: list[list[str]]
-    target: list[float] | None
+    target: Sequence[float] | None
     groups: list[str]
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A documented object: the package, module and class it lives in, and its docstring in two parts."""
-
-    package: str
-    module: str
-    cls: str
-    summary: str
-    body: str
-
-    @property
-    def block(self) -> int:
-        """Number of the block that its module is hashed into."""
-        return int(hashlib.sha256(self.module.encode()).hexdigest(), 16) % BLOCKS
-
-
 def load_python_docs(task: str, split: Literal["train", "test"] = "train") -> Rows:
-    """Rows of one of the two tasks; the packages are read once in a process.
+    """Rows of one of the tasks; the packages are read once in a process.
 
     Raises:
-        UserError: if the task is neither ``retrieval`` nor ``relatedness``.
+        UserError: there is no such task.
     """
-    makers = {"retrieval": _retrieval, "relatedness": _relatedness}
+    makers = {"retrieval": _retrieval, "relatedness": _relatedness, "classification": _classification}
     if task not in makers:
-        raise UserError(f"python_docs has no task {task!r}: set 'task' to retrieval or relatedness")
+        raise UserError(f"python_docs has no task {task!r}: set 'task' to {', '.join(makers)}")
     return makers[task](split)
 
 
 def test_retrieval(
-    max_queries: int = 200, max_documents: int = 200
+    max_queries: int = 300, max_documents: int = 300
 ) -> tuple[dict[str, str], dict[str, str], dict[str, dict[str, int]]]:
     """Held-out summaries as queries against held-out bodies, their own among them: queries, corpus, qrels."""
     (summaries, bodies), _, _ = _retrieval("test")
@@ -87,11 +56,29 @@ def test_retrieval(
     return queries, corpus, {f"q{row}": {f"d{row}": 1} for row in range(len(queries))}
 
 
-def test_relatedness(max_pairs: int = 240) -> tuple[list[str], list[str], list[float]]:
+def test_relatedness(max_pairs: int = 300) -> tuple[list[str], list[str], list[float]]:
     """Held-out pairs: first sentences, second sentences and their scores in [0, 1]."""
     (first, second), scores, _ = _relatedness("test")
     assert scores is not None
-    return first[:max_pairs], second[:max_pairs], scores[:max_pairs]
+    return first[:max_pairs], second[:max_pairs], list(scores[:max_pairs])
+
+
+def test_classification(per_label: int = 200, examples: int = 24) -> dict[str, tuple[list[str], list[int]]]:
+    """Held-out summaries and their labels, at most so many of a label: the first for classifiers to learn from.
+
+    Args:
+        per_label: texts of a label, those for classifiers included.
+        examples: of these, how many are for classifiers to learn from, in ``train``; the others are in ``test``.
+    """
+    (texts,), labels, _ = _classification("test")
+    assert labels is not None
+    parts: dict[str, tuple[list[str], list[int]]] = {"train": ([], []), "test": ([], [])}
+    for label in range(len(OBJECTS)):
+        of_label = [text for text, own in zip(texts, labels, strict=True) if own == label]
+        for part, chosen in (("train", of_label[:examples]), ("test", of_label[examples:per_label])):
+            parts[part][0].extend(chosen)
+            parts[part][1].extend([label] * len(chosen))
+    return parts
 
 
 def nearness(a: Entry, b: Entry) -> float:
@@ -129,6 +116,14 @@ def _relatedness(split: str) -> Rows:
     return Rows(texts, [score for _, _, score in rows], [f"block-{a.block:02}" for a, _, _ in rows])
 
 
+@cache
+def _classification(split: str) -> Rows:
+    entries = [entry for entry in _entries(split) if entry.what]
+    random.Random(0).shuffle(entries)
+    labels = [OBJECTS.index(entry.what) for entry in entries]
+    return Rows([[entry.summary for entry in entries]], labels, [f"block-{entry.block:02}" for entry in entries])
+
+
 def _graded_pairs(entries: list[Entry], seed: int) -> Iterator[tuple[Entry, Entry, float]]:
     """Pair the entries of a block, each used once, taking the grades in turn as long as a partner is left."""
     waiting = list(entries)
@@ -145,88 +140,4 @@ def _graded_pairs(entries: list[Entry], seed: int) -> Iterator[tuple[Entry, Entr
 
 
 def _entries(split: str) -> list[Entry]:
-    return [entry for entry in _all_entries() if (entry.block % TEST_EVERY == 0) == (split == "test")]
-
-
-@cache
-def _all_entries() -> list[Entry]:
-    """Every documented object that has a summary and whose texts were not seen before, in a fixed order."""
-    seen: set[str] = set()
-    entries = []
-    with _no_collection():
-        found = [*_language_reference(), *_docstrings()]
-    for entry in found:
-        texts = {text.casefold() for text in (entry.summary, entry.body) if text}
-        if len(entry.summary.split()) >= SUMMARY_WORDS and not texts & seen:
-            seen |= texts
-            entries.append(entry)
-    return entries
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """No garbage collection: it takes half the time of making millions of syntax nodes, which have no cycles."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def _language_reference() -> Iterator[Entry]:
-    for topic, text in sorted(topics.items()):
-        summary, body = _summary_and_body(text)
-        if body:
-            yield Entry("python", f"pydoc_data.topics.{topic}", "", summary, body)
-
-
-def _docstrings() -> Iterator[Entry]:
-    yield from _package_docstrings("python", Path(sysconfig.get_path("stdlib")), "")
-    for package in PACKAGES:
-        spec = find_spec(package)
-        if spec is not None and spec.origin is not None:
-            yield from _package_docstrings(package, Path(spec.origin).parent, package)
-
-
-def _package_docstrings(package: str, root: Path, prefix: str) -> Iterator[Entry]:
-    """Entries of the Python files below ``root``, whose modules are named ``prefix.folder.file``."""
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(set(folders) - SKIPPED_FOLDERS)
-        inside = [part for part in (prefix, *Path(folder).relative_to(root).parts) if part]
-        for name in sorted(file for file in files if file.endswith(".py")):
-            source = Path(folder, name).read_text("utf-8", errors="ignore")
-            if '"""' not in source:  # parsing is the slow part
-                continue
-            try:
-                tree = ast.parse(source)
-            except SyntaxError:  # templates and files of another Python version
-                continue
-            yield from _documented(tree, package, ".".join([*inside, name.removesuffix(".py")]), "")
-
-
-def _documented(
-    node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, package: str, module: str, cls: str
-) -> Iterator[Entry]:
-    """The node itself, then its classes and functions; what is defined inside functions is left out."""
-    summary, body = _summary_and_body(ast.get_docstring(node) or "")
-    if summary:
-        yield Entry(package, module, cls, summary, body)
-    if isinstance(node, ast.Module | ast.ClassDef):
-        for child in node.body:
-            if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                inner = child.name if isinstance(child, ast.ClassDef) else cls
-                yield from _documented(child, package, module, inner)
-
-
-def _summary_and_body(docstring: str) -> tuple[str, str]:
-    """First paragraph and the next `BODY_WORDS` words, without markup; a body of under eight words counts as none."""
-    summary, _, rest = docstring.strip().partition("\n\n")
-    body = _plain(rest)
-    return _plain(summary), body if len(body.split()) >= 8 else ""
-
-
-def _plain(text: str) -> str:
-    words = [word for line in text.splitlines() if not MARKUP.match(line) for word in line.split()]
-    return " ".join(words[:BODY_WORDS])
+    return [entry for entry in documented_objects() if (entry.block % TEST_EVERY == 0) == (split == "test")]

@@ -48,9 +48,9 @@ def load_task(source: DataSource, loss: LossConfig | None = None) -> TaskData:
 def _python_docs_task(source: DataSource) -> TaskData:
     _refuse(source, "config", "revision", "columns", "min_score", "score_range")
     if source.task is None:
-        raise UserError(f"{source.name}: python_docs needs 'task': retrieval or relatedness")
+        raise UserError(f"{source.name}: python_docs needs 'task': retrieval, relatedness or classification")
     texts, target, groups = load_python_docs(source.task)
-    kind: Kind = "pairs" if target is None else "graded"
+    kind: Kind = "labelled" if len(texts) == 1 else "pairs" if target is None else "graded"
     prompts = _prompts(source, SCHEMAS[kind][0])
     places = list(range(1, len(groups) + 1))
     return TaskData(source.name, kind, texts, prompts, target, groups, LossConfig(), places)  # type: ignore[arg-type]
