@@ -56,6 +56,8 @@ def test_a_study_makes_everything(project: Project, capsys: pytest.CaptureFixtur
     for row in ("base", "qa", "sts", "joint", "average", "learned_linear", "self_positioning"):
         assert f"| {row} " in text
     assert "## The data\n\nRows of each data set" in text
+    assert "by score: on the same rows, which would have chosen otherwise in" in text
+    assert "| model | mean | qa | sts |" in re.sub(" +", " ", text)
     assert "resampled (joint " in text and "| joint 3:1 max " in text and "seed by seed" in text
     page = (project.run_dir / "report.html").read_text()
     assert page.index("<table") < page.index("<img")
@@ -69,7 +71,7 @@ def test_a_study_makes_everything(project: Project, capsys: pytest.CaptureFixtur
     more["baselines"] += ["size_weighted"]
     study(project, more)
     new = {tuple(name.split("-")[:2]) for name in finished(project).keys() - first.keys()}
-    of_it = {(kind, "size_weighted") for kind in ("merge", "probe", "scores")}
+    of_it = {(kind, "size_weighted") for kind in ("merge", "probe", "probe_score", "scores")}
     assert new == of_it, "one more method makes only what is new, from other seeds, too, where it is the best"
     assert "size_weighted" in (project.run_dir / "report.md").read_text()
 

@@ -78,6 +78,7 @@ class StudyReport:
         compared = [
             tables.final(),
             tables.choices(),
+            tables.probe_scores(),
             tables.differences(),
             tables.seeds(),
             tables.resampling(),
