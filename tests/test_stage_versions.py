@@ -20,6 +20,7 @@ from lightning_app.stages.geometry import Geometry, read_gram
 from lightning_app.stages.held_out import HeldOut, read_held_out
 from lightning_app.stages.learn import POSITION
 from lightning_app.stages.probe import METRICS, Probe
+from lightning_app.stages.probe_score import ProbeScore, read_probe_scores
 from lightning_app.stages.recipe_models import RecipeModels
 from lightning_app.stages.score import Score, read_scores
 from lightning_app.stages.stage import Stage
@@ -73,6 +74,7 @@ def stages_of(run: RecipeRun, models: RecipeModels) -> list[Stage]:
         half,
         Score("qa", qa, run.scorer()),
         Probe("qa", qa, probe, validation),
+        ProbeScore("qa", qa, probe, validation),
         Survey.of("look", learned.merge, [[0.5, 0.5]], probe, validation),
         HeldOut("qa", qa, probe, validation),
         Geometry("all", models.base, (qa, models.model("sts"))),
@@ -90,6 +92,8 @@ def results(stage: Stage, folder: Path) -> list[float]:
         found += read_scores(folder).values()
     if isinstance(stage, Probe):
         found += read_json(folder / METRICS).values()
+    if isinstance(stage, ProbeScore):
+        found += read_probe_scores(folder).values()
     if isinstance(stage, Survey):
         found += [read_points(folder)[0].objective]
     if isinstance(stage, HeldOut):

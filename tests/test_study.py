@@ -69,6 +69,8 @@ def test_a_study_makes_everything(project: Project, capsys: pytest.CaptureFixtur
     [chosen] = re.findall("^Take (.*): of 8 models it has the lowest loss", text, re.MULTILINE)
     assert objectives[chosen] == min(objectives.values()) and f"Take {chosen}:" in printed
     assert f"| {chosen} minus" in printed and "an oracle's choice" in printed
+    assert "by score: on the same rows, which would have chosen otherwise in" in text
+    assert "| model | mean | qa | sts |" in re.sub(" +", " ", text)
     assert "resampled (joint " in text and "| joint 3:1 max " in text and "seed by seed" in text
     page = (project.run_dir / "report.html").read_text()
     assert page.index("Take ") < page.index("<table") < page.index("<img")
@@ -84,7 +86,7 @@ def test_a_study_makes_everything(project: Project, capsys: pytest.CaptureFixtur
     more["baselines"] += ["size_weighted"]
     study(project, more)
     new = {tuple(name.split("-")[:2]) for name in finished(project).keys() - first.keys()}
-    of_it = {(kind, "size_weighted") for kind in ("merge", "probe", "scores")}
+    of_it = {(kind, "size_weighted") for kind in ("merge", "probe", "probe_score", "scores")}
     assert new == of_it, "one more method makes only what is new, from other seeds, too, where it is the best"
     assert "size_weighted" in (project.run_dir / "report.md").read_text()
 

@@ -5,6 +5,7 @@ from functools import cached_property
 from lightning_app.stages.model import Model
 from lightning_app.stages.probe import METRICS, Probe
 from lightning_app.stages.probe_rows import ProbeRows
+from lightning_app.stages.probe_score import ProbeScore, read_probe_scores
 from lightning_app.stages.stage_graph import StageGraph
 from lightning_app.stages.trainer_settings import TrainerSettings
 from modules.json_files import read_json
@@ -27,6 +28,20 @@ class Objectives:
     def stage(self, model: Model) -> Probe:
         """Return the stage that takes the losses of a model."""
         return Probe(model.name, model, self.probe, self.trainer)
+
+    def score_stage(self, model: Model) -> ProbeScore:
+        """Return the stage that scores a model on the same rows."""
+        return ProbeScore(model.name, model, self.probe, self.trainer)
+
+    def scores(self, model: Model) -> dict[str, float]:
+        """Return data set to score x 100, see `ProbeScore`; runs the stage where it has not run."""
+        found = read_probe_scores(self.graph.run(self.score_stage(model)))
+        return {name: 100 * score for name, score in found.items()}
+
+    def score(self, model: Model) -> float:
+        """Return the mean of `scores`, weighted as a position's objective."""
+        weights, scores = self.probe.weights, self.scores(model)
+        return sum(weight * scores[name] for name, weight in weights.items()) / sum(weights.values())
 
     def losses(self, model: Model) -> dict[str, float]:
         """Return data set to mean loss; runs the stage where it has not run."""

@@ -93,6 +93,7 @@ class StudyReport:
         found = [
             tables.final(),
             tables.choices(),
+            tables.probe_scores(),
             tables.differences(),
             tables.seeds(),
             tables.resampling(),

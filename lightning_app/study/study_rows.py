@@ -105,6 +105,10 @@ class Study:
         """The mean loss on the probe-validation rows relative to the base's, without a regulariser."""
         return self.objectives.objective(row.model)
 
+    def probe_score(self, row: Row) -> float:
+        """The mean score x 100 on the probe-validation rows, on which nothing is chosen."""
+        return self.objectives.score(row.model)
+
     @cached_property
     def headline(self) -> dict[str, Row]:
         """Of each kind that there is, the row that the probe-validation rows choose, once all are there."""
@@ -140,6 +144,7 @@ class Study:
         found = []
         for row in [self.base, *self.rows]:
             found += [*row.model.inputs, self.objectives.stage(row.model)]
+        found += [self.objectives.score_stage(row.model) for row in [self.base, *self.scored_rows()]]
         found += [stage for _, _, name, _ in self.shortened for stage in self.models.model(name).inputs]
         return found + [self.score(row) for row in self.scored_rows()]
 
