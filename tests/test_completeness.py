@@ -45,10 +45,11 @@ WITH_SCALE = {"position:self_positioning", "position:around", "position:by_bfgs"
 POSITIONS = WITH_SCALE | {"position:learned_linear"}
 MINI_BATCH = POSITIONS - {"position:by_bfgs"}
 MODELS = ("base", "qa", "sts", "joint", "average", "learned_linear", "around", "by_bfgs", "mixture", "self_positioning")
-PROBED = POSITIONS | {"merge:mixture"} | {f"probe:{name}" for name in MODELS}
+PROBED = POSITIONS | {"merge:mixture"} | {f"{kind}:{name}" for name in MODELS for kind in ("probe", "probe_score")}
 SCORED = {f"scores:{name}" for name in MODELS}
 OF_EXPERTS = POSITIONS - {"position:around"} | {"merge:average", "merge:mixture"}
-OF_BASE = TRAINED - {"model:late"} | POSITIONS | {"merge:average", "merge:mixture", "probe:base", "scores:base"}
+OF_BASE = TRAINED - {"model:late"} | POSITIONS | {"merge:average", "merge:mixture", "probe:base"}
+OF_BASE |= {"probe_score:base", "scores:base"}
 OF_QA = {"model:qa", "model:joint"} | PROBED
 SPLITS = TRAINED | PROBED
 COMPUTED = TRAINED | PROBED
@@ -143,9 +144,11 @@ def expert_rows(project: Project) -> dict[str, Row]:
             {"recipes/joint/mix": {"qa": 1.0, "sts": 1.0}, "recipes/joint/resample": "total"},
             {"model:joint"},
         ),
+        "part": ({"recipes/joint/part": (1, 2)}, {"model:joint"}),
         "rows": ({"recipes/joint/rows": "probe"}, {"model:joint"}),
         "start": ({"recipes/late/start": "base"}, {"model:late"}),
         "loss": ({"recipes/qa/loss": Namespace(name="infonce", temperature=0.2)}, OF_QA),
+        "seed": ({"recipes/joint/seed": 1}, {"model:joint"}),
         "max_steps": ({"recipes/qa/max_steps": 7}, {"model:qa"}),
         "batch_size": ({"recipes/qa/batch_size": 9}, {"model:qa"}),
         "lr": ({"recipes/qa/lr": 2e-3}, {"model:qa"}),
@@ -324,12 +327,15 @@ POSITION_ROWS: dict[str, tuple[Any, Names]] = {
 STUDY_ROWS: dict[str, tuple[Any, Names]] = {
     "resampling": (
         Namespace(of="joint", weights=[[3, 1]], lengths=["total"]),
-        {"model:joint 3:1 total", "probe:joint 3:1 total", "scores:joint 3:1 total"},
+        {"model:joint 3:1 total", "probe:joint 3:1 total", "probe_score:joint 3:1 total", "scores:joint 3:1 total"},
     ),
     "seeds": ([1], set()),  # of rows that are chosen later
     "tasks": ({"sts": ["STSBenchmark"]}, set()),
     "sizes": ([0.5], {"model:qa x 0.5", "model:sts x 0.5"}),
-    "orders": (1, {"position:order qa, sts", "probe:order qa, sts", "scores:order qa, sts"}),
+    "orders": (
+        1,
+        {"position:order qa, sts", "probe:order qa, sts", "probe_score:order qa, sts", "scores:order qa, sts"},
+    ),
     "sensitivity": (
         Namespace(of="self_positioning", mu=[0.1], probe_size=[16], seeds=[3]),
         {f"{kind}:{name}" for kind in ("position", "probe") for name in ("mu 0.1", "probe 16", "batches 3")},
@@ -407,7 +413,7 @@ def test_experts(keys: Keys, project: Project) -> None:
         "probe/tasks": sources(keys),
     }
     late = {"model/experts/sts": Namespace(path=None, recipe="late")}
-    of_sts = {"probe:sts", "scores:sts"}
+    of_sts = {"probe:sts", "probe_score:sts", "scores:sts"}
     check_table(
         keys,
         Expert,

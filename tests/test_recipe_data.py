@@ -48,6 +48,17 @@ def test_a_resampled_mix_has_its_rows_and_draws_in_their_proportion(
     assert all(abs(drawn[i] / 8 - total * n / sum(rows.values())) < 1 for i, n in enumerate(rows.values()))
 
 
+def test_parts_are_disjoint_and_together_the_whole(project: Project) -> None:
+    mix: dict[str, float | None] = {"qa": None, "sts": None}
+    parts = {f"part_{i}": ExpertRecipe(mix=mix, part=(i, 3), batch_size=8) for i in (1, 2, 3)}
+    data = read(project, whole=ExpertRecipe(mix=mix, batch_size=8), **parts)
+    for number, task in enumerate(data.of("whole")):
+        rows = [set(data.of(name)[number].expert.places.tolist()) for name in parts]  # type: ignore[union-attr]
+        assert sum(map(len, rows)) == len(set.union(*rows)) == len(task.expert)
+        assert max(map(len, rows)) - min(map(len, rows)) <= 1
+        assert all(content_of(data.of(name)[number].probe) == content_of(task.probe) for name in parts)
+
+
 def test_a_resampled_mix_keeps_the_shares_within_a_recipe(project: Project) -> None:
     pair = [
         DataSource(str(project.folder / "qa.jsonl"), share=3.0),

@@ -7,6 +7,7 @@ import pytest
 
 from lightning_app.stages.recipe_models import RecipeModels
 from lightning_app.stages.stage_graph import with_inputs
+from lightning_app.stages.train import Train
 from modules import Bfgs, Dare, Slerp, UserError
 from modules.merging.describe import describe
 from tests.conftest import Project
@@ -69,6 +70,13 @@ def test_a_method_that_cannot_be_learned_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=f"{key}: ModelStock fixes its own numbers, which leaves nothing to learn"):
         changed(project, **changes).model(name)
+
+
+def test_no_two_runs_of_a_study_share_a_seeded_recipe(project: Project) -> None:
+    more = {"data": [{"source": str(project.folder / "qa.jsonl")}], "batch_size": 8, "seed": 1}
+    models = changed(project, recipes__again=more)
+    stages = [m.model(name).stage for m in (models, models.with_seed(1)) for name in ("qa", "again")]
+    assert len({stage.trainer.seed for stage in stages if isinstance(stage, Train)}) == 4
 
 
 def test_what_nothing_is_made_of_is_said(project: Project) -> None:

@@ -82,18 +82,23 @@ class ExpertRecipe(Training):
         mix: train on the data of these other recipes instead, recipe to share; null: in proportion to the rows.
         resample: with ``mix``, make the rows of the recipes have its proportions, instead of drawing from them by it:
             ``total`` keeps how many there are in all, ``max`` those of the largest; see `resampled_sizes`.
+        part: ``[i, n]``, the i-th of n disjoint parts of the rows of each data set, counted from 1; null: all rows.
         rows: ``expert``, or ``probe``: train on the rows that positions are learned on (a control).
         start: ``base``, the name of another model (``joint``, say), or a model folder.
         loss: of every data set that has none of its own; null: ``LossConfig()``. With ``mix``: of all that is mixed, in
             place of the recipes' own; null: these.
+        seed: with another number, the order of the batches and dropout are others, on the same rows; the run's seed
+            changes all of them.
     """
 
     data: list[DataSource] = field(default_factory=list)
     mix: dict[str, float | None] = field(default_factory=dict)
     resample: Length | None = None
+    part: tuple[int, int] | None = None
     rows: Literal["expert", "probe"] = "expert"
     start: str = "base"
     loss: LossConfig | None = None
+    seed: int = 0
 
     def training(self) -> Training:
         """Return how the model is trained, without its rows."""

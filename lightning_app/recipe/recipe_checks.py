@@ -77,6 +77,10 @@ def _check_training(name: str, recipe: ExpertRecipe) -> None:
 def _check_rows(name: str, recipe: ExpertRecipe, recipes: Mapping[str, ExpertRecipe]) -> None:
     if bool(recipe.data) == bool(recipe.mix):
         raise UserError(f"recipes.{name}: give either data or mix")
+    if recipe.part and not 1 <= recipe.part[0] <= recipe.part[1]:
+        raise UserError(f"recipes.{name}.part is {list(recipe.part)}; [2, 3] is the second of three parts")
+    if recipe.seed < 0:
+        raise UserError(f"recipes.{name}.seed is {recipe.seed}; it is 0 or above")
     if recipe.resample and not recipe.mix:
         raise UserError(f"recipes.{name}.resample: only a mix has proportions; use share for data sets")
     for other in recipe.mix:

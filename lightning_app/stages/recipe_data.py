@@ -70,6 +70,8 @@ class RecipeData:
         else:
             mixed = self._resampled(name) if recipe.resample else self._mixed(recipe)
             tasks = [task.with_loss(recipe.loss) for task in mixed]
+        if recipe.part:
+            tasks = [replace(task, expert=_part(task.expert, *recipe.part)) for task in tasks]
         if recipe.rows == "probe":
             tasks = [replace(task, expert=task.probe) for task in tasks]
         for task in tasks:
@@ -211,6 +213,11 @@ def refuse_small(what: str, data: TaskData, batch_size: int, key: str) -> None:
 def _task_name(recipe: str, source: DataSource, data: Sequence[DataSource]) -> str:
     """A recipe's only data set is called like the recipe."""
     return recipe if len(data) == 1 else f"{recipe}/{source.name}"
+
+
+def _part(data: TaskData, number: int, parts: int) -> TaskData:
+    """Return every so-manieth row, from that number on: a file may be sorted."""
+    return data.subset(range(number - 1, len(data), parts))
 
 
 def _normalised(shares: dict[str, float | None]) -> dict[str, float]:

@@ -19,6 +19,9 @@ from lightning_app.stages.train import KEPT, Train, TrainingRows
 from lightning_app.stages.trainer_settings import SharedTrainer
 from modules import UserError
 
+SEEDS_APART = 1000
+"""Between the seeds of recipes in one run, so that no two runs of a study train the same model."""
+
 
 class RecipeModels:
     """Knows every model that a recipe names, and builds the stages that make it; nothing runs before a stage is run.
@@ -162,7 +165,7 @@ class RecipeModels:
             training=recipe.training(),
             rows=tuple(map(TrainingRows, self.data.of(name))),
             groups=self.data.groups(name) if recipe.conflict_every else {},
-            trainer=self.trainer.of_expert({}),
+            trainer=replace(self.trainer, seed=self.seed + SEEDS_APART * recipe.seed).of_expert({}),
             others=self._other_tasks(name),
             joint=bool(recipe.mix),
         )
