@@ -162,7 +162,7 @@ class StudyTables:
             "pairs: mean reciprocal rank among all texts of the rows; labelled texts: accuracy of the nearest centroid "
             "of a label's probe rows. No choice is made on them.",
         ]
-        return Table("Scores on the probe", ["model", "mean", *names], cells, _best(values), notes)
+        return Table("Scores on the probe", ["model", "mean", *names], cells, best_cells(values), notes)
 
     def seeds(self) -> Table | None:
         """The headline rows over the seeds."""
