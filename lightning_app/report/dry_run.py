@@ -45,28 +45,33 @@ def plan_table(stages: Sequence[Stage], graph: StageGraph, estimate: Callable[[S
     return markdown_table(["stage", "name", "state", "seconds"], rows)
 
 
-def time_per_text(base: Model, rows: Sequence[TaskData], device: torch.device) -> float:
+def time_per_text(base: Model, rows: Sequence[TaskData], device: torch.device, max_length: int | None = None) -> float:
     """Return the seconds that the base needs to embed a text, in a batch.
 
     Args:
         base: the model, given as a folder.
-        rows: of which texts are taken.
+        rows: of which texts are taken, of all columns alike.
         device: where it computes.
+        max_length: tokens of a text; None: the model's own limit.
     """
-    return seconds_per_text(base, [text for part in rows for text in part.texts[-1][:TIMED]][:TIMED], device)
+    columns = [column for part in rows for column in part.texts]
+    texts = [text for column in columns for text in column[: 1 + TIMED // len(columns)] if text]
+    return seconds_per_text(base, texts, device, max_length)
 
 
 @torch.no_grad()
-def seconds_per_text(base: Model, texts: Sequence[str], device: torch.device) -> float:
+def seconds_per_text(base: Model, texts: Sequence[str], device: torch.device, max_length: int | None = None) -> float:
     """Return the seconds that the base needs to embed one of these texts, in a batch.
 
     Args:
         base: the model, given as a folder.
         texts: to be embedded.
         device: where it computes.
+        max_length: tokens of a text; None: the model's own limit.
     """
     assert base.path is not None
     encoder = base.loading.load(base.path).to(device)
+    encoder.max_length = min(max_length or encoder.max_length, encoder.max_length)
     encoder.encode(texts)
     started = time.perf_counter()
     encoder.encode(texts)

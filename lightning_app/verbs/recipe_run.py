@@ -91,10 +91,10 @@ class RecipeRun:
         return StageGraph(self.settings.run_dir, fresh, screen)
 
     def time_per_text(self) -> float:
-        """Return the seconds that the base needs to embed a text of the probe."""
+        """Return the seconds that the base needs to embed a text of the probe, as long as the probe takes it."""
         data = self.models.data
         rows = [task.probe for task in data.probe_tasks()] or [task.expert for task in data.tasks.values()]
-        return time_per_text(self.models.base, rows, self.device)
+        return time_per_text(self.models.base, rows, self.device, self.settings.probe["max_length"])
 
     def scorer(self, **caps: int | None) -> Scorer:
         """Return what scores models on the recipe's tasks.
