@@ -75,7 +75,7 @@ def test_from_two_files_to_a_merged_model_in_three_commands(here: Project, capsy
     said = capsys.readouterr().out
     assert re.search(r"^\| faq +\| +pairs \| +90 \| +0 \| +anchor \d+ / ", said, re.MULTILINE)
     assert re.search(r"^\| similarity +\| +graded pairs, scores 0 to 5 \| +81 \| +1 \|", said, re.MULTILINE)
-    assert "column 'question' is read as anchor" in said and "looked at PythonDocs" in said
+    assert "column 'question' is read as anchor" in said and "MTEB tasks looked at: PythonDocs" in said
     assert re.search(r"fit takes about \d+ s on this machine \(cpu, \d+ cores\): start \d+ s, faq \d+ s, ", said)
     text = Path("recipe.yaml").read_text()
     assert max(map(len, text.splitlines())) <= 120

@@ -47,9 +47,8 @@ def named(given: Sequence[str]) -> dict[str, str]:
     """Return what was given by the name that it has in a recipe: that of the file or folder, each name once."""
     stems = [Path(each).name if is_model(each) else DataSource(each).name for each in given]
     names = [re.sub(r"\W+", "_", stem).strip("_") for stem in stems]
-    return dict(
-        zip(numbered((name if name[:1].isalpha() else f"set_{name}" for name in names), TAKEN), given, strict=True)
-    )
+    keys = [name if name[:1].isalpha() else f"set_{name}" for name in names]
+    return dict(zip(numbered(keys, TAKEN), given, strict=True))
 
 
 def read_given(name: str, source: str, columns: Mapping[str, str]) -> GivenData:

@@ -38,10 +38,9 @@ def overlap_lines(data: Sequence[TaskData]) -> Iterator[str]:
     absent = [task.metadata.name for task in tasks if task.metadata.name not in looked_at]
     shared = [f"{rows.name}: {line}" for rows in data for line in _shared(rows, here)]
     yield from shared
-    missing = (
-        f"; their data is not here: {', '.join(absent)} ({ROOT_VARIABLE} names a folder with it)" if absent else ""
-    )
-    yield f"{'other ' if shared else 'no '}texts of MTEB tasks: looked at {', '.join(looked_at)}{missing}"
+    none = "" if shared else ", of which no row has a text"
+    missing = f"; not here: {', '.join(absent)} ({ROOT_VARIABLE} names a folder with their data)" if absent else ""
+    yield f"MTEB tasks looked at: {', '.join(looked_at)}{none}{missing}"
 
 
 def _shared(rows: TaskData, tasks: "Sequence[AbsTask]") -> Iterator[str]:

@@ -39,8 +39,8 @@ class Pace:
 
     def __init__(self, models: RecipeModels) -> None:
         self._base, self._data, self._seed = models.base, models.data, models.seed
-        self._trainer = models.trainer.of_expert({})
-        self._device = models.trainer.of_validation().device
+        self._trainer = models.trainer.of_validation()  # without callbacks, which may write files
+        self._device = self._trainer.device
         self._rows: dict[tuple[str, int | None], float] = {}
         self._scored: dict[int, float] = {}
 
@@ -62,7 +62,8 @@ class Pace:
         row = sum(weight * seconds for weight, seconds in zip(weights, rows, strict=True)) / sum(weights)
         validation = sum(len(task.validation) * seconds for task, seconds in zip(tasks, rows, strict=True))
         validations = 1 if training.validate_every is None else training.max_steps // training.validate_every
-        return training.max_steps * training.batch_size * row + validations * validation / BACKWARD
+        batches = training.max_steps * (stage.trainer.counted.get("accumulate_grad_batches") or 1)
+        return batches * training.batch_size * row + validations * validation / BACKWARD
 
     def _learning(self, stage: Learn) -> float:
         """Return the seconds of the passes over the probe, each with a validation after it."""
