@@ -37,11 +37,11 @@ def test_the_first_model_can_be_the_better_one() -> None:
 def test_chance_is_called_chance_and_what_is_not_known_is_not_claimed() -> None:
     one = found({"STS12": OPEN}, OPEN, {"STS": OPEN})
     assert comparison_text("A", "B", one) == (
-        "B and A are level: +0.25 on STS12 for B is within chance (95 % interval -0.50 to +1.00)."
+        "B and A are level: +0.25 for B on STS12 is within chance (95 % interval -0.50 to +1.00)."
     )
     unknown = found({"TwentyNewsgroups": UNKNOWN}, UNKNOWN, {"Clustering": UNKNOWN})
     assert comparison_text("A", "B", unknown) == (
-        "B scores higher than A, +0.50 on TwentyNewsgroups; how sure that is cannot be told without scores of examples."
+        "B scores higher than A, +0.50 on TwentyNewsgroups; without scores of examples there is no interval."
     )
     same = Difference(0.0, Interval(0.0, 0.0))
     assert comparison_text("A", "B", found({"STS12": same}, same, {"STS": same})).startswith("B and A are level: +0.00")

@@ -85,7 +85,9 @@ def test_compares_two_models(evaluate: Any, tmp_path: Path, capsys: pytest.Captu
             assert low <= float(difference) <= high
     better = "B" if float(means["Mean (Task)"][3]) > 0 else "A"
     gap, sure = means["Mean (Task)"][3].lstrip("+-"), means["Mean (Task)"][4]
-    assert re.search(rf"{better} (is better than|and . are level).*{gap} in the mean of 3 tasks", printed)
+    assert re.search(
+        rf"{better} (is better than|and . are level).*{gap}( for {better})? in the mean of 3 tasks", printed
+    )
     assert better == "A" or f"(95 % interval {sure})" in printed
     assert evaluate("--compare", tmp_path / "a", tmp_path / "b") == 0
     assert lines_of(capsys.readouterr().out) == rows, "examples are kept beside the results"

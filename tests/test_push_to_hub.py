@@ -52,7 +52,7 @@ def test_a_merge_is_sent_whole(hub: Hub, models: list[str], tmp_path: Path, caps
     assert set(hub.repositories["ours/merged"]) == files
     assert np.array_equal(embeddings(sent), embeddings(kept))
     card = ModelCard.load(sent / "README.md")
-    assert "# merged" in card.text and "SentenceTransformer('ours/merged')" in card.text
+    assert "# merged" in card.text and 'SentenceTransformer("ours/merged")' in card.text
     assert not [name for name, content in hub.repositories["ours/merged"].items() if str(tmp_path).encode() in content]
     assert json.loads((sent / "merge.json").read_text())["experts"]["a"]["path"] == "a"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "base", "out", "sent"]
@@ -62,7 +62,7 @@ def test_a_run_sends_the_model_that_its_link_leads_to(hub: Hub, fitted: Project,
     assert main(["fit", "--config", str(fitted.recipe), "--push_to_hub", "mine"]) == 0
     sent = hub.checkout("me/mine", tmp_path / "sent")
     assert np.array_equal(embeddings(sent), embeddings(fitted.run_dir / "model")) and not hub.private
-    assert "SentenceTransformer('me/mine')" in (sent / "README.md").read_text()
+    assert 'SentenceTransformer("me/mine")' in (sent / "README.md").read_text()
     assert not (fitted.run_dir / "model.upload").exists()
 
 

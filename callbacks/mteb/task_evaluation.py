@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from callbacks.mteb.mteb_encoder import MtebEncoder
 from callbacks.mteb.side_effects import without_side_effects
@@ -103,7 +103,9 @@ def averages(tasks: "Sequence[AbsTask]", scores: Mapping[str, float]) -> dict[st
     return named | {"average": means[MEAN]}
 
 
-def leaderboard_means(tasks: "Sequence[AbsTask]", scores: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float64]]:
+def leaderboard_means(
+    tasks: "Sequence[AbsTask]", scores: Mapping[str, float | NDArray[np.float64]]
+) -> dict[str, NDArray[np.float64]]:
     """Return the means of scores that MTEB's leaderboard has, in its order.
 
     Args:
@@ -113,11 +115,11 @@ def leaderboard_means(tasks: "Sequence[AbsTask]", scores: Mapping[str, ArrayLike
     Returns:
         `MEAN`, the mean over all tasks; `MEAN_OF_TYPES`, that over the means of the types; and the mean of each type.
     """
-    by_type = defaultdict(list)
+    by_type: dict[str, list[Any]] = defaultdict(list)
     for task in tasks:
         by_type[str(task.metadata.type)].append(scores[task.metadata.name])
     of_types = {name: np.mean(values, axis=0) for name, values in by_type.items()}
-    mean = np.mean([scores[task.metadata.name] for task in tasks], axis=0)
+    mean = np.mean([value for values in by_type.values() for value in values], axis=0)
     return {MEAN: mean, MEAN_OF_TYPES: np.mean(list(of_types.values()), axis=0), **of_types}
 
 

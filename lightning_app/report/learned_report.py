@@ -10,6 +10,7 @@ import numpy as np
 
 from callbacks.mteb.hub_results import hub_results
 from datamodules import SplitTask
+from lightning_app.recipe.named_merges import MAIN
 from lightning_app.report.gain import Gain
 from lightning_app.report.markdown import markdown_table
 from lightning_app.report.position_path import read_ending
@@ -37,6 +38,8 @@ KINDS: dict[Kind, str] = {"pairs": "pairs", "graded": "graded pairs", "labelled"
 
 FEWEST_BATCHES = 5
 """Batches of every data set that an interval is taken of, at least."""
+
+THIS_MODEL = "`{}` is this model."
 
 MTEB_LEGEND = "MTEB main scores x 100, the best of each column in bold:"
 
@@ -87,7 +90,7 @@ class LearnedReport:
                 rows_table(self.rows),
             ],
             "MTEB": self._mteb(),
-            "Held-out rows": [*self._held_out(), str(self.gain())],
+            "Held-out rows": [THIS_MODEL.format(MAIN), *self._held_out(), str(self.gain())],
         }
         texts = {heading: "\n\n".join(parts) for heading, parts in sections.items() if parts}
         return Finding(self._record(), texts, sources, self.evaluation)

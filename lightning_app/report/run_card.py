@@ -7,14 +7,14 @@ from typing import Any
 import yaml
 
 from datamodules import SplitTask
-from lightning_app.report.learned_report import MTEB_LEGEND
+from lightning_app.report.learned_report import MTEB_LEGEND, THIS_MODEL
 from lightning_app.report.markdown import markdown_table
 from lightning_app.report.rows_table import HEADER, rows_cells
 from lightning_app.report.run_report import read_ending, score_table
 from lightning_app.stages.fixed_merge import FixedMerge
 from lightning_app.stages.learn import POSITION, Learn
 from lightning_app.stages.model import Model
-from lightning_app.stages.stage import ResultFolders
+from lightning_app.stages.stage_graph import StageGraph
 from lightning_app.stages.train import Train
 from modules.checkpoints.base_model import find_base_model, without_path
 from modules.checkpoints.identity import weights_identity
@@ -30,7 +30,7 @@ LEFT_OUT = ("trainer", "study", "run_dir", "fresh")
 """Sections and keys of a recipe that say where and on what it runs."""
 
 
-def write_run_records(model: Model, graph: ResultFolders, name: str, finding: Finding) -> None:
+def write_run_records(model: Model, graph: StageGraph, name: str, finding: Finding) -> None:
     """Write the model card of a run's model, and of a merge ``merge.json``, into its folder.
 
     Args:
@@ -46,7 +46,7 @@ def write_run_records(model: Model, graph: ResultFolders, name: str, finding: Fi
         write_card(folder, name, record, finding)
 
 
-def _record(model: Model, graph: ResultFolders) -> dict[str, Any]:
+def _record(model: Model, graph: StageGraph) -> dict[str, Any]:
     """Return what a run's model is made of, as ``merge.json`` has it."""
     folder = Path(model.folder(graph))
     settings = {"settings": text_settings(folder, folder)}
@@ -56,7 +56,7 @@ def _record(model: Model, graph: ResultFolders) -> dict[str, Any]:
     return {"base": _part(model.stage.start, graph), "trained_on": _names(model.stage.tasks)} | settings
 
 
-def _merge_record(stage: Learn, graph: ResultFolders) -> dict[str, Any]:
+def _merge_record(stage: Learn, graph: StageGraph) -> dict[str, Any]:
     merge, found = stage.merge, read_json(graph.folder(stage) / POSITION)
     position = found["mean_position"]
     return {
@@ -71,7 +71,7 @@ def _merge_record(stage: Learn, graph: ResultFolders) -> dict[str, Any]:
     }
 
 
-def _part(model: Model, graph: ResultFolders) -> dict[str, Any]:
+def _part(model: Model, graph: StageGraph) -> dict[str, Any]:
     """Return a model that another is made of: its place, or how the run has made it, and its identity."""
     folder = find_base_model(model.folder(graph))
     about = {"sha256": weights_identity(folder), **stated_licence(folder)}
@@ -97,7 +97,7 @@ def _names(tasks: Sequence[SplitTask]) -> list[str]:
 
 def run_sections(
     model: Model,
-    graph: ResultFolders,
+    graph: StageGraph,
     data: Sequence[SplitTask],
     scores: Mapping[str, Mapping[str, float]],
     recipe: str,
@@ -114,7 +114,7 @@ def run_sections(
     rows = markdown_table(HEADER, list(map(rows_cells, data)))
     if isinstance(model.stage, Learn):
         rows += f"\n\nThe position was learned on the probe rows; the search {read_ending(model.stage, graph)}."
-    mteb = {"MTEB": f"{MTEB_LEGEND}\n\n{score_table(scores)}"} if scores else {}
+    mteb = {"MTEB": f"{THIS_MODEL.format(model.name)} {MTEB_LEGEND}\n\n{score_table(scores)}"} if scores else {}
     return {"Data": rows, **mteb, RECIPE: _recipe_text(recipe)}
 
 

@@ -89,4 +89,4 @@ def read_results(folder: Path, cache: Path, tasks: "Sequence[AbsTask]") -> "dict
     """
     scored: dict[str, list[str]] = read_json(folder / SCORED, default={})
     named = {task.metadata.name: task for task in tasks}
-    return {name: read_result(cache, *where, named[name]) for name, where in scored.items()}
+    return {name: read_result(cache, model, revision, named[name]) for name, (model, revision) in scored.items()}

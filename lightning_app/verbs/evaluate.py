@@ -187,11 +187,12 @@ def model_name(model: str) -> str:
 
 def _compared(tasks: "list[AbsTask]", models: list[str], found: list[Scores]) -> str:
     """Return the tables of a comparison, what the columns are, and which model is better."""
-    sure = significance(tasks, *(Row(of.scores, of.examples) for of in found))
+    a, b = found
+    sure = significance(tasks, Row(a.scores, a.examples), Row(b.scores, b.examples))
     legend = f"A: {models[0]}\nB: {models[1]}\n{INTERVAL_LEGEND}"
     if sure.constant:
         legend += f" Constants in them, because they have no scores of examples: {', '.join(sure.constant)}."
-    return f"{comparison_tables(tasks, *found, sure)}\n\n{legend}\n\n{comparison_text('A', 'B', sure)}"
+    return f"{comparison_tables(tasks, a, b, sure)}\n\n{legend}\n\n{comparison_text('A', 'B', sure)}"
 
 
 def result_tables(tasks: "list[AbsTask]", found: Scores) -> str:

@@ -24,6 +24,8 @@ METHOD = (
     "numbers of the method and `c` its coefficients, scale included"
 )
 
+LEARNED = "at a position that was learned ([Self Positioning](https://arxiv.org/abs/2410.15035))"
+
 THIS_FOLDER = "path/to/this/folder"
 
 UNKNOWN_LICENCE = "The base's card states no licence; see the licences of all models above before passing this one on."
@@ -62,7 +64,9 @@ def _front_matter(name: str, record: Mapping[str, Any], finding: Finding) -> "Mo
     merged, adapter, results = "experts" in record, "adapter" in record, list(finding.evaluation.results)
     origins = [str(part.get("path") or part["from"]) for part in (record["base"], *record.get("experts", {}).values())]
     bases = list(dict.fromkeys(origin for origin in origins if is_hub_name(origin)))
-    relation = {"base_model_relation": "merge" if merged else "finetune"} if bases else {}
+    others: dict[str, Any] = {key: value for key, value in record["base"].items() if key in KEYS}
+    if bases:
+        others["base_model_relation"] = "merge" if merged else "finetune"
     return ModelCardData(
         base_model=bases or None,
         datasets=sorted(set(filter(is_hub_name, finding.sources))) or None,
@@ -71,8 +75,7 @@ def _front_matter(name: str, record: Mapping[str, Any], finding: Finding) -> "Mo
         model_name=name if results else None,
         pipeline_tag="sentence-similarity",
         tags=[*TAGS, *["merge"] * merged, *["mteb"] * bool(results), *["peft"] * adapter],
-        **{key: value for key, value in record["base"].items() if key in KEYS},
-        **relation,
+        **others,
     )
 
 
@@ -94,7 +97,8 @@ def _summary(record: Mapping[str, Any]) -> str:
     if "experts" not in record:
         return f"A text-embedding model, trained from {base}."
     kind = "adapter" if "adapter" in record else "model"
-    return f"A text-embedding {kind}, merged from {len(record['experts'])} experts of {base}."
+    where = f", {LEARNED}" if "learned" in record else ""
+    return f"A text-embedding {kind}, merged from {len(record['experts'])} experts of {base}{where}."
 
 
 def _usage(folder: Path, name: str, record: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ queries, documents = model.encode_query(["A question?"]), model.encode_document(
 ADAPTER = """from peft import PeftModel
 from transformers import AutoModel
 
-model = PeftModel.from_pretrained(AutoModel.from_pretrained({base!r}), {name})"""
+model = PeftModel.from_pretrained(AutoModel.from_pretrained("{base}"), "{name}")"""
 
 
 def usage(name: str, settings: Mapping[str, Any], own_code: bool) -> str:
@@ -29,7 +29,7 @@ def usage(name: str, settings: Mapping[str, Any], own_code: bool) -> str:
     """
     sides = {"query", "document"} & settings["prompts"].keys()
     template = ASYMMETRIC if sides else PLAIN
-    return template.format(name=repr(name), options=", trust_remote_code=True" if own_code else "")
+    return template.format(name=f'"{name}"', options=", trust_remote_code=True" if own_code else "")
 
 
 def adapter_usage(name: str, base: str) -> str:
@@ -39,7 +39,7 @@ def adapter_usage(name: str, base: str) -> str:
         name: the hub name of the adapter, or its folder.
         base: that of the model that it adapts.
     """
-    return ADAPTER.format(name=repr(name), base=base)
+    return ADAPTER.format(name=name, base=base)
 
 
 def prompts_text(settings: Mapping[str, Any]) -> str:

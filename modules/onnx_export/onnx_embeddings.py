@@ -53,7 +53,8 @@ def embed(folder: Path, graph: str, texts: Sequence[str]) -> Embeddings:
 
     tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
     session = onnxruntime.InferenceSession(str(folder / graph), providers=["CPUExecutionProvider"])
-    found, start = [], 0
+    found: list[Embeddings] = []
+    start = 0
     while start < len(texts):
         size = BATCH_SIZES[len(found) % len(BATCH_SIZES)]
         tokens = tokenizer.encode_batch(list(texts[start : start + size]))
