@@ -146,6 +146,7 @@ def anything(arguments: list[str]) -> None:
 
 PROGRAMS: dict[str, Callable[[list[str]], None]] = {
     "python": python,
+    "lightning_app": application,
     "make": make,
     "pip": pip,
     "git": anything,
