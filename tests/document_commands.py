@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from callbacks.mteb.task_selection import known_names
-from lightning_app.__main__ import VERBS, main
+from lightning_app.__main__ import HELP, VERBS, main
 from lightning_app.recipe.command_line import VERBS as OF_RECIPES
 from lightning_app.recipe.recipe_parser import parse
 from lightning_app.recipe.recipe_schema import VerbOptions
@@ -117,6 +117,7 @@ def option_names() -> set[str]:
     scripts = [*(ROOT / "benchmarks").glob("*.py"), ROOT / "benchmarks/gpu.sh"]
     parsers = [*(made_parser(partial(verb.main, [])) for verb in verbs), *map(parser_of_script, scripts)]
     found = {option for parser in parsers if parser for action in parser._actions for option in action.option_strings}
+    found |= set(re.findall(r"--\w+", HELP))
     return found | {f"--{name}" for name in (*VerbOptions.__dataclass_fields__, "config", "print_config")}
 
 
@@ -145,6 +146,7 @@ def anything(arguments: list[str]) -> None:
 
 PROGRAMS: dict[str, Callable[[list[str]], None]] = {
     "python": python,
+    "lightning_app": application,
     "make": make,
     "pip": pip,
     "git": anything,

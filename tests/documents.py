@@ -25,7 +25,8 @@ OTHER_LANGUAGES = {"", "text", "bibtex", "json"}
 """Languages of blocks that are neither run nor read."""
 
 PROGRAMS = re.compile(
-    r"([A-Z_]+=\S+ )*(\S*python3?|make|pip|git|cd|export|pre-commit|tensorboard|benchmarks/\S+\.sh|tests/\S+\.sh)( |$)"
+    r"([A-Z_]+=\S+ )*"
+    r"(\S*python3?|lightning_app|make|pip|git|cd|export|pre-commit|tensorboard|(benchmarks|tests)/\S+\.sh)( |$)"
 )
 """The beginning of a line that is a command."""
 
