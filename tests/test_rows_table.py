@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 from datamodules import DataSource, load_tasks
-from lightning_app.report.run_report import rows_table
+from lightning_app.report.rows_table import data_table
 from modules.encoding.prompts import SidePrompts
 
 
@@ -13,7 +13,7 @@ def test_every_row_of_a_source_is_accounted_for(tmp_path: Path) -> None:
     source = DataSource(str(tmp_path / "x.jsonl"), limit=120, min_score=1, prompts={"anchor": "q: "})
     (split,) = load_tasks([source], probe_size=60, validation_size=10).values()
     of_base: SidePrompts = {"query": "of the base", "document": "d: ", "text": ""}
-    table, notes = rows_table([split], of_base).split("\n\n")
+    table, notes = data_table([split], of_base).markdown().split("\n\n")
     header, _, line = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines())
     assert header == ["data set", "read", "expert", "probe", "validation", "left out", "why"]
     name, read, expert, probe, validation, left_out, why = line
@@ -33,7 +33,7 @@ def test_bad_rows_that_were_skipped_are_shown(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text("\n".join([*rows, "{", '{"anchor": "q"}', "["]))
     source = DataSource(str(tmp_path / "x.jsonl"), on_bad_row="skip")
     (split,) = load_tasks([source], probe_size=4, validation_size=4).values()
-    table, notes = rows_table([split], {"query": "", "document": "", "text": ""}).split("\n\n")
+    table, notes = data_table([split], {"query": "", "document": "", "text": ""}).markdown().split("\n\n")
     cells = [cell.strip() for cell in table.splitlines()[-1].split("|")[1:-1]]
     why = "bad row (not valid JSON): 2, bad row (no text in 'positive'): 1"
     assert cells == ["x", "33", "22", "4", "4", "3", why]

@@ -14,7 +14,7 @@ from lightning_app.recipe.named_merges import MAIN
 from lightning_app.report.gain import Gain
 from lightning_app.report.markdown import markdown_table
 from lightning_app.report.position_path import read_ending
-from lightning_app.report.run_report import score_table
+from lightning_app.report.scores_table import scores_table
 from lightning_app.stages.held_out import Measured, read_held_out
 from lightning_app.stages.learn import POSITION
 from lightning_app.stages.learned_merge import LearnedMerge
@@ -99,7 +99,7 @@ class LearnedReport:
         return [self.legend(), self.table()]
 
     def _mteb(self) -> list[str]:
-        return [MTEB_LEGEND, score_table(self.scores)] if self.scores else []
+        return [MTEB_LEGEND, scores_table(self.scores).markdown()] if self.scores else []
 
     def _record(self) -> dict[str, Any]:
         held_out = {

@@ -9,8 +9,9 @@ import yaml
 from datamodules import SplitTask
 from lightning_app.report.learned_report import MTEB_LEGEND, THIS_MODEL
 from lightning_app.report.markdown import markdown_table
+from lightning_app.report.position_path import read_ending
 from lightning_app.report.rows_table import HEADER, rows_cells
-from lightning_app.report.run_report import read_ending, score_table
+from lightning_app.report.scores_table import scores_table
 from lightning_app.stages.fixed_merge import FixedMerge
 from lightning_app.stages.learn import POSITION, Learn
 from lightning_app.stages.model import Model
@@ -113,8 +114,12 @@ def run_sections(
     """
     rows = markdown_table(HEADER, list(map(rows_cells, data)))
     if isinstance(model.stage, Learn):
-        rows += f"\n\nThe position was learned on the probe rows; the search {read_ending(model.stage, graph)}."
-    mteb = {"MTEB": f"{THIS_MODEL.format(model.name)} {MTEB_LEGEND}\n\n{score_table(scores)}"} if scores else {}
+        rows += f"\n\nThe position was learned on the probe rows; the search {read_ending(graph.folder(model.stage))}."
+    mteb = (
+        {"MTEB": f"{THIS_MODEL.format(model.name)} {MTEB_LEGEND}\n\n{scores_table(scores).markdown()}"}
+        if scores
+        else {}
+    )
     return {"Data": rows, **mteb, RECIPE: _recipe_text(recipe)}
 
 

@@ -22,7 +22,7 @@ from callbacks.mteb.task_texts import overlaps
 from datamodules import DataSource, load_task
 from lightning_app.report.comparison import comparison_text
 from lightning_app.report.markdown import markdown_table
-from lightning_app.report.run_report import OVERLAP_LEGEND, overlap_table
+from lightning_app.report.rows_table import OVERLAP_LEGEND, shared_texts_table
 from lightning_app.report.significance import Difference, Row, Significance, significance
 from lightning_app.stages.model_loading import ModelLoading, is_plain
 from lightning_app.stages.scorer import score_tasks
@@ -79,7 +79,7 @@ def main(arguments: list[str]) -> None:
     found = [evaluate_model(model, tasks, device, prompts, tokenized, loading, options) for model in models]
     print(f"\n{_compared(tasks, models, found) if options.compare else result_tables(tasks, found[0])}")
     if training:
-        print(f"\n{OVERLAP_LEGEND}\n\n{overlap_table(overlaps(tasks, training))}")
+        print(f"\n{OVERLAP_LEGEND}\n\n{shared_texts_table(overlaps(tasks, training)).markdown()}")
     print(f"\nmteb's results: {Path(options.out) / 'results'}")
 
 

@@ -15,9 +15,8 @@ from lightning_app.report.dry_run import plan_table
 from lightning_app.report.fit_report import FitReport
 from lightning_app.report.pace import Pace
 from lightning_app.report.report_files import PAGE, write_report
-from lightning_app.report.rows_table import prompts_of
+from lightning_app.report.rows_table import data_table, prompts_of
 from lightning_app.report.run_card import run_sections, write_run_records
-from lightning_app.report.run_report import rows_table
 from lightning_app.report.tensorboard_log import write_scores
 from lightning_app.stages.model import Model
 from lightning_app.stages.published_model import NAME, publish
@@ -48,7 +47,9 @@ def run(config: Namespace) -> None:
         models = recipe.models
         rows = models.rows()
         graph = recipe.graph(fresh=recipe.config.fresh and not dry)
-        rank_zero_info(f"\n{rows_table(list(models.data.tasks.values()), prompts_of(recipe.settings.base))}\n")
+        rank_zero_info(
+            f"\n{data_table(list(models.data.tasks.values()), prompts_of(recipe.settings.base)).markdown()}\n"
+        )
         for line in models.remarks():
             rank_zero_info(line)
         scorer = recipe.scorer()

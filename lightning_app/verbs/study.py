@@ -12,8 +12,7 @@ from lightning_app.recipe.study_recipe import StudyRecipe, check_tasks
 from lightning_app.report.dry_run import plan_table
 from lightning_app.report.pace import Pace
 from lightning_app.report.report_files import PAGE, write_report
-from lightning_app.report.rows_table import prompts_of
-from lightning_app.report.run_report import rows_table
+from lightning_app.report.rows_table import data_table, prompts_of
 from lightning_app.report.section import markdown_report
 from lightning_app.report.tensorboard_log import write_scores
 from lightning_app.stages.run_lock import locked
@@ -59,7 +58,7 @@ def study_of(recipe: RecipeRun) -> None:
     for line in study.models.remarks():
         rank_zero_info(line)
     data = list(study.models.data.tasks.values())
-    rank_zero_info(f"\n{rows_table(data, prompts_of(recipe.settings.base))}\n")
+    rank_zero_info(f"\n{data_table(data, prompts_of(recipe.settings.base)).markdown()}\n")
     if recipe.config.dry_run:
         if is_main_process():
             print(f"{plan_table(stages, graph, Pace(recipe.models).seconds)}\n\n{AFTERWARDS}")

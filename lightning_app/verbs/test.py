@@ -2,7 +2,7 @@
 
 from jsonargparse import Namespace
 
-from lightning_app.report.run_report import score_table
+from lightning_app.report.scores_table import scores_table
 from lightning_app.verbs.recipe_run import RecipeRun
 from modules import UserError
 from modules.distributed import is_main_process
@@ -19,4 +19,8 @@ def run(config: Namespace) -> None:
         raise UserError("mteb.tasks is empty: name the tasks to test on")
     scores = recipe.scorer().score_encoder(recipe.encoder(), name="local/model")
     if is_main_process():
-        print(score_table({recipe.config.folder or recipe.config.ckpt_path or recipe.settings.run_dir: scores}))
+        print(
+            scores_table(
+                {recipe.config.folder or recipe.config.ckpt_path or recipe.settings.run_dir: scores}
+            ).markdown()
+        )
