@@ -24,12 +24,8 @@ def main(arguments: list[str]) -> None:
     export_onnx(options.model, options.out, texts=texts, int8=options.int8, pooling=options.pooling)
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """Parse the verb's arguments.
-
-    Raises:
-        UserError: one is unknown, missing or wrong.
-    """
+def make_parser() -> Parser:
+    """Return the parser of the verb."""
     parser = Parser(
         prog="python -m lightning_app export",
         allow_abbrev=False,
@@ -42,7 +38,16 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--int8", action="store_true", help="write a second graph with weights of 8 bits, too")
     add("--texts", metavar="FILE", help="texts to compare on, one a line (texts of several languages and lengths)")
     add("--pooling", choices=list(POOLING_FLAGS), help="of a plain transformers folder")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Parse the verb's arguments.
+
+    Raises:
+        UserError: one is unknown, missing or wrong.
+    """
+    options = make_parser().parse_args(arguments)
     if not options.onnx:
         raise UserError("name the format: --onnx")
     for key in ("model", "out"):
