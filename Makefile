@@ -44,12 +44,12 @@ clean:  ## remove the environments and what was built
 	@touch $@
 
 .venv/.test: .venv/.fit
-	$(PIP) --editable '.[demo,test]'
+	$(PIP) --editable '.[demo,onnx,completion,test]'
 	@touch $@
 
 .venv-oldest/.test: pyproject.toml tests/lowest_versions.py
 	test -x $(OLDEST) || $(PYTHON) -m venv .venv-oldest
 	$(PYTHON) tests/lowest_versions.py > .venv-oldest/lowest.txt
 	$(OLDEST_PIP) torch
-	$(OLDEST_PIP) --editable '.[demo,test]'
+	$(OLDEST_PIP) --editable '.[demo,onnx,completion,test]'
 	@touch $@
