@@ -2,6 +2,7 @@
 
 import pytest
 
+from callbacks.mteb.task_evaluation import MEAN
 from lightning_app.report.significance import Difference, Significance
 from lightning_app.report.verdict import Contender, Verdict, choose
 from modules.bootstrap import Interval
@@ -9,7 +10,7 @@ from modules.bootstrap import Interval
 
 def gain(observed: float, low: float | None = None, high: float | None = None) -> Significance:
     bounds = None if low is None or high is None else Interval(low, high)
-    return Significance({}, Difference(observed, bounds), [])
+    return Significance({}, {MEAN: Difference(observed, bounds)}, [])
 
 
 BASE = Contender("base", "models/base", 1.0, single=True)

@@ -15,8 +15,9 @@ from lightning_app.first_recipe.recipe_text import WIDTH, FirstRecipe
 from lightning_app.recipe.recipe_file import packaged_recipes, read_recipe
 from lightning_app.report.markdown import markdown_table
 from lightning_app.report.rows_table import prompts_of
+from lightning_app.stages.model_loading import ModelLoading
 from lightning_app.unique_names import numbered
-from modules import TextEncoder, UserError
+from modules import UserError
 from modules.checkpoints.common_base import common_base
 
 
@@ -54,7 +55,7 @@ def propose(
     for found in read:
         refuse_few_rows(found.rows.name, len(found.rows))
     base, why = _base(base, models)
-    encoder = TextEncoder.load(base)
+    encoder = ModelLoading(base=base).load(base)
     data = [DataSummary.of(each, prompts_of(base), encoder.tokenizer) for each in read]
     say(markdown_table(HEADER, [each.cells() for each in data]))
     for each in data:
