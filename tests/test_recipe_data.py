@@ -120,3 +120,16 @@ def test_resampling_needs_weights(project: Project) -> None:
     data = read(project, mixed=ExpertRecipe(mix={"qa": None, "sts": None}, resample="total", batch_size=8))
     with pytest.raises(UserError, match="needs a weight"):
         data.of("mixed")
+
+
+def test_weights_of_the_probe_are_relative(project: Project) -> None:
+    experts = {
+        name: ExpertRecipe(data=[DataSource(str(project.folder / f"{name}.jsonl"))], batch_size=8)
+        for name in ("qa", "sts")
+    }
+    made = [
+        RecipeData(experts, {n: Expert(recipe=n) for n in experts}, PROBE | {"loss": None, "task_weights": w}, None, 0)
+        for w in (None, {"qa": 1.0, "sts": 1.0}, {"qa": 3.0, "sts": 3.0})
+    ]
+    assert made[0].tasks == made[1].tasks == made[2].tasks
+    assert made[1].probe_weights() == {"qa": 0.5, "sts": 0.5}

@@ -109,10 +109,10 @@ class RecipeData:
         return [self.tasks[name].with_loss(self.probe_loss) for name in self.probe_weights()]
 
     def probe_weights(self) -> dict[str, float]:
-        """Data set to its part of the objective: the experts have equal parts, unless the recipe says otherwise."""
-        given: dict[str, float] | None = self.probe_arguments["task_weights"]
+        """Data set to its part of the objective, which add up to 1: equal parts for experts, unless the recipe says."""
+        given: dict[str, float | None] | None = self.probe_arguments["task_weights"]
         if given is not None:
-            return given
+            return _normalised(given)
         groups = self._probe_groups()
         return {
             name: share / len(groups)
