@@ -138,7 +138,7 @@ def _told(value: Any) -> Any:
     """Return a part of a recipe without what is empty, and with names in the place of paths."""
     if isinstance(value, dict):
         parts = {key: part if key == "prompts" else _told(part) for key, part in value.items()}
-        return {key: part for key, part in parts.items() if part not in (None, {}, [])}
+        return {key: part for key, part in parts.items() if part not in (None, "", {}, [])}
     if isinstance(value, list):
         return [_told(part) for part in value]
     return without_path(value) if isinstance(value, str) else value
