@@ -23,16 +23,16 @@ class CsvTrace:
         """
         kept = self._rows_before(step, len(columns)) if self.path.exists() else []
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w", newline="") as file:
+        with self.path.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([columns, *kept])
 
     def add(self, rows: Iterable[Sequence[Any]]) -> None:
         """Append rows."""
-        with self.path.open("a", newline="") as file:
+        with self.path.open("a", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows(rows)
 
     def _rows_before(self, step: int, columns: int) -> list[list[str]]:
         """Whole rows only: the last may have been broken off."""
-        with self.path.open(newline="") as file:
+        with self.path.open(encoding="utf-8", newline="") as file:
             rows = [row for row in list(csv.reader(file))[1:] if len(row) == columns]
         return [row for row in rows if int(row[0]) < step]

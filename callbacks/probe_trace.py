@@ -1,10 +1,11 @@
 """A trace of the losses on the probe-validation rows while a position is learned."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from callbacks.csv_trace import CsvTrace
 
 
 class ProbeTrace(Callback):
@@ -43,11 +44,9 @@ class ProbeTrace(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file."""
         if self._rows and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("w", encoding="utf-8", newline="") as file:
-                writer = csv.DictWriter(file, list(self._rows[0]))
-                writer.writeheader()
-                writer.writerows(self._rows)
+            trace = CsvTrace(self.path)
+            trace.begin(list(self._rows[0]), step=0)  # the checkpoint has all rows: none of the file's are kept
+            trace.add([list(row.values()) for row in self._rows])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows."""

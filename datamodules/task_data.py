@@ -90,7 +90,7 @@ class TaskData:
 
     @property
     def has_prompts(self) -> bool:
-        """Whether the data set, or a row of it, has a prompt of its own."""
+        """True where the data set, or a row of it, has a prompt of its own."""
         return bool(self.instructions) or any(prompt is not None for prompt in self.prompts)
 
     def with_prompts(self, model: SidePrompts) -> "TaskData":

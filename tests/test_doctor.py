@@ -15,7 +15,7 @@ import pytest
 from datamodules.row_cache import cache_folder as row_cache
 from lightning_app.__main__ import main
 from lightning_app.machine import caches, checks, hub, packages
-from modules.on_disk.kept_grams import cache_folder as angle_cache
+from modules.cache_folders import angle_cache
 from tests.test_dependencies import ROOT, canonical
 
 

@@ -71,7 +71,7 @@ class FileRows:
 
     @property
     def notes(self) -> list[str]:
-        """What is to be said of the files: which CSV files are not separated by commas."""
+        """A line for every CSV file whose fields are not separated by commas."""
         marks = {path.name: delimiter_of(path) for path in self.files if _format(path).blocks is csv_rows}
         return [f"the fields of {name} are separated by {mark!r}" for name, mark in marks.items() if mark != COMMA]
 

@@ -89,7 +89,7 @@ class RowSource(Protocol):
 
     @property
     def notes(self) -> list[str]:
-        """What was assumed in finding it, one line each."""
+        """The assumptions made in finding the rows, one line each."""
         ...
 
     def identity(self) -> str:

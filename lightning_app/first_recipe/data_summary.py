@@ -1,4 +1,4 @@
-"""What a data set is: kind, rows, lengths in tokens, duplicates."""
+"""Descriptions of data sets: kind, rows, lengths in tokens, duplicates."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the verb init is given: data files and models, told apart, named, and read."""
+"""Data files and models that the verb init is given, told apart, named, and read."""
 
 import re
 from collections.abc import Mapping, Sequence

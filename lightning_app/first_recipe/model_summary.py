@@ -1,4 +1,4 @@
-"""What a model is, from the files of its folder; no weights are read."""
+"""Descriptions of models, from the files of their folders; no weights are read."""
 
 from contextlib import closing
 from dataclasses import dataclass
@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from modules.checkpoints.base_model import find_base_model
-from modules.checkpoints.checkpoint_layout import Layout, match_layout, read_layout
+from modules.checkpoints.checkpoint_layout import Layout, read_layout
 from modules.checkpoints.common_base import recorded_bases
-from modules.checkpoints.lora import CONFIG, Adapter, is_adapter
+from modules.checkpoints.lora import CONFIG, is_adapter
 from modules.checkpoints.st_folder import backbone_folder, pooling_modes, st_modules
+from modules.checkpoints.task_vector_files import open_models
 from modules.checkpoints.text_settings import text_settings
 from modules.compatibility.agree import agree
 from modules.encoding.prompts import describe_prompts
@@ -79,23 +80,13 @@ def settings_needed(base: str, experts: dict[str, str]) -> str | None:
         UserError: the models cannot be merged.
     """
     start, folders = find_base_model(base), {name: find_base_model(model) for name, model in experts.items()}
-    with closing(read_layout(start)) as layout:
-        for name, folder in folders.items():
-            _refuse_other_weights(layout, folder, f"expert '{name}' ({folder})")
+    open_models(start, folders, lambda line: None).close()
     try:
         agree(start, folders, None, lambda line: None)
     except UserError:
         agree(start, folders, "base", lambda line: None)  # raises what no choice of settings can mend
         return "base"
     return None
-
-
-def _refuse_other_weights(base: Layout, folder: Path, who: str) -> None:
-    if is_adapter(folder):
-        Adapter(folder, base.weights, who)
-        return
-    with closing(read_layout(folder)) as layout:
-        match_layout(base, layout, who)
 
 
 def _architecture(folder: Path) -> str:

@@ -1,1 +1,1 @@
-"""What the machine has: cores, memory, accelerators, installed packages, caches; no import here waits for torch."""
+"""The machine: cores, memory, accelerators, installed packages, caches; no import here waits for torch."""

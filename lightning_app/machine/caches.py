@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from modules.cache_folders import angle_cache, hugging_face_home
+
 
 @dataclass(frozen=True)
 class Contents:
-    """What lies in a cache.
+    """The contents of a cache.
 
     Args:
         names: of its entries.
@@ -20,12 +22,6 @@ class Contents:
 
     names: list[str]
     size: int
-
-
-def hugging_face_home() -> Path:
-    """Return the folder of all caches of Hugging Face's libraries."""
-    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return Path(os.environ.get("HF_HOME", f"{cache}/huggingface")).expanduser()
 
 
 def hub_cache() -> Path:
@@ -41,11 +37,6 @@ def datasets_cache() -> Path:
 def row_cache() -> Path:
     """Return the folder of the rows, splits and token ids that this application has prepared."""
     return datasets_cache() / "embedding-rows"
-
-
-def angle_cache() -> Path:
-    """Return the folder of the angles between models that merges on disk have measured."""
-    return hugging_face_home() / "embedding-angles"
 
 
 def fetched(kind: str) -> Contents:

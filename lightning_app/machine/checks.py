@@ -29,7 +29,7 @@ RUNS = Path("runs")
 
 @dataclass(frozen=True)
 class Check:
-    """What one look at the machine has found.
+    """The finding of one look at the machine.
 
     Args:
         title: what was looked at.

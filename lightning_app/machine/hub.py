@@ -1,4 +1,4 @@
-"""Whether the Hugging Face hub answers."""
+"""A look at whether the Hugging Face hub answers."""
 
 import os
 from threading import Thread

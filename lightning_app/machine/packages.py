@@ -30,12 +30,12 @@ class Package:
 
     @property
     def will_do(self) -> bool:
-        """Whether it is there, and new enough."""
+        """True where it is there, and new enough."""
         return self.installed is not None and numbers(self.installed) >= numbers(self.least)
 
     @property
     def as_tested(self) -> bool:
-        """Whether it is of the version of the tests, whatever it was built for (``2.13.0+cpu``)."""
+        """True where it is of the version of the tests, whatever it was built for (``2.13.0+cpu``)."""
         return self.installed is not None and self.installed.partition("+")[0] == self.tested
 
 

@@ -94,7 +94,7 @@ def cost_table(
 
 
 def _together(routes: Mapping[str, Sequence[Stage]], scores: Mapping[str, Stage], graph: StageGraph) -> str:
-    """What all routes took, what they share counted once."""
+    """Return in words what all routes took, what they share counted once."""
     made = cost_of([stage for stages in routes.values() for stage in stages], graph, inputs=True)
     scored = cost_of(scores.values(), graph, inputs=False)
     scoring = f", {scored.seconds:.1f} s of scoring" if scores else ""

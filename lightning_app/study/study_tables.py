@@ -139,9 +139,11 @@ class StudyTables:
             candidates = self.study.candidates(kind)
             by_score, oracle = max(candidates, key=self.study.probe_score), max(candidates, key=self.average)
             otherwise += by_score.name != by_loss.name
-            shown = [cell for row in (by_loss, by_score, oracle) for cell in (row.name, f"{self.average(row):.2f}")]
+            picked = [cell for row in (by_loss, by_score, oracle) for cell in (row.name, f"{self.average(row):.2f}")]
             gained = self.average(by_score) - self.average(by_loss)
-            rows.append([KINDS[kind], *shown, f"{gained:+.2f}", f"{self.average(by_loss) - self.average(oracle):+.2f}"])
+            rows.append(
+                [KINDS[kind], *picked, f"{gained:+.2f}", f"{self.average(by_loss) - self.average(oracle):+.2f}"]
+            )
         header = ["best", "chosen by loss", "mean", "by score", "mean", "an oracle's choice", "mean"]
         header += ["by score minus by loss", "by loss minus the oracle's"]
         notes = [

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modules.cache_folders import angle_cache
 from modules.checkpoints.identity import weights_identity
 from modules.checkpoints.task_vector_files import TaskVectorFiles, is_changed
 from modules.gram import CHUNK, gram_of
@@ -62,12 +63,6 @@ def measure(files: TaskVectorFiles, prepare: Preparation | None) -> Grams:
     return grams if prepare else replace(grams, prepared=grams.raw)
 
 
-def cache_folder() -> Path:
-    """Return the folder of all kept Gram matrices, by Hugging Face's rules; it can be deleted at any time."""
-    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return Path(os.environ.get("HF_HOME", f"{cache}/huggingface")).expanduser() / "embedding-angles"
-
-
 def kept_grams(
     folders: Iterable[Path], preparation: Any, measured: Callable[[], Grams], say: Callable[[str], None]
 ) -> Grams:
@@ -81,7 +76,7 @@ def kept_grams(
     """
     folders = list(folders)
     glance = json_sha256([[_glance(folder) for folder in folders], preparation])[:16]
-    if list(cache_folder().glob(f"{glance}-*.json")):  # else nothing is known, and the first pass hashes as it reads
+    if list(angle_cache().glob(f"{glance}-*.json")):  # else nothing is known, and the first pass hashes as it reads
         path = _path(glance, folders)
         kept = read_kept_json(path, None, "angles are measured again", say)
         if kept is not None:
@@ -103,7 +98,7 @@ def _path(glance: str, folders: list[Path]) -> Path:
     """Return the file of models with this glance, by the identity of their weights."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing leaves Python to others
         identities = list(pool.map(weights_identity, folders))
-    return cache_folder() / f"{glance}-{json_sha256(identities)[:32]}.json"
+    return angle_cache() / f"{glance}-{json_sha256(identities)[:32]}.json"
 
 
 def _glance(folder: Path) -> list[tuple[int, str]]:
