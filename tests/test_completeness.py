@@ -213,6 +213,7 @@ MERGE_ROWS: dict[str, Row] = {
     "pull": ({"merges/around/pull": 0.1}, {"position:around"}),
     "search": ({"merges/around/search": of("modules.CmaEs", sigma=0.1)}, {"position:around"}),
     "probe_size": ({"merges/around/probe_size": 24}, {"position:around"}),
+    "task_weights": ({"merges/around/task_weights": {"sts": 1.0, "qa": 1.01}}, {"position:around"}),
     "max_steps": ({"merges/around/max_steps": 3}, {"position:around"}),
     "initial": ({"merges/around/initial": "by_bfgs"}, {"position:around"}),
 }

@@ -116,6 +116,21 @@ def test_a_smaller_probe_is_the_beginning_of_a_larger_one(project: Project) -> N
         data.probe(64)
 
 
+def test_a_merge_may_weigh_the_data_sets_otherwise(project: Project) -> None:
+    data = read(project)
+    rows = data.probe(None, {"sts": 1.0, "qa": 2.0})
+    module = rows.data()
+    module.setup()
+    assert rows.weights == module.objective_weights == {"qa": 2 / 3, "sts": 1 / 3}
+    assert {split.name: len(split.probe) for split in module.splits} == {"qa": 21, "sts": 11}
+    assert data.probe().weights == {"qa": 0.5, "sts": 0.5}
+    with pytest.raises(UserError, match="raise probe.reserve"):
+        data.probe(None, {"sts": 7.0, "qa": 1.0})
+    for wrong in ({"sts": 1.0}, {"sts": 1.0, "qa": 0.0}, {"sts": 1.0, "qa": 1.0, "other": 1.0}):
+        with pytest.raises(UserError, match="give a weight above 0 for each of qa, sts"):
+            data.probe(None, wrong)
+
+
 def test_resampling_needs_weights(project: Project) -> None:
     data = read(project, mixed=ExpertRecipe(mix={"qa": None, "sts": None}, resample="total", batch_size=8))
     with pytest.raises(UserError, match="needs a weight"):

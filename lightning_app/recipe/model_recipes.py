@@ -124,6 +124,8 @@ class MergeRecipe:
         pull: see `MergeModule`.
         search: see `MergeModule`.
         probe_size: rows to learn on, at most ``probe.reserve``.
+        task_weights: relative number of the rows to learn on of each data set of the probe, and its part in the
+            objective that is learned; null: as in ``probe``. Models are compared by the probe's all the same.
         max_steps: optimiser steps of the learning; null: as ``position`` says.
         initial: the name of a learned merge whose position is the start for the experts that both have.
     """
@@ -140,6 +142,7 @@ class MergeRecipe:
     pull: float | None = None
     search: Search | None = None
     probe_size: int | None = None
+    task_weights: dict[str, float] | None = None
     max_steps: int | None = None
     initial: str | None = None
 
@@ -175,7 +178,7 @@ def check_merge(name: str, merge: MergeRecipe) -> None:
     where = f"merges.{name}"
     if merge.weighting == "learned" and (merge.scales or merge.temperatures):
         raise UserError(f"{where}: a learned position finds its own scale; leave out scales and temperatures")
-    only_learned = ("mu", "pull", "search", "probe_size", "max_steps", "initial", "signed")
+    only_learned = ("mu", "pull", "search", "probe_size", "task_weights", "max_steps", "initial", "signed")
     given = [key for key in only_learned if getattr(merge, key) is not None]
     if merge.weighting != "learned" and given:
         raise UserError(f"{where}.{given[0]}: only a learned position has one, and weighting is {merge.weighting}")

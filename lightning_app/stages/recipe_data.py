@@ -93,16 +93,30 @@ class RecipeData:
         """Return how many rows a recipe trains on."""
         return sum(len(task.expert) for task in self.of(name))
 
-    def probe(self, size: int | None = None) -> ProbeRows:
+    def probe(self, size: int | None = None, task_weights: dict[str, float] | None = None) -> ProbeRows:
         """Return the probe rows.
 
         Args:
             size: how many to learn on; None: as the recipe says.
+            task_weights: data set to the relative number of its rows; None: as the recipe says.
 
         Raises:
-            UserError: more rows are wanted than are held out.
+            UserError: more rows are wanted than are held out, or weights of other data sets than the probe's.
         """
-        return ProbeRows(tuple(self.probe_tasks()), self._arguments(size))
+        tasks, arguments = tuple(self.probe_tasks()), self._arguments(size)
+        if task_weights is None:
+            return ProbeRows(tasks, arguments)
+        names = [task.name for task in tasks]
+        if set(task_weights) != set(names) or min(task_weights.values()) <= 0:
+            raise UserError(f"task_weights is {task_weights}; give a weight above 0 for each of {', '.join(names)}")
+        weights = {name: task_weights[name] / sum(task_weights.values()) for name in names}
+        for task, wanted in zip(tasks, apportion(arguments["size"], list(weights.values())), strict=True):
+            if wanted > len(task.probe):
+                raise UserError(
+                    f"task_weights: {wanted} probe rows of {task.name} are wanted, and {len(task.probe)} are held out: "
+                    "raise probe.reserve"
+                )
+        return ProbeRows(tasks, arguments | {"task_weights": weights})
 
     def probe_tasks(self) -> list[SplitTask]:
         """The data sets that the position is learned on, with the losses that it is learned with."""

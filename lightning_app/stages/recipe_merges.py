@@ -88,7 +88,7 @@ class RecipeMerges:
             mu=mu if merge.method.has_scale else 0.0,
             pull=options["pull"] if recipe.pull is None else recipe.pull,
             settled=options["settled"],
-            probe=self.data.probe(recipe.probe_size),
+            probe=self.data.probe(recipe.probe_size, recipe.task_weights),
             trainer=self.trainer.of_position(own, search, scored=main),
             initial=None if recipe.initial is None else self._find(recipe.initial, chain),
             followed=self._followed if main else None,
