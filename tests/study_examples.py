@@ -14,6 +14,7 @@ from lightning_app.report.conflict_pictures import (
     task_conflict,
 )
 from lightning_app.report.landscape_picture import Plane, loss_landscape
+from lightning_app.report.model_pictures import ModelPoint, score_against_cost, trade_off
 from lightning_app.report.pictures import Picture, styles_of
 from lightning_app.report.position_path import ProbeLosses
 from lightning_app.report.position_pictures import (
@@ -137,3 +138,22 @@ def probe_size() -> Picture:
 
 def seed() -> Picture:
     return sensitivity_to_seed(sweep([0, 1, 2, 3, 4]), EXPERT_STYLES)
+
+
+MODELS = [
+    ModelPoint("base", "", 0.0, 67.2),
+    ModelPoint("sts", "", 8.0, 67.3),
+    ModelPoint("joint", "joint", 46.0, 68.6),
+    ModelPoint("joint_longest", "joint", 181.0, 71.7),
+    ModelPoint("average", "fixed", 42.0, 69.4),
+    ModelPoint("self_positioning", "learned", 52.0, 69.0),
+]
+
+
+def cost() -> Picture:
+    return score_against_cost(MODELS)
+
+
+def exchange() -> Picture:
+    moved = [ModelPoint(p.name, p.kind, 70 - p.x / 40, p.y) for p in MODELS]
+    return trade_off("emotions", moved)

@@ -30,6 +30,8 @@ BUILDERS = [
     examples.mu,
     examples.probe_size,
     examples.seed,
+    examples.cost,
+    examples.exchange,
 ]
 
 
@@ -230,3 +232,19 @@ def test_sensitivity_has_two_panels_over_the_same_values(build: examples.Builder
     assert f"lowest at {table[table[:, -1].argmin(), 0]:g};" in picture.sentence
     widest = examples.EXPERTS[table[:, 1:5].std(0).argmax()]
     assert f"{widest} varies most, with a standard deviation of {table[:, 1:5].std(0).max():.3f}" in picture.sentence
+
+
+def test_score_against_cost_names_the_models_that_nothing_cheaper_equals() -> None:
+    picture = examples.cost()
+    named = "base (0 TFLOP, 67.20), sts (8 TFLOP, 67.30), average (42 TFLOP, 69.40), joint_longest (181 TFLOP, 71.70). "
+    assert picture.sentence.startswith(f"No other model is as good at the same cost as {named}")
+    assert [row[0] for row in picture.rows] == [
+        label.get_text().split()[1] for label in picture.figure.legends[0].texts
+    ]
+
+
+def test_a_trade_off_names_the_best_on_either_side() -> None:
+    picture = examples.exchange()
+    assert picture.name == "trade_off_emotions"
+    assert "joint_longest is best on the tasks of emotions (71.70, 65.47 on the others)" in picture.sentence
+    assert "base on the others (70.00, 67.20 on the tasks of emotions)" in picture.sentence

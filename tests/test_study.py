@@ -76,7 +76,7 @@ def test_a_study_makes_everything(project: Project, capsys: pytest.CaptureFixtur
     assert page.index("Take ") < page.index("<table") < page.index("<img")
     pictures = {path.stem for path in (project.run_dir / "pictures").glob("*.png")}
     assert pictures == {path.stem for path in (project.run_dir / "pictures").glob("*.csv")}
-    assert len(pictures) == 12
+    assert len(pictures) == 14 and {"trade_off_sts", "score_against_cost"} < pictures
     events = EventAccumulator(str(project.run_dir / "logs" / "report")).Reload()
     assert {"loss_landscape", "gradient_cosines"} < set(events.Tags()["images"]) == pictures
     first = finished(project)

@@ -4,6 +4,7 @@ import csv
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cached_property
+from statistics import fmean
 
 import numpy as np
 from torch import Tensor
@@ -19,8 +20,10 @@ from lightning_app.report.conflict_pictures import (
     norm_against_examples,
     task_conflict,
 )
+from lightning_app.report.cost import cost_of
 from lightning_app.report.differences import differences_table
 from lightning_app.report.landscape_picture import Plane, loss_landscape
+from lightning_app.report.model_pictures import ModelPoint, score_against_cost, trade_off
 from lightning_app.report.pictures import Picture, styles_of
 from lightning_app.report.position_path import read_path
 from lightning_app.report.position_pictures import (
@@ -66,11 +69,11 @@ class StudyReport:
         tables = self.tables
         sections = [
             self.verdict.section(),
-            Section("The models", tables=[tables.main(), self.differences()]),
+            Section("The models", tables=[tables.main(), self.differences()], pictures=self.models()),
             Section("What was compared", tables=self.compared()),
             Section("The positions", tables=[tables.positions()], pictures=self.position()),
             probe_section(tables.learned()),
-            Section("Cost", tables=[tables.costs()]),
+            Section("Cost", tables=[tables.costs()], pictures=[self.costs()]),
             Section("The data", tables=[tables.rows()]),
             Section("Conflict and imbalance", pictures=self.conflict()),
             Section("What the position depends on", pictures=self.sensitivity()),
@@ -100,6 +103,28 @@ class StudyReport:
             tables.orders(),
         ]
         return [table for table in found if table is not None]
+
+    def models(self) -> list[Picture]:
+        """Return for each expert with tasks of its own how all models do on these, and on the others."""
+        every = len(self.tables.types)
+        owned = {expert: tasks for expert, tasks in self.tables.owned.items() if 0 < len(tasks) < every}
+        return [trade_off(expert, self._trade_off(tasks)) for expert, tasks in owned.items()]
+
+    def costs(self) -> Picture:
+        """Return the mean score of every model against its cost."""
+        graph, points = self.study.graph, []
+        for row in self.study.main_rows:
+            cost = cost_of(row.model.inputs, graph, inputs=True)
+            points.append(ModelPoint(row.name, row.kind, cost.flops / 1e12, self.tables.average(row)))
+        return score_against_cost(points)
+
+    def _trade_off(self, tasks: Sequence[str]) -> list[ModelPoint]:
+        points = []
+        for row in self.study.main_rows:
+            scores = self.tables.scores(row)
+            others = fmean(score for task, score in scores.items() if task not in tasks)
+            points.append(ModelPoint(row.name, row.kind, others, fmean(scores[task] for task in tasks)))
+        return points
 
     def conflict(self) -> list[Picture]:
         """Experts against the joint model, gradients, norms and directions."""

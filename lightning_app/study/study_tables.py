@@ -34,9 +34,13 @@ class StudyTables:
     def __init__(self, study: Study, tasks: "Sequence[AbsTask]") -> None:
         self.study, self.loaded = study, tasks
         self.types = {task.metadata.name: str(task.metadata.type) for task in tasks}
-        owned = {name for names in study.recipe.tasks.values() for name in names}
-        self.seen = [name for name in self.types if full_name(name) in owned]
-        self.unseen = [name for name in self.types if full_name(name) not in owned]
+        self.owned = {
+            expert: [name for name in self.types if full_name(name) in names]
+            for expert, names in study.recipe.tasks.items()
+        }
+        owned = {name for names in self.owned.values() for name in names}
+        self.seen = [name for name in self.types if name in owned]
+        self.unseen = [name for name in self.types if name not in owned]
 
     def scores(self, row: Row) -> dict[str, float]:
         """Task to main score x 100."""
@@ -53,11 +57,16 @@ class StudyTables:
 
     @cached_property
     def groups(self) -> dict[str, list[str]]:
-        """Name of each average to the tasks that it is over: all of them, and parts of at least two."""
+        """Name of each average to the tasks that it is over: all, and of each type, of each expert, seen and unseen.
+
+        Averages of a single task, and of the same tasks as one before, are left out.
+        """
         by_type = {kind: [name for name, of in self.types.items() if of == kind] for kind in self.types.values()}
-        groups = by_type | {"seen": self.seen, "unseen": self.unseen}
-        some = {name: tasks for name, tasks in groups.items() if 1 < len(tasks) < len(self.types)}
-        return {"all": list(self.types)} | some
+        groups = {"all": list(self.types)}
+        for name, tasks in (by_type | self.owned | {"seen": self.seen, "unseen": self.unseen}).items():
+            if len(tasks) > 1 and tasks not in groups.values():
+                groups[name] = tasks
+        return groups
 
     def main(self) -> Table:
         """Models by tasks and averages; the best of each column is bold."""
