@@ -21,7 +21,6 @@ from callbacks.mteb.task_prompts import check_prompts
 from callbacks.mteb.task_texts import overlaps
 from datamodules import DataSource, load_task
 from lightning_app.report.comparison import comparison_text
-from lightning_app.report.markdown import markdown_table
 from lightning_app.report.rows_table import OVERLAP_LEGEND, shared_texts_table
 from lightning_app.report.significance import Difference, Row, Significance, significance
 from lightning_app.stages.model_loading import ModelLoading, is_plain
@@ -33,6 +32,7 @@ from modules.checkpoints.base_model import find_base_model, is_hub_name
 from modules.checkpoints.st_folder import POOLING_FLAGS
 from modules.encoding.encode import PRECISIONS
 from modules.encoding.tokenized_texts import TokenizedTexts
+from modules.markdown import markdown_table
 
 if TYPE_CHECKING:
     from mteb import AbsTask
@@ -242,7 +242,7 @@ def _counted(count: int, noun: str) -> str:
 
 def _cells(a: float, b: float, difference: Difference) -> list[str]:
     bounds = difference.interval
-    return [f"{a:.2f}", f"{b:.2f}", f"{b - a:+.2f}", f"{bounds.low:+.2f} to {bounds.high:+.2f}" if bounds else ""]
+    return [f"{a:.2f}", f"{b:.2f}", f"{b - a:+.2f}", f"{bounds:+.2f}" if bounds else ""]
 
 
 def _device(name: str | None) -> torch.device:
