@@ -25,6 +25,7 @@ from lightning_app.report.rows_table import OVERLAP_LEGEND, shared_texts_table
 from lightning_app.report.significance import Difference, Row, Significance, significance
 from lightning_app.stages.model_loading import ModelLoading, is_plain
 from lightning_app.stages.scorer import score_tasks
+from lightning_app.unique_names import short_name
 from lightning_app.verbs.quiet_libraries import quiet_libraries
 from lightning_app.verbs.verb_parser import Parser
 from modules import UserError
@@ -182,7 +183,7 @@ def model_name(model: str) -> str:
     """Return the name of a model in result files: its hub name, or ``local/<folder>``."""
     if is_hub_name(model):
         return model
-    return f"local/{Path(model).expanduser().resolve().name}"
+    return f"local/{short_name(model)}"
 
 
 def _compared(tasks: "list[AbsTask]", models: list[str], found: list[Scores]) -> str:
@@ -203,8 +204,7 @@ def result_tables(tasks: "list[AbsTask]", found: Scores) -> str:
     ]
     counts = _task_counts(tasks)
     means = [[name, counts[name], f"{mean:.2f}"] for name, mean in leaderboard_means(tasks, found.scores).items()]
-    shown = markdown_table(["task", "type", "metric", "score", "seconds"], rows)
-    return f"{shown}\n\n{markdown_table(['mean', 'of', 'score'], means)}"
+    return _joined(["task", "type", "metric", "score", "seconds"], rows, ["mean", "of", "score"], means)
 
 
 def comparison_tables(tasks: "list[AbsTask]", a: Scores, b: Scores, found: Significance) -> str:
@@ -226,7 +226,13 @@ def comparison_tables(tasks: "list[AbsTask]", a: Scores, b: Scores, found: Signi
         for name, mean in leaderboard_means(tasks, a.scores).items()
     ]
     columns = ["A", "B", "B - A", "95 % interval"]
-    return f"{markdown_table(['task', 'type', *columns], rows)}\n\n{markdown_table(['mean', 'of', *columns], means)}"
+    return _joined(["task", "type", *columns], rows, ["mean", "of", *columns], means)
+
+
+def _joined(header: list[str], rows: list[list[str]], of_means: list[str], means: list[list[str]]) -> str:
+    """Return a table of tasks, and under it one of their means; a single task is its own mean."""
+    tables = [markdown_table(header, rows)] + [markdown_table(of_means, means)] * (len(rows) > 1)
+    return "\n\n".join(tables)
 
 
 def _task_counts(tasks: "list[AbsTask]") -> dict[str, str]:
