@@ -27,7 +27,7 @@ BUDGET = 20
 """Seconds after which no further step is timed."""
 
 PASSES = 13
-"""Passes over the probe that a search on the whole probe takes until it has settled: 8 to 19 in docs/search.md."""
+"""Passes over the probe that a search on the whole probe takes until it has settled: 6 to 19 in docs/search.md."""
 
 
 class Pace:
