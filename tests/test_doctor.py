@@ -133,10 +133,12 @@ def test_the_hub_is_asked_in_time(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert not hub.hub_answers()
 
 
-def test_neither_the_version_nor_the_doctor_waits_for_torch() -> None:
+def test_neither_the_version_nor_the_help_of_a_verb_without_recipe_waits_for_torch() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     code = (
-        "import sys; from lightning_app.__main__ import main; main(['--version']); import lightning_app.verbs.doctor; "
+        "import sys; from lightning_app.__main__ import main; main(['--version']); "
+        "from lightning_app.verbs import doctor, export, init, merge; "
+        "[verb.make_parser() for verb in (doctor, export, init, merge)]; "
         "sys.exit(bool({'torch', 'transformers', 'datasets', 'jsonargparse'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

@@ -86,7 +86,11 @@ def main(arguments: list[str]) -> None:
 
 def make_parser() -> Parser:
     """Return the parser of the verb."""
-    parser = Parser(prog="python -m lightning_app evaluate", allow_abbrev=False, description=__doc__)
+    parser = Parser(
+        prog="python -m lightning_app evaluate",
+        allow_abbrev=False,
+        description="Score a saved model on MTEB tasks, or two models, to say which is better and how sure that is.",
+    )
     add = parser.add_argument
     add("--model", help="a folder (ours, sentence-transformers, transformers) or hub name")
     add("--compare", nargs=2, metavar=("A", "B"), help="two such models instead; differences are B minus A")
