@@ -12,7 +12,6 @@ from dataclasses import replace
 
 from lightning_app.recipe.model_recipes import MergeRecipe
 from lightning_app.recipe.recipe_parser import parse
-from lightning_app.report.markdown import markdown_table
 from lightning_app.report.position_path import read_ending
 from lightning_app.stages.learn import POSITION
 from lightning_app.stages.recipe_models import RecipeModels
@@ -20,6 +19,7 @@ from lightning_app.stages.stage_graph import StageGraph
 from lightning_app.verbs.recipe_run import RecipeRun
 from modules import Adam, Bfgs
 from modules.json_files import read_json
+from modules.markdown import markdown_table
 
 SEARCHES = {
     "BFGS": (MergeRecipe(search=Bfgs()), 40),

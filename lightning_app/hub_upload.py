@@ -23,16 +23,21 @@ PATH_KEYS = ("path", "base", "from", "_name_or_path", "name_or_path", "base_mode
 """Keys of these files whose value may be a path."""
 
 
-def check_destination(name: str) -> str:
+def check_destination(name: str | None, private: bool | None) -> str | None:
     """Return the whole name of a repository, after asking the hub what it would refuse at the end.
 
     Args:
-        name: ``org/name``, or ``name`` in the user's own namespace.
+        name: ``org/name``, or ``name`` in the user's own namespace; None: nothing is sent.
+        private: whether a new repository is private.
 
     Raises:
-        UserError: the name has a wrong form, there is no token, the hub does not answer or does not know the token, or
-            the namespace is not the user's.
+        UserError: the name has a wrong form, there is no token, the hub does not answer or does not know the token, the
+            namespace is not the user's, or nothing is sent that could be private.
     """
+    if name is None:
+        if private:
+            raise UserError("--private: it is for --push_to_hub NAME")
+        return None
     from huggingface_hub import HfApi, get_token  # here, because a model that stays at home needs none of it
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 

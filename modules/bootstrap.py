@@ -17,6 +17,10 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def __format__(self, spec: str) -> str:
+        """Return both bounds in a format of numbers: ``-0.40 to +4.14`` with ``+.2f``."""
+        return f"{self.low:{spec}} to {self.high:{spec}}"
+
 
 def interval(resampled: NDArray[np.float64], level: float = 0.95) -> Interval:
     """Return the percentile interval of resampled values.

@@ -122,7 +122,10 @@ def test_defaults_are_the_keys_that_an_entry_lacks(write: Any) -> None:
         "b": {"lr": 2, "loss": {"name": "cosent"}, "batch_size": "8"},
         "c": {"lr": 1, "loss": {"temperature": 1}, "batch_size": "8"},
     }
-    assert found.content["merges"] == {"m": {"mu": "1"}}
+    assert found.content["merges"] == {"m": {"mu": "1"}} and not found.remarks
+    said = composed(fit, recipes__a__lr="3", recipes__c="{lr: 4}", recipes__defaults__lr="5")
+    assert [entry["lr"] for entry in said.content["recipes"].values()] == ["3", 2, 4]
+    assert said.remarks == ["recipes.defaults.lr: changes nothing, because every entry says its own lr"]
 
 
 def test_lengths_of_the_trainer_are_those_of_the_position(write: Any) -> None:

@@ -188,12 +188,7 @@ def test_mistakes_in_a_file_are_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_names_of_experts_are_unique() -> None:
-    assert unique_names(["runs/a/model", "runs/b/model/", "org/other", "model"]) == [
-        "model",
-        "model-2",
-        "other",
-        "model-3",
-    ]
+    assert unique_names(["runs/a/model", "runs/b/model/", "org/other", "c/../other"]) == ["a", "b", "other", "other-2"]
     assert unique_names(["m", "m-2", "x/m"]) == ["m", "m-2", "m-3"]
 
 

@@ -54,6 +54,13 @@ def test_an_empty_line_is_named(tmp_path: Path) -> None:
             read_texts(str(file), "out")
 
 
+def test_a_file_that_cannot_be_written_is_refused_before_the_model_is_read(tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("a cat\n")
+    for out, message in {"": "that is a folder; name a file", "none/x": "there is no folder .*none; make it"}.items():
+        with pytest.raises(UserError, match=f"--out .*: {message}"):
+            read_texts(str(tmp_path / "texts.txt"), str(tmp_path / out))
+
+
 def test_the_finished_model_is_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("one", "two"):
         (tmp_path / "stages" / name).mkdir(parents=True)

@@ -11,7 +11,7 @@ from datamodules.sources.file_rows import suffix_of
 from datamodules.sources.row_blocks import BadRow
 from datamodules.sources.task_loading import find_rows
 from lightning_app.recipe.named_merges import GROUPS, MERGES
-from lightning_app.unique_names import numbered
+from lightning_app.unique_names import numbered, short_name
 from modules import UserError
 from modules.checkpoints.base_model import MARKS, looks_like_hub_name
 
@@ -45,7 +45,7 @@ def is_model(given: str) -> bool:
 
 def named(given: Sequence[str]) -> dict[str, str]:
     """Return what was given by the name that it has in a recipe: that of the file or folder, each name once."""
-    stems = [Path(each).name if is_model(each) else DataSource(each).name for each in given]
+    stems = [short_name(each) if is_model(each) else DataSource(each).name for each in given]
     names = [re.sub(r"\W+", "_", stem).strip("_") for stem in stems]
     keys = [name if name[:1].isalpha() else f"set_{name}" for name in names]
     return dict(zip(numbered(keys, TAKEN), given, strict=True))

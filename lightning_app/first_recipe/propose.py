@@ -13,12 +13,12 @@ from lightning_app.first_recipe.model_summary import ModelSummary, is_static, se
 from lightning_app.first_recipe.proposal import Machine, Proposal, refuse_few_rows
 from lightning_app.first_recipe.recipe_text import WIDTH, FirstRecipe
 from lightning_app.recipe.recipe_file import packaged_recipes, read_recipe
-from lightning_app.report.markdown import markdown_table
 from lightning_app.report.rows_table import prompts_of
 from lightning_app.stages.model_loading import ModelLoading
 from lightning_app.unique_names import numbered
 from modules import UserError
 from modules.checkpoints.common_base import common_base
+from modules.markdown import markdown_table
 
 
 def propose(

@@ -24,7 +24,7 @@ class Composed:
     Args:
         content: section to what it says, as in a single file without ``extends`` and ``defaults``.
         places: dotted key to ``file:line``; empty for keys of the command line.
-        remarks: what was taken to mean another thing than it says, a line each.
+        remarks: what was taken to mean another thing than it says, or nothing, a line each.
     """
 
     content: dict[str, Any]
@@ -58,7 +58,7 @@ def compose(files: Sequence[RecipeFile], keys: Sequence[tuple[str, str]], sectio
         places = {name: place for name, place in places.items() if not name.startswith(f"{key}.")} | {key: ""}
     for section in ("recipes", "merges"):
         if isinstance(entries := content.get(section), dict):
-            content[section] = _with_defaults(section, entries)
+            content[section] = _with_defaults(section, entries, remarks)
     return Composed(content, places, list(dict.fromkeys(remarks)))
 
 
@@ -127,13 +127,20 @@ def _nested(key: str, text: str) -> dict[str, Any]:
     return value
 
 
-def _with_defaults(section: str, entries: dict[str, Any]) -> dict[str, Any]:
-    """Return the entries with the keys of ``defaults`` that they lack; null is a value, too."""
+def _with_defaults(section: str, entries: dict[str, Any], remarks: list[str]) -> dict[str, Any]:
+    """Return the entries with the keys of ``defaults`` that they lack, and add a remark for each that none lacks.
+
+    Null is a value, too.
+    """
     defaults = entries.get(DEFAULTS) or {}
     if not isinstance(defaults, dict):
         raise UserError(f"{section}.{DEFAULTS}: give the keys that every entry is to have, as {{max_length: 64}}")
     models = {str(name): {} if entry is None else entry for name, entry in entries.items() if name != DEFAULTS}
-    return {name: defaults | entry if isinstance(entry, dict) else entry for name, entry in models.items()}
+    described = {name: entry for name, entry in models.items() if isinstance(entry, dict)}
+    for key in defaults:
+        if described and all(key in entry for entry in described.values()):
+            remarks.append(f"{section}.{DEFAULTS}.{key}: changes nothing, because every entry says its own {key}")
+    return models | {name: defaults | entry for name, entry in described.items()}
 
 
 def _with_position(content: dict[str, Any], remarks: list[str], places: Mapping[str, str]) -> dict[str, Any]:

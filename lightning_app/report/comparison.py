@@ -32,9 +32,8 @@ def _verdict(better: str, other: str, difference: Difference, over: str) -> str:
     gap = f"{difference.observed:+.2f}"
     if difference.interval is None:
         return f"{better} scores higher than {other}, {gap} {over}; without scores of examples there is no interval."
-    low, high = difference.interval
-    sure = f"95 % interval {low:+.2f} to {high:+.2f}"
-    if low > 0:
+    sure = f"95 % interval {difference.interval:+.2f}"
+    if difference.interval.low > 0:
         return f"{better} is better than {other}: {gap} {over} ({sure})."
     return f"{better} and {other} are level: {gap} for {better} {over} is within chance ({sure})."
 

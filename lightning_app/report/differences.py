@@ -43,10 +43,8 @@ def differences_table(caption: str, model: str, found: Mapping[str, Significance
 
 def shown(difference: Difference) -> str:
     """Return a difference and its interval, where that is known."""
-    if difference.interval is None:
-        return f"{difference.observed:+.2f}"
-    low, high = difference.interval
-    return f"{difference.observed:+.2f} ({low:+.2f} to {high:+.2f})"
+    bounds = difference.interval
+    return f"{difference.observed:+.2f}" + (f" ({bounds:+.2f})" if bounds else "")
 
 
 def constant_tasks(names: Sequence[str]) -> str:

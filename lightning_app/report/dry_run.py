@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 
 from datamodules import TaskData
-from lightning_app.report.markdown import markdown_table
 from lightning_app.stages.model import Model
 from lightning_app.stages.stage_graph import Stage, StageGraph
+from modules.markdown import markdown_table
 
 TIMED = 64
 """Texts that are embedded to estimate the time of a first run."""

@@ -25,7 +25,7 @@ class Gain:
         """Return the gain in one sentence."""
         gain = self.its_loss - self.loss
         low, high = self.bounds or (gain, gain)
-        sure = f"95 % interval {low:+.4f} to {high:+.4f}" if self.bounds else "too few held-out rows for an interval"
+        sure = f"95 % interval {self.bounds:+.4f}" if self.bounds else "too few held-out rows for an interval"
         if low > 0:
             said = "The merge is better on held-out rows than every single model"
         elif high < 0:

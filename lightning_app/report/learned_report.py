@@ -12,7 +12,6 @@ from callbacks.mteb.hub_results import hub_results
 from datamodules import SplitTask
 from lightning_app.recipe.named_merges import MAIN
 from lightning_app.report.gain import Gain
-from lightning_app.report.markdown import markdown_table
 from lightning_app.report.position_path import read_ending
 from lightning_app.report.scores_table import scores_table
 from lightning_app.stages.held_out import Measured, read_held_out
@@ -24,6 +23,7 @@ from lightning_app.stages.stage_graph import StageGraph
 from modules.bootstrap import Interval, interval, mean_differences
 from modules.json_files import read_json
 from modules.losses.task_batch import Kind
+from modules.markdown import markdown_table
 from modules.merging.describe import describe
 from modules.model_card.finding import Evaluation, Finding
 

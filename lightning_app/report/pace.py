@@ -27,7 +27,7 @@ BUDGET = 20
 """Seconds after which no further step is timed."""
 
 PASSES = 13
-"""Passes over the probe that a search on the whole probe takes until it has settled: 8 to 19 in docs/search.md."""
+"""Passes over the probe that a search on the whole probe takes until it has settled: 6 to 19 in docs/search.md."""
 
 
 class Pace:
@@ -52,7 +52,7 @@ class Pace:
             return (2 + len(stage.merge.experts)) * self._loading + self._learning(stage)
         if isinstance(stage, Score):
             return self._loading + stage.texts * self._per_scored_text(stage.scorer)
-        return 3 * self._loading + stage.texts * self._per_text
+        return 3 * self._loading + stage.texts * self.per_text
 
     def _training(self, stage: Train) -> float:
         training = stage.training
@@ -114,10 +114,10 @@ class Pace:
         return time.perf_counter() - started
 
     @cached_property
-    def _per_text(self) -> float:
-        """The seconds that a text of the data sets takes to be embedded."""
-        rows = [part for task in self._data.tasks.values() for part in (task.probe, task.expert) if len(part)]
-        return time_per_text(self._base, rows, self._device)
+    def per_text(self) -> float:
+        """The seconds that the base needs to embed a text of the probe, as long as the probe takes it."""
+        rows = [task.probe for task in self._data.probe_tasks()] or [t.expert for t in self._data.tasks.values()]
+        return time_per_text(self._base, rows, self._device, self._data.probe_arguments["max_length"])
 
     def _per_scored_text(self, scorer: Scorer) -> float:
         """Return the seconds that a text of the tasks takes to be embedded."""

@@ -8,7 +8,6 @@ import yaml
 
 from datamodules import SplitTask
 from lightning_app.report.learned_report import MTEB_LEGEND, THIS_MODEL
-from lightning_app.report.markdown import markdown_table
 from lightning_app.report.position_path import read_ending
 from lightning_app.report.rows_table import HEADER, rows_cells
 from lightning_app.report.scores_table import scores_table
@@ -21,6 +20,7 @@ from modules.checkpoints.base_model import find_base_model, without_path
 from modules.checkpoints.identity import weights_identity
 from modules.checkpoints.text_settings import text_settings
 from modules.json_files import read_json
+from modules.markdown import markdown_table
 from modules.merging.describe import describe
 from modules.model_card.card import write_card
 from modules.model_card.finding import Finding

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from lightning_app.report.markdown import markdown_table
+from modules.markdown import markdown_table
 
 
 @dataclass(frozen=True)

@@ -150,10 +150,8 @@ def _standing(difference: Difference) -> str:
 
 
 def _numbers(difference: Difference) -> str:
-    if difference.interval is None:
-        return f"{difference.observed:+.2f}"
-    low, high = difference.interval
-    return f"{difference.observed:+.2f}, {low:+.2f} to {high:+.2f}"
+    bounds = difference.interval
+    return f"{difference.observed:+.2f}" + (f", {bounds:+.2f}" if bounds else "")
 
 
 def _side(objective: float) -> str:

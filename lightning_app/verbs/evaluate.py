@@ -21,11 +21,11 @@ from callbacks.mteb.task_prompts import check_prompts
 from callbacks.mteb.task_texts import overlaps
 from datamodules import DataSource, load_task
 from lightning_app.report.comparison import comparison_text
-from lightning_app.report.markdown import markdown_table
 from lightning_app.report.rows_table import OVERLAP_LEGEND, shared_texts_table
 from lightning_app.report.significance import Difference, Row, Significance, significance
 from lightning_app.stages.model_loading import ModelLoading, is_plain
 from lightning_app.stages.scorer import score_tasks
+from lightning_app.unique_names import short_name
 from lightning_app.verbs.quiet_libraries import quiet_libraries
 from lightning_app.verbs.verb_parser import Parser
 from modules import UserError
@@ -33,6 +33,7 @@ from modules.checkpoints.base_model import find_base_model, is_hub_name
 from modules.checkpoints.st_folder import POOLING_FLAGS
 from modules.encoding.encode import PRECISIONS
 from modules.encoding.tokenized_texts import TokenizedTexts
+from modules.markdown import markdown_table
 
 if TYPE_CHECKING:
     from mteb import AbsTask
@@ -85,7 +86,11 @@ def main(arguments: list[str]) -> None:
 
 def make_parser() -> Parser:
     """Return the parser of the verb."""
-    parser = Parser(prog="python -m lightning_app evaluate", allow_abbrev=False, description=__doc__)
+    parser = Parser(
+        prog="python -m lightning_app evaluate",
+        allow_abbrev=False,
+        description="Score a saved model on MTEB tasks, or two models, to say which is better and how sure that is.",
+    )
     add = parser.add_argument
     add("--model", help="a folder (ours, sentence-transformers, transformers) or hub name")
     add("--compare", nargs=2, metavar=("A", "B"), help="two such models instead; differences are B minus A")
@@ -182,7 +187,7 @@ def model_name(model: str) -> str:
     """Return the name of a model in result files: its hub name, or ``local/<folder>``."""
     if is_hub_name(model):
         return model
-    return f"local/{Path(model).expanduser().resolve().name}"
+    return f"local/{short_name(model)}"
 
 
 def _compared(tasks: "list[AbsTask]", models: list[str], found: list[Scores]) -> str:
@@ -203,8 +208,7 @@ def result_tables(tasks: "list[AbsTask]", found: Scores) -> str:
     ]
     counts = _task_counts(tasks)
     means = [[name, counts[name], f"{mean:.2f}"] for name, mean in leaderboard_means(tasks, found.scores).items()]
-    shown = markdown_table(["task", "type", "metric", "score", "seconds"], rows)
-    return f"{shown}\n\n{markdown_table(['mean', 'of', 'score'], means)}"
+    return _joined(["task", "type", "metric", "score", "seconds"], rows, ["mean", "of", "score"], means)
 
 
 def comparison_tables(tasks: "list[AbsTask]", a: Scores, b: Scores, found: Significance) -> str:
@@ -226,7 +230,13 @@ def comparison_tables(tasks: "list[AbsTask]", a: Scores, b: Scores, found: Signi
         for name, mean in leaderboard_means(tasks, a.scores).items()
     ]
     columns = ["A", "B", "B - A", "95 % interval"]
-    return f"{markdown_table(['task', 'type', *columns], rows)}\n\n{markdown_table(['mean', 'of', *columns], means)}"
+    return _joined(["task", "type", *columns], rows, ["mean", "of", *columns], means)
+
+
+def _joined(header: list[str], rows: list[list[str]], of_means: list[str], means: list[list[str]]) -> str:
+    """Return a table of tasks, and under it one of their means; a single task is its own mean."""
+    tables = [markdown_table(header, rows)] + [markdown_table(of_means, means)] * (len(rows) > 1)
+    return "\n\n".join(tables)
 
 
 def _task_counts(tasks: "list[AbsTask]") -> dict[str, str]:
@@ -242,7 +252,7 @@ def _counted(count: int, noun: str) -> str:
 
 def _cells(a: float, b: float, difference: Difference) -> list[str]:
     bounds = difference.interval
-    return [f"{a:.2f}", f"{b:.2f}", f"{b - a:+.2f}", f"{bounds.low:+.2f} to {bounds.high:+.2f}" if bounds else ""]
+    return [f"{a:.2f}", f"{b:.2f}", f"{b - a:+.2f}", f"{bounds:+.2f}" if bounds else ""]
 
 
 def _device(name: str | None) -> torch.device:

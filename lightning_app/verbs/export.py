@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from datamodules.sources.text_lines import read_lines
 from lightning_app.verbs.verb_parser import Parser
 from modules.checkpoints.st_folder import POOLING_FLAGS
 from modules.errors import UserError
@@ -16,7 +15,7 @@ def main(arguments: list[str]) -> None:
         UserError: a mistake of the user's.
     """
     options = parse(arguments)
-    from lightning_app.verbs.quiet_libraries import quiet_libraries  # here: help waits for no library
+    from lightning_app.verbs.quiet_libraries import quiet_libraries  # here: help and mistakes wait for no library
     from modules.onnx_export.export_onnx import TEXTS, export_onnx
 
     quiet_libraries()
@@ -64,6 +63,8 @@ def read_texts(file: str) -> list[str]:
     """
     if not Path(file).is_file():
         raise UserError(f"--texts: there is no file {file}")
+    from datamodules.sources.text_lines import read_lines
+
     texts = [text for text in read_lines(Path(file)) if text.strip()]
     if not texts:
         raise UserError(f"--texts: {file} has no texts")

@@ -24,7 +24,6 @@ from lightning_app.stages.run_lock import locked
 from lightning_app.stages.score import Score, read_results, read_scores
 from lightning_app.stages.stage_graph import StageGraph, with_inputs
 from lightning_app.verbs.recipe_run import RecipeRun
-from modules import UserError
 from modules.distributed import fail_together, is_main_process
 from modules.model_card.finding import Evaluation, Finding
 
@@ -73,12 +72,8 @@ def _destination(config: Namespace) -> str | None:
     Raises:
         UserError: the hub would refuse it, which the main process finds out for all.
     """
-    if config.private and not config.push_to_hub:
-        raise UserError("--private: it is for --push_to_hub NAME")
-    if not config.push_to_hub:
-        return None
     with fail_together():
-        return check_destination(config.push_to_hub) if is_main_process() else None
+        return check_destination(config.push_to_hub, config.private) if is_main_process() else None
 
 
 def finish(

@@ -4,7 +4,9 @@ import argparse
 from pathlib import Path
 
 from lightning_app.verbs.verb_parser import Parser
+from modules.checkpoints.base_model import is_hub_name
 from modules.errors import UserError
+from modules.on_disk.new_folder import refuse_taken
 
 
 def add_hub_options(parser: Parser) -> None:
@@ -20,19 +22,13 @@ def destination(options: argparse.Namespace) -> str | None:
     Raises:
         UserError: something is in the way here already, or the hub would refuse it at the end.
     """
-    name: str | None = options.push_to_hub
-    if name is None:
-        if options.private is not None:
-            raise UserError("--private: it is for --push_to_hub NAME")
-        return None
-    from lightning_app.hub_upload import check_destination  # here, because most merges stay at home
-    from modules.checkpoints.base_model import is_hub_name
-    from modules.on_disk.new_folder import refuse_taken
+    from lightning_app.hub_upload import check_destination  # here: help waits for no torch
 
-    refuse_taken(options.out)
-    if options.adapter_rank and not (options.base and is_hub_name(options.base)):
-        raise UserError("--push_to_hub: an adapter needs its base on the hub; name it with --base org/name")
-    return check_destination(name)
+    if options.push_to_hub is not None:
+        refuse_taken(options.out)
+        if options.adapter_rank and not (options.base and is_hub_name(options.base)):
+            raise UserError("--push_to_hub: an adapter needs its base on the hub; name it with --base org/name")
+    return check_destination(options.push_to_hub, options.private)
 
 
 def send(options: argparse.Namespace) -> None:

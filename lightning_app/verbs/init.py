@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from lightning_app.verbs.out_file import check_out_file
 from lightning_app.verbs.verb_parser import Parser
 from modules.errors import UserError
 
@@ -50,8 +51,8 @@ def main(arguments: list[str]) -> None:
         UserError: a mistake of the user's; nothing is written then.
     """
     options = make_parser().parse_args(arguments)
-    out = Path(options.out)
-    _refuse_taken(out)
+    if (out := check_out_file(options.out)).exists() or out.is_symlink():
+        raise UserError(f"{out} is there already: name another file with --out")
     started = perf_counter()
     from lightning_app.first_recipe.propose import propose
     from lightning_app.verbs.quiet_libraries import quiet_libraries
@@ -65,18 +66,6 @@ def main(arguments: list[str]) -> None:
         file.write(recipe.text(time))
     for line in _what_next(recipe, time):
         print(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False))
-
-
-def _refuse_taken(out: Path) -> None:
-    """Refuse to write over a file, or into a folder that is not there.
-
-    Raises:
-        UserError: that is what would happen.
-    """
-    if out.exists() or out.is_symlink():
-        raise UserError(f"{out} is there already: name another file with --out")
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {out.parent}; make it first")
 
 
 def _what_next(recipe: FirstRecipe, time: str) -> Iterator[str]:

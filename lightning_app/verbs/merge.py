@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from lightning_app.report.markdown import markdown_table
 from lightning_app.unique_names import unique_names
 from lightning_app.verbs.hub_options import add_hub_options, destination, send
 from lightning_app.verbs.learning_options import METHOD, add_learning_options, check_learning_options, learn
@@ -19,6 +18,7 @@ from lightning_app.verbs.method_options import INNER, add_method_options, method
 from lightning_app.verbs.verb_parser import Parser
 from lightning_app.verbs.weights_by import parse_weights
 from modules.errors import Interrupted, UserError, nearest
+from modules.markdown import markdown_table
 
 if TYPE_CHECKING:
     from modules.merging import MergeMethod

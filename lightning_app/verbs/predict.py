@@ -8,6 +8,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from safetensors.torch import save_file
 
 from datamodules.sources.text_lines import read_lines
+from lightning_app.verbs.out_file import check_out_file
 from lightning_app.verbs.recipe_run import RecipeRun
 from modules import TextEncoder, UserError
 from modules.distributed import is_main_process
@@ -26,17 +27,19 @@ def run(config: Namespace) -> None:
 
 
 def read_texts(file: str | None, out: str | None) -> list[str]:
-    """The texts to embed.
+    """Return the texts to embed.
 
     Args:
         file: with one text a line.
         out: where the embeddings go.
 
     Raises:
-        UserError: one of the two is not given, or the file is not there, or has a line without a text.
+        UserError: one of the two is not given, `out` cannot be written, or the file is not there or has a line without
+            a text.
     """
     if file is None or out is None:
         raise UserError("predict needs --texts FILE (one text a line) and --out FILE.safetensors")
+    check_out_file(out)
     if not Path(file).is_file():
         raise UserError(f"--texts: there is no file {file}")
     texts = read_lines(Path(file))

@@ -13,7 +13,7 @@ from datamodules.decontamination import evaluated_ids
 from datamodules.text_ids import TextIds
 from lightning_app.recipe.recipe_parser import dump
 from lightning_app.recipe.recipe_settings import read_settings
-from lightning_app.report.dry_run import time_per_text
+from lightning_app.report.pace import Pace
 from lightning_app.report.tensorboard_log import write_recipe
 from lightning_app.stages.learn import CHECKPOINT, Learn
 from lightning_app.stages.model_loading import ModelLoading
@@ -87,14 +87,8 @@ class RecipeRun:
         Args:
             fresh: forget what is there.
         """
-        screen = Screen(self.style, self.time_per_text)
+        screen = Screen(self.style, lambda: Pace(self.models).per_text)
         return StageGraph(self.settings.run_dir, fresh, screen)
-
-    def time_per_text(self) -> float:
-        """Return the seconds that the base needs to embed a text of the probe, as long as the probe takes it."""
-        data = self.models.data
-        rows = [task.probe for task in data.probe_tasks()] or [task.expert for task in data.tasks.values()]
-        return time_per_text(self.models.base, rows, self.device, self.settings.probe["max_length"])
 
     def scorer(self, **caps: int | None) -> Scorer:
         """Return what scores models on the recipe's tasks.

@@ -1,11 +1,12 @@
 """Writing a model card: front matter that the hub reads, the text, and scores as the hub's leaderboards read them."""
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.checkpoints.base_model import is_hub_name, shown_name
+from modules.markdown import markdown_table
 from modules.merging.describe import in_words
 from modules.model_card.finding import Evaluation, Finding
 from modules.model_card.licence import CARD, KEYS
@@ -110,7 +111,7 @@ def _usage(folder: Path, name: str, record: Mapping[str, Any]) -> str:
 def _models(record: Mapping[str, Any]) -> str:
     parts = {"base": record["base"], **record.get("experts", {})}
     rows = [[name, _described(part), f"`{part['sha256']}`"] for name, part in parts.items()]
-    return _table(["name", "model", "sha256 of its weights"], rows)
+    return markdown_table(["name", "model", "sha256 of its weights"], rows, numbers=False)
 
 
 def _described(part: Mapping[str, Any]) -> str:
@@ -133,7 +134,7 @@ def _coefficients(record: Mapping[str, Any]) -> str:
         values = [group[name] for group in record["coefficients"].values()]
         low, high = f"{min(values):.4f}", f"{max(values):.4f}"
         rows.append([name, f"{record['a'][name]:g}", low if low == high else f"{low} to {high}"])
-    return _table(["expert", "a", "c"], rows)
+    return markdown_table(["expert", "a", "c"], rows)
 
 
 def _method(record: Mapping[str, Any]) -> str:
@@ -156,8 +157,3 @@ def _licences(record: Mapping[str, Any]) -> str:
         return UNKNOWN_LICENCE
     said = ", ".join(f"{name} {licence}" for name, licence in stated.items())
     return f"As the cards of the models state it: {said}."
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

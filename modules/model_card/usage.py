@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from modules.markdown import markdown_table
+
 PLAIN = """from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer({name}{options})
@@ -49,8 +51,8 @@ def prompts_text(settings: Mapping[str, Any]) -> str:
         return ""
     default = settings["default_prompt_name"]
     uses = {"query": "`encode_query`", "document": "`encode_document`", default: "`encode`"}
-    lines = ["| prompt | put before a text | by |", "|---|---|---|"]
-    for name, prompt in prompts.items():
-        by = uses.get(name, f"`encode(..., prompt_name={name!r})`")
-        lines.append(f"| {name} | `{prompt!r}` | {by} |")
-    return "\n".join(lines)
+    rows = [
+        [name, f"`{prompt!r}`", uses.get(name, f"`encode(..., prompt_name={name!r})`")]
+        for name, prompt in prompts.items()
+    ]
+    return markdown_table(["prompt", "put before a text", "by"], rows, numbers=False)
