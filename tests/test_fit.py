@@ -271,7 +271,9 @@ def test_a_search_on_the_whole_probe_takes_what_it_can_use(project: Project, cap
         "gradient_clip_val": 1.0, "gradient_clip_algorithm": "norm", "accumulate_grad_batches": 2,
         "limit_train_batches": 0.5, "max_time": "00:01:00:00", "detect_anomaly": True,
     }  # fmt: skip
-    project.write(content | {"baselines": ["other"]})
+    for recipe in content["recipes"].values():
+        recipe["max_steps"] = 1
+    project.write(content | {"baselines": ["other"], "position": {"max_epochs": 1}})
     fit(project)
     said = [line for line in caplog.messages if "for experts only" in line]
     keys = "accumulate_grad_batches, trainer.gradient_clip_val, trainer.gradient_clip_algorithm, trainer.limit_train_b"

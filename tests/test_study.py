@@ -26,6 +26,7 @@ def content(project: Project, **changes: Any) -> dict[str, Any]:
     }  # fmt: skip
     given["mteb"] = {"tasks": ["STSBenchmark", "XQuADRetrieval"], "data_root": str(project.folder)}
     given["baselines"] = ["base", "experts", "joint", "average", "learned_linear"]
+    given["position"] = {"max_epochs": 1}
     return given | changes
 
 
@@ -53,8 +54,8 @@ EVERYTHING = {
     "sizes": [0.5],
     "orders": 2,
     "sensitivity": {"mu": [0.0, 0.1], "probe_size": [16], "seeds": [3]},
-    "points": 3,
-    "grid": 3,
+    "points": 2,
+    "grid": 2,
     "max_examples": 10,
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
 from lightning_app.stages.stage_graph import safe_name
@@ -19,6 +20,9 @@ REPORT = "report"
 
 SCORES = "scores"
 """The folder that has a run for each scored model."""
+
+RGBA = 4
+"""The number of channels of the PNG files that matplotlib writes."""
 
 
 def write_recipe(recipe: str, logs: Path) -> None:
@@ -44,7 +48,14 @@ def write_pictures(pictures: "Iterable[Picture]", logs: Path) -> None:
     """Write the figures of pictures, each under its name."""
     with _writer(logs / REPORT, ".pictures") as writer:
         for picture in pictures:
-            writer.add_figure(picture.name, picture.figure, close=False)
+            value = Summary.Value(tag=picture.name, image=_image(picture))  # `add_figure` would draw the figure again
+            writer.file_writer.add_summary(Summary(value=[value]))
+
+
+def _image(picture: "Picture") -> Summary.Image:
+    """Return the PNG file of a picture as TensorBoard keeps it."""
+    width, height = picture.figure.canvas.get_width_height()
+    return Summary.Image(width=width, height=height, colorspace=RGBA, encoded_image_string=picture.png)
 
 
 def _writer(folder: Path, suffix: str) -> SummaryWriter:

@@ -5,7 +5,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
@@ -97,7 +97,7 @@ class Stage(ABC):
     @cached_property
     def key(self) -> str:
         """A hash of kind, version, libraries and content."""
-        stamp = [self.kind, self.version, {library: version(library) for library in self.libraries}]
+        stamp = [self.kind, self.version, {library: _version(library) for library in self.libraries}]
         return hashlib.sha256(json.dumps([stamp, self.content], sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -124,6 +124,12 @@ def content_of(value: Any) -> Any:
     if is_dataclass(value):
         return {entry.name: content_of(getattr(value, entry.name)) for entry in _counted(value)}
     raise TypeError(f"a stage's field of type {type(value).__name__} has no form for a key")
+
+
+@cache
+def _version(library: str) -> str:
+    """Return the version of a library, which takes a search through all that is installed."""
+    return version(library)
 
 
 def _counted(value: Any) -> Iterator[Any]:
