@@ -332,6 +332,7 @@ STUDY_ROWS: dict[str, tuple[Any, Names]] = {
     ),
     "seeds": ([1], set()),  # of rows that are chosen later
     "tasks": ({"sts": ["STSBenchmark"]}, set()),
+    "averages": ({"both": ["STSBenchmark"]}, set()),
     "sizes": ([0.5], {"model:qa x 0.5", "model:sts x 0.5"}),
     "orders": (
         1,

@@ -79,7 +79,8 @@ def slow_draws(name: str, a: Row, b: Row) -> list[float]:
 
 def test_intervals_are_those_of_the_slow_way(tmp_path: Path) -> None:
     tasks, a, b = tasks_and_rows(tmp_path, list(WRITERS))
-    found = significance(tasks, a, b)
+    groups = {"two": ["STSBenchmark", "TwentyNewsgroupsClustering"], "one": ["TwentyNewsgroupsClustering"]}
+    found = significance(tasks, a, b, groups)
     assert found.constant == ["TwentyNewsgroupsClustering"] and list(found.tasks) == list(WRITERS)
     clustering = b.scores["TwentyNewsgroupsClustering"] - a.scores["TwentyNewsgroupsClustering"]
     assert found.tasks["TwentyNewsgroupsClustering"] == (clustering, None)
@@ -102,7 +103,10 @@ def test_intervals_are_those_of_the_slow_way(tmp_path: Path) -> None:
     bounds = np.quantile(np.mean([drawn[name] for name in of_type], axis=0), [0.025, 0.975])
     assert found.types["Classification"].interval == pytest.approx(tuple(bounds), abs=1e-9)
     assert found.types["STS"].interval == pytest.approx(found.tasks["STSBenchmark"].interval)
-    assert found.types["Clustering"] == (pytest.approx(clustering), None)
+    assert found.types["Clustering"] == found.groups["one"] == (pytest.approx(clustering), None)
+    halves = [(draw + clustering) / 2 for draw in drawn["STSBenchmark"]]
+    assert found.groups["two"].interval == pytest.approx(tuple(np.quantile(halves, [0.025, 0.975])), abs=1e-9)
+    assert found.groups["two"].observed == pytest.approx((differences["STSBenchmark"] + clustering) / 2)
 
 
 def test_the_draws_of_tasks_are_independent(tmp_path: Path) -> None:

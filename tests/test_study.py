@@ -2,6 +2,7 @@
 
 import json
 import re
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_app.__main__ import main
+from lightning_app.recipe.study_recipe import StudyRecipe
+from lightning_app.study.study_tables import StudyTables
 from tests.conftest import Project
 from tests.tiny_mirror import write_sts, write_xquad
 
@@ -156,6 +159,7 @@ def test_a_dry_run_says_what_is_left_and_makes_nothing(project: Project, capsys:
         ({"study": {"sensitivity": {"of": "average"}}}, "'average' is not a learned merge"),
         ({"study": {"sensitivity": {"probe_size": [4096]}}}, "raise probe.reserve"),
         ({"study": {"tasks": {"qa": ["SciFact"]}}}, "study.tasks: 'SciFact' is not among mteb.tasks"),
+        ({"study": {"averages": {"old": ["SciFact"]}}}, "study.averages: 'SciFact' is not among mteb.tasks"),
         ({"study": {"tasks": {"oops": ["STSBenchmark"]}}}, "study.tasks: there is no expert 'oops'"),
         (
             {"merges": {"a": {"experts": ["b"]}, "b": {"experts": ["a"]}}, "baselines": ["a"]},
@@ -177,3 +181,22 @@ def test_mistakes_are_one_line_before_any_training(
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert message in line
     assert not Path(project.run_dir / "stages").exists()
+
+
+def test_averages_are_over_two_tasks_or_more_and_each_is_shown_once() -> None:
+    recipe = StudyRecipe(
+        tasks={"sts": ["STSBenchmark", "SICK-R"], "retrieval": ["SciFact"]},
+        averages={"old": ["SciFact", "STSBenchmark"], "same": ["STSBenchmark", "SICK-R"]},
+    )
+    names = {
+        "STSBenchmark": "STS",
+        "SICK-R": "STS",
+        "SciFact-capped-corpus-9": "Retrieval",
+        "Emotion": "Classification",
+    }
+    tasks: Any = [Namespace(metadata=Namespace(name=name, type=kind)) for name, kind in names.items()]
+    study: Any = Namespace(recipe=recipe)
+    sts, scifact = ["STSBenchmark", "SICK-R"], "SciFact-capped-corpus-9"
+    tables = StudyTables(study, tasks)
+    assert tables.groups == {"all": list(names), "STS": sts, "seen": [*sts, scifact], "old": [sts[0], scifact]}
+    assert tables.parts(full=True)["old"] == ["STSBenchmark", "SciFact"]

@@ -50,6 +50,7 @@ class StudyRecipe:
         resampling: joint models of other proportions.
         seeds: further seeds of the best joint model, fixed merge and learned merge, as chosen on probe-validation.
         tasks: expert to the MTEB tasks that it was trained for; tasks of no expert count as unseen.
+        averages: further means over tasks, by name: ``{old: [STSBenchmark, SciFact]}``.
         sizes: fractions of the steps of every expert at which the norm of its task vector is taken as well.
         orders: learn the SLERP chain in so many orders of the experts; 0: not.
         sensitivity: what the position depends on.
@@ -62,6 +63,7 @@ class StudyRecipe:
     resampling: Resampling = field(default_factory=Resampling)
     seeds: list[int] = field(default_factory=list)
     tasks: dict[str, list[str]] = field(default_factory=dict)
+    averages: dict[str, list[str]] = field(default_factory=dict)
     sizes: list[float] = field(default_factory=list)
     orders: int = 0
     sensitivity: Sensitivity = field(default_factory=Sensitivity)
@@ -82,12 +84,13 @@ def check_tasks(study: StudyRecipe, experts: Sequence[str], tasks: Sequence[str]
     Raises:
         UserError: there is one.
     """
-    for expert, names in study.tasks.items():
+    for expert in study.tasks:
         if expert not in experts:
             raise UserError(f"study.tasks: there is no expert '{expert}' ({', '.join(experts)} are there)")
-        for name in names:
+    for key, groups in (("tasks", study.tasks), ("averages", study.averages)):
+        for name in itertools.chain(*groups.values()):
             if name not in tasks:
-                raise UserError(f"study.tasks: '{name}' is not among mteb.tasks ({', '.join(tasks)})")
+                raise UserError(f"study.{key}: '{name}' is not among mteb.tasks ({', '.join(tasks)})")
 
 
 def resampled_recipes(

@@ -15,19 +15,25 @@ LEGEND = (
 )
 
 
-def gains(model: str, rows: Mapping[str, Row], tasks: "Sequence[AbsTask]") -> dict[str, Significance]:
+def gains(
+    model: str,
+    rows: Mapping[str, Row],
+    tasks: "Sequence[AbsTask]",
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Significance]:
     """Return the name of every other row to the differences, the model minus it.
 
     Args:
         model: name of its row.
         rows: name to what was scored.
         tasks: on which all of them were scored, with their data.
+        groups: see `significance`.
     """
-    return {name: significance(tasks, row, rows[model]) for name, row in rows.items() if name != model}
+    return {name: significance(tasks, row, rows[model], groups) for name, row in rows.items() if name != model}
 
 
 def differences_table(caption: str, model: str, found: Mapping[str, Significance], tasks: Sequence[str]) -> Table:
-    """Return a model minus other models, on the mean and on each task.
+    """Return a model minus other models, on the mean, on those of groups of tasks, and on each task.
 
     Args:
         caption: of the table.
@@ -35,10 +41,15 @@ def differences_table(caption: str, model: str, found: Mapping[str, Significance
         found: name of each other model to the differences.
         tasks: in the order of the columns.
     """
-    rows = [[name, shown(of.average), *(shown(of.tasks[task]) for task in tasks)] for name, of in found.items()]
-    constant = next(iter(found.values())).constant
-    notes = [LEGEND + constant_tasks(constant)]
-    return Table(caption, [f"{model} minus", "mean", *tasks], rows, notes=notes)
+    rows = [
+        [name, *map(shown, (of.average, *of.groups.values(), *(of.tasks[task] for task in tasks)))]
+        for name, of in found.items()
+    ]
+    first = next(iter(found.values()))
+    notes = [LEGEND + constant_tasks(first.constant)]
+    return Table(
+        caption, [f"{model} minus", "mean", *(f"mean {name}" for name in first.groups), *tasks], rows, notes=notes
+    )
 
 
 def shown(difference: Difference) -> str:

@@ -2,9 +2,9 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,11 +46,13 @@ class Significance:
         tasks: on each task.
         means: of the means that MTEB's leaderboard has, see `leaderboard_means`.
         constant: tasks without values of their examples, whose part of the means was not resampled.
+        groups: of the means over groups of tasks that were asked for.
     """
 
     tasks: dict[str, Difference]
     means: dict[str, Difference]
     constant: list[str]
+    groups: dict[str, Difference] = field(default_factory=dict)
 
     @property
     def average(self) -> Difference:
@@ -73,7 +75,9 @@ def read_row(folder: Path, cache: Path) -> Row:
     return Row(read_scores(folder), read_examples(folder, cache))
 
 
-def significance(tasks: "Sequence[AbsTask]", a: Row, b: Row) -> Significance:
+def significance(
+    tasks: "Sequence[AbsTask]", a: Row, b: Row, groups: Mapping[str, Sequence[str]] | None = None
+) -> Significance:
     """95 % intervals of the differences by the paired bootstrap: both models on the same examples, drawn anew.
 
     The interval of a mean is that of the means over its tasks, draw by draw, with the examples of each task drawn
@@ -86,6 +90,7 @@ def significance(tasks: "Sequence[AbsTask]", a: Row, b: Row) -> Significance:
         tasks: all that both models were scored on, with their data.
         a: one row.
         b: the other.
+        groups: name to tasks over which a mean is wanted as well.
     """
     differences, resampled = {}, {}
     for task in tasks:
@@ -95,23 +100,27 @@ def significance(tasks: "Sequence[AbsTask]", a: Row, b: Row) -> Significance:
             resampled[name] = found
         bounds = None if found is None else interval(found)
         differences[name] = Difference(b.scores[name] - a.scores[name], bounds)
-    constant = [name for name in differences if name not in resampled]
-    return Significance(differences, _means(tasks, differences, resampled), constant)
-
-
-def _means(
-    tasks: "Sequence[AbsTask]", differences: Mapping[str, Difference], resampled: Mapping[str, NDArray[np.float64]]
-) -> dict[str, Difference]:
-    """Return the leaderboard's means of differences; without any resampled task in it, a mean has no interval."""
-    observed = leaderboard_means(tasks, {name: found.observed for name, found in differences.items()})
-    constant = {name: np.full(RESAMPLES, found.observed) for name, found in differences.items()}
-    drawn = leaderboard_means(tasks, {**constant, **resampled})
+    drawn = {name: np.full(RESAMPLES, found.observed) for name, found in differences.items()} | resampled
+    observed = {name: found.observed for name, found in differences.items()}
+    types = leaderboard_means(tasks, observed), leaderboard_means(tasks, drawn)
     known = {str(task.metadata.type) for task in tasks if task.metadata.name in resampled}
-    has = {MEAN: bool(known), MEAN_OF_TYPES: bool(known)}
-    return {
-        name: Difference(float(value), interval(drawn[name]) if has.get(name, name in known) else None)
-        for name, value in observed.items()
+    sure = {MEAN: bool(known), MEAN_OF_TYPES: bool(known)} | dict.fromkeys(known, True)
+    means = {name: _difference(value, types[1][name], sure.get(name, False)) for name, value in types[0].items()}
+    of_groups = {
+        group: _difference(
+            np.mean([observed[name] for name in names]),
+            np.mean([drawn[name] for name in names], axis=0),
+            not resampled.keys().isdisjoint(names),
+        )
+        for group, names in (groups or {}).items()
     }
+    constant = [name for name in differences if name not in resampled]
+    return Significance(differences, means, constant, of_groups)
+
+
+def _difference(observed: np.floating[Any] | NDArray[np.float64], drawn: NDArray[np.float64], sure: bool) -> Difference:
+    """Return a difference of means; without any resampled task in it, a mean has no interval."""
+    return Difference(float(observed), interval(drawn) if sure else None)
 
 
 def task_seed(name: str) -> int:

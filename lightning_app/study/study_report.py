@@ -83,7 +83,7 @@ class StudyReport:
     @cached_property
     def verdict(self) -> Verdict:
         """The model to take."""
-        return study_verdict(self.study, self.tables.loaded)
+        return study_verdict(self.study, self.tables.loaded, self.tables.parts())
 
     def differences(self) -> Table:
         """Return how sure the differences are between the chosen model and the others."""

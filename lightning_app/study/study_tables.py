@@ -22,6 +22,9 @@ from modules.json_files import read_json
 if TYPE_CHECKING:
     from mteb import AbsTask
 
+ALL = "all"
+"""Name of the average over all tasks."""
+
 
 class StudyTables:
     """Reads the results of a study whose stages have run.
@@ -34,10 +37,7 @@ class StudyTables:
     def __init__(self, study: Study, tasks: "Sequence[AbsTask]") -> None:
         self.study, self.loaded = study, tasks
         self.types = {task.metadata.name: str(task.metadata.type) for task in tasks}
-        self.owned = {
-            expert: [name for name in self.types if full_name(name) in names]
-            for expert, names in study.recipe.tasks.items()
-        }
+        self.owned = self._loaded_names(study.recipe.tasks)
         owned = {name for names in self.owned.values() for name in names}
         self.seen = [name for name in self.types if name in owned]
         self.unseen = [name for name in self.types if name not in owned]
@@ -57,13 +57,14 @@ class StudyTables:
 
     @cached_property
     def groups(self) -> dict[str, list[str]]:
-        """Name of each average to the tasks that it is over: all, and of each type, of each expert, seen and unseen.
+        """Name of each average to its tasks: all, of each type, of each expert, seen, unseen, and the recipe's own.
 
         Averages of a single task, and of the same tasks as one before, are left out.
         """
         by_type = {kind: [name for name, of in self.types.items() if of == kind] for kind in self.types.values()}
-        groups = {"all": list(self.types)}
-        for name, tasks in (by_type | self.owned | {"seen": self.seen, "unseen": self.unseen}).items():
+        groups = {ALL: list(self.types)}
+        parts = by_type | self.owned | {"seen": self.seen, "unseen": self.unseen}
+        for name, tasks in (parts | self._loaded_names(self.study.recipe.averages)).items():
             if len(tasks) > 1 and tasks not in groups.values():
                 groups[name] = tasks
         return groups
@@ -99,8 +100,13 @@ class StudyTables:
     def difference(self, a: Row, b: Row, *, full: bool = False) -> Significance:
         """Return how much better the second row is than the first, on the recipe's tasks, or on whole ones."""
         study, graph = self.study, self.study.graph
-        rows = [read_row(graph.folder(study.score(row, full=full)), graph.score_cache) for row in (a, b)]
-        return significance(self._whole if full else self.loaded, *rows)
+        first, second = (read_row(graph.folder(study.score(row, full=full)), graph.score_cache) for row in (a, b))
+        return significance(self._whole if full else self.loaded, first, second, self.parts(full=full))
+
+    def parts(self, *, full: bool = False) -> dict[str, list[str]]:
+        """Return the averages over parts of the tasks, see `groups`; ``full``: by the names of the whole tasks."""
+        parts = {name: tasks for name, tasks in self.groups.items() if name != ALL}
+        return {name: list(map(full_name, tasks)) for name, tasks in parts.items()} if full else parts
 
     @cached_property
     def _whole(self) -> "list[AbsTask]":
@@ -246,6 +252,10 @@ class StudyTables:
         searched = [stage for row in self.study.family("resampling") for stage in row.model.inputs]
         scores = {row.name: self.study.score(row) for row in rows}
         return cost_table({row.name: row.model.inputs for row in rows}, scores, self.study.graph, searched)
+
+    def _loaded_names(self, groups: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        """Return groups of tasks by the names that they have here, in the order of the columns."""
+        return {group: [name for name in self.types if full_name(name) in names] for group, names in groups.items()}
 
     def _averages(self) -> list[str]:
         """The headers of the averages."""
