@@ -1,6 +1,7 @@
 """A comparison of two models in words."""
 
 from lightning_app.report.comparison import comparison_text
+from lightning_app.report.gain import Gain
 from lightning_app.report.significance import Difference, Significance
 from modules.bootstrap import Interval
 
@@ -43,5 +44,7 @@ def test_chance_is_called_chance_and_what_is_not_known_is_not_claimed() -> None:
     assert comparison_text("A", "B", unknown) == (
         "B scores higher than A, +0.50 on TwentyNewsgroups; without scores of examples there is no interval."
     )
+    assert str(Gain("far", 0.8, 0.80000001, None)).startswith("far alone is as good on held-out rows as the merge")
+    assert " a gain of +0.0000 (" in str(Gain("far", 0.8, 0.80000001, None))
     same = Difference(0.0, Interval(0.0, 0.0))
     assert comparison_text("A", "B", found({"STS12": same}, same, {"STS": same})).startswith("B and A are level: +0.00")

@@ -23,7 +23,7 @@ class Gain:
 
     def __str__(self) -> str:
         """Return the gain in one sentence."""
-        gain = self.its_loss - self.loss
+        gain = round(self.its_loss - self.loss, 4) + 0.0  # what is shown as 0 is no difference, and has no sign
         low, high = self.bounds or (gain, gain)
         sure = f"95 % interval {self.bounds:+.4f}" if self.bounds else "too few held-out rows for an interval"
         if low > 0:
