@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from datamodules.row_split import split_rows
 from datamodules.sources.data_source import DataSource
 from datamodules.sources.task_loading import load_task
@@ -79,7 +81,7 @@ def load_tasks(
 
     Raises:
         UserError: two data sets have one name, a size names no data set, no row can be held out of one that rows are
-            to be held out of, or whatever ``load_task`` finds.
+            to be held out of, all texts have one label, or whatever ``load_task`` finds.
     """
     named = named_sources(sources)
     probe_sizes = _size_each(probe_size, list(named), "probe_size")
@@ -131,7 +133,18 @@ def _read(named: Mapping[str, DataSource], loss: LossConfig) -> dict[str, TaskDa
         if key not in read:
             read[key] = load_task(source, loss)
         data[name] = replace(read[key], name=name).with_loss(source.loss or loss)
+        _refuse_one_label(data[name])
     return data
+
+
+def _refuse_one_label(task: TaskData) -> None:
+    """Refuse labelled texts that are all of one label.
+
+    Raises:
+        UserError: they are.
+    """
+    if task.kind == "labelled" and task.target is not None and len(np.unique(task.target)) < 2:
+        raise UserError(f"{task.name}: all texts have one label, so there is nothing to tell apart; give two or more")
 
 
 def _size_each(size: int | dict[str, int], names: list[str], key: str) -> dict[str, int]:

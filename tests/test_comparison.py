@@ -1,6 +1,7 @@
-"""A comparison of two models in words."""
+"""A comparison of two models, and the gain of a merge, in words."""
 
 from lightning_app.report.comparison import comparison_text
+from lightning_app.report.gain import Gain
 from lightning_app.report.significance import Difference, Significance
 from modules.bootstrap import Interval
 
@@ -45,3 +46,10 @@ def test_chance_is_called_chance_and_what_is_not_known_is_not_claimed() -> None:
     )
     same = Difference(0.0, Interval(0.0, 0.0))
     assert comparison_text("A", "B", found({"STS12": same}, same, {"STS": same})).startswith("B and A are level: +0.00")
+
+
+def test_a_gain_is_what_is_shown_and_the_simpler_merge_is_named() -> None:
+    level = str(Gain("far", 0.8, 0.80000001, None))
+    assert level.startswith("far alone is as good on held-out rows as the merge") and " a gain of +0.0000 (" in level
+    assert str(Gain("far", 0.9, 0.8, None, 0.75)).endswith(" The plain average, which is simpler, has 0.7500.")
+    assert str(Gain("far", 0.9, 0.8, None, 0.85)).endswith("a gain of +0.1000 (too few held-out rows for an interval).")

@@ -94,6 +94,8 @@ def changed(project: Project, path: str, value: Any) -> list[str]:
         ("recipes.qa.start", "qa", "models are made of each other in a circle: qa -> qa"),
         ("recipes.qa.data", [], "recipes.qa: give either data or mix"),
         ("recipes.qa.part", [3, 2], "recipes.qa.part is [3, 2]; [2, 3] is the second of three parts"),
+        ("recipes.qa.max_steps", -1, "recipes.qa.max_steps is -1; give a number of steps, 1 or more"),
+        ("recipes.qa.validate_every", 0, "recipes.qa.validate_every is 0; give a number of steps, 1 or more"),
         ("recipes.qa.seed", -1, "recipes.qa.seed is -1; it is 0 or above"),
         ("recipes.qa.lrr", 1.0, "lrr"),
         ("recipes.qa.batch_size", 500, "lower batch_size"),

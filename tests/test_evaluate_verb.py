@@ -151,6 +151,7 @@ def test_prompts_are_a_file_or_text(tmp_path: Path) -> None:
         (["--model", "x", "--tasks", "STS12"], "--out is missing"),
         (["--model", "x", "--out", "o"], "name the tasks: --tasks, --types or --benchmark"),
         (["--model", "no/such-model", "--tasks", "STS12", "--out", "o"], "model 'no/such-model' not found"),
+        (["--model", "x", "--tasks", "STS12", "--out", "{base}/config.json"], "config.json: that is a file; name a"),
         (["--modl", "x"], "unknown key '--modl'; did you mean 'model'?"),
         (["--model", "{base}", "--tasks", "STSBenchmrk", "--out", "o"], "no MTEB task STSBenchmrk; did"),
         (["--model", "{base}", "--tasks", "STS12", "--out", "o", "--device", "cuda:99"], "--device cuda:99: "),

@@ -94,7 +94,11 @@ def test_mistakes(options: list[str], message: str, tmp_path: Path, capsys: pyte
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.skipif(HAS_ONNX, reason="the packages are installed")
-def test_missing_packages_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_packages_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(export_onnx, "NEEDED", ("json", "no_such_onnx"))
     assert export(tmp_path) == 2
-    assert "onnxruntime not installed: pip install" in capsys.readouterr().err
+    assert (
+        "error: no_such_onnx not installed: pip install 'embedding-self-positioning[onnx]'" in capsys.readouterr().err
+    )

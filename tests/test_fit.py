@@ -39,7 +39,7 @@ def test_fit_makes_everything(fitted: Project, finished_run: tuple[Path, str]) -
     assert all(f"| {row} " in report for row in rows)
     assert "| qa       |  150 |" in report, "which rows of each data set go where"
     card = read_card(project.run_dir / "model")
-    assert "| qa | trained from `base` on qa | " in card.text and cells(card, "qa")[2][:2] == ["qa", "150"]
+    assert cells(card, "qa")[0][:2] == ["qa", "trained from `base` on qa"] and cells(card, "qa")[2][:2] == ["qa", "150"]
     merge = json.loads((project.run_dir / "model" / "merge.json").read_text())
     assert merge["experts"]["qa"]["trained_on"] == ["qa"] and merge["base"]["path"].endswith("/base")
     assert "run_dir" not in card.text and "source: qa.jsonl" in card.text and "max_steps: 6" in card.text

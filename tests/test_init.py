@@ -79,7 +79,7 @@ def test_from_two_files_to_a_merged_model_in_three_commands(here: Project, capsy
     assert re.search(r"fit takes about \d+ s on this machine \(cpu, \d+ cores\): start \d+ s, faq \d+ s, ", said)
     text = Path("recipe.yaml").read_text()
     assert max(map(len, text.splitlines())) <= 120
-    assert "# Fit takes about " in text and text.count("#") > 20
+    assert "# Fit takes about " in text and text.count("#") > 20 and "longer texts are cut: none\n" in text
     assert main(["fit", "--config", "recipe.yaml", "--dry_run"]) == 0
     plan = capsys.readouterr().out
     assert all(f" {name} " in plan for name in ("faq", "similarity", "joint_pulled_back", "self_positioning"))
@@ -130,6 +130,7 @@ def test_models_that_are_there_become_experts(here: Project, capsys: pytest.Capt
         (["faq.csv", "base"], "--base is missing, and the experts record no common base"),
         (["faq.csv", "models/none"], "model 'models/none' not found"),
         (["wide.csv"], "wide.csv:2: score is '700'; scores lie in 0 to 1, or give their range"),
+        (["hole.csv"], "hole.csv:3: score is '', not a number"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -140,6 +141,7 @@ def test_a_mistake_is_one_line(
     write_csv(Path("odd.csv"), [("frage", "antwort"), *pairs(60)])
     write_csv(Path("few.csv"), [("anchor", "positive"), *pairs(3)])
     write_csv(Path("wide.csv"), [("sentence1", "sentence2", "score"), ("a cat", "a dog", 700)])
+    write_csv(Path("hole.csv"), [("sentence1", "sentence2", "score"), ("a cat", "a dog", 3), ("the", "dog", "")])
     before = sorted(Path().rglob("*"))
     based = words if "base" in words or "models/none" in words else [*words, "--base", "base"]
     init(*based, status=2)

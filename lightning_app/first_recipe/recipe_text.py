@@ -66,7 +66,7 @@ class FirstRecipe:
         yield "seed_everything: 0"
         yield _line(
             f"run_dir: {_plain(self.run_dir)}",
-            f"the model will be {self.run_dir}/model, the report {self.run_dir}/report.md",
+            f"the model will be {self.run_dir}/model, the report {self.run_dir}/report.html",
         )
 
     def _model(self) -> Iterator[str]:
@@ -87,8 +87,8 @@ class FirstRecipe:
         numbers = self.numbers
         yield _line("recipes:", "the experts to train, one for each file")
         yield "  defaults:"
-        cut = ", ".join(f"{each.longer(numbers.max_length):.0%} of {each.name}" for each in self.data)
-        yield _line(f"    max_length: {numbers.max_length}", f"tokens of a text; longer texts are cut: {cut}")
+        cut = ", ".join(_cut(each, numbers.max_length) for each in self.data if each.longer(numbers.max_length))
+        yield _line(f"    max_length: {numbers.max_length}", f"tokens of a text; longer texts are cut: {cut or 'none'}")
         yield _line(f"    batch_size: {numbers.batch_size}", "rows of a step; time grows with both")
         yield _line(f"    lr: {numbers.lr:.1e}", "peak learning rate; a smaller one keeps an expert nearer to the base")
         for each in self.data:
@@ -133,6 +133,11 @@ class FirstRecipe:
         yield _line(f"  precision: {machine.precision}", machine.why)
         yield "  num_sanity_val_steps: 0"
         yield "  log_every_n_steps: 1"
+
+
+def _cut(each: DataSummary, tokens: int) -> str:
+    part = each.longer(tokens)
+    return f"{f'{part:.0%}' if part >= 0.01 else 'below 1%'} of {each.name}"
 
 
 def _source(each: DataSummary) -> dict[str, Any]:

@@ -61,6 +61,10 @@ def _add_joint(settings: RecipeSettings, recipes: dict[str, ExpertRecipe], merge
 
 def _check_training(name: str, recipe: ExpertRecipe) -> None:
     where = f"recipes.{name}"
+    for key in ("max_steps", "validate_every"):
+        steps: int | None = getattr(recipe, key)
+        if steps is not None and steps < 1:
+            raise UserError(f"{where}.{key} is {steps}; give a number of steps, 1 or more")
     for key, kind in (("optimizer", Optimizer), ("schedule", LRScheduler)):
         given: dict[str, Any] | None = getattr(recipe, key)
         if given is not None:

@@ -156,9 +156,9 @@ class LearnedReport:
 
     def gain(self) -> Gain:
         """Return what the merge gains over the best of base and experts."""
-        *singles, _, merge = self.found
+        *singles, average, merge = self.found
         best = min(singles, key=self.losses.__getitem__)
-        return Gain(best, self.losses[best], self.losses[merge], self._bounds(merge, best))
+        return Gain(best, self.losses[best], self.losses[merge], self._bounds(merge, best), self.losses[average])
 
     def _bounds(self, merge: str, other: str) -> Interval | None:
         """The interval of the gain over another model, over the choice of batches."""

@@ -23,13 +23,17 @@ def locked(run_dir: str | Path, key: str = "--run_dir") -> Iterator[None]:
         key: option that names another one, for the message.
 
     Raises:
-        UserError: another run holds it.
+        UserError: another run holds it, or it cannot be written.
     """
     if not is_main_process():
         yield
         return
-    Path(run_dir).mkdir(parents=True, exist_ok=True)
-    with (Path(run_dir) / FILE).open("a+") as file:
+    try:
+        Path(run_dir).mkdir(parents=True, exist_ok=True)
+        opened = (Path(run_dir) / FILE).open("a+")
+    except OSError as error:
+        raise UserError(f"{run_dir} cannot be written ({error.strerror}): name another folder with {key}") from error
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -131,6 +131,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         raise UserError("name the tasks: --tasks, --types or --benchmark")
     if not options.out:
         raise UserError("--out is missing: the folder of the results")
+    if (out := Path(options.out)).exists() and not out.is_dir():
+        raise UserError(f"--out {out}: that is a file; name a folder")
     if options.batch_size < 1:
         raise UserError(f"--batch_size is {options.batch_size}; it must be at least 1")
     return options

@@ -74,8 +74,10 @@ def _what_next(recipe: FirstRecipe, time: str) -> Iterator[str]:
     yield f"  python -m lightning_app fit --config {shlex.quote(recipe.out)}"
     yield time
     if recipe.models and len(recipe.data) == 1:
-        words = ["--learn", recipe.data[0].given.source.source, "--base", recipe.base, "--experts"]
-        short = shlex.join(["merge", *words, *recipe.models.values(), "--out", "merged"])
+        source = recipe.data[0].given.source
+        columns = [f"{name}={column}" for name, column in (source.columns or {}).items()]
+        words = ["--learn", source.source, *(["--columns", *columns] if columns else []), "--base", recipe.base]
+        short = shlex.join(["merge", *words, "--experts", *recipe.models.values(), "--out", "merged"])
         yield f"to merge the models without training another one, shorter: python -m lightning_app {short}"
 
 

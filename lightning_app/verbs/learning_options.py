@@ -1,16 +1,21 @@
 """The options of the verb merge that learn the position on rows, and what they do."""
 
+from __future__ import annotations
+
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning_app.unique_names import numbered
 from lightning_app.verbs.verb_parser import Parser
 from modules.errors import UserError
 
+if TYPE_CHECKING:
+    from datamodules import DataSource
+
 SEARCHES = {"bfgs": "Bfgs", "adam": "Adam", "cma_es": "CmaEs"}
 """Name of a search on the command line to its class in `modules`."""
 
-ONLY_LEARNED = ("search", "signed", "tasks")
+ONLY_LEARNED = ("columns", "search", "signed", "tasks")
 NOT_LEARNED = ("coefficients", "scale")
 """Options that are for a merge with ``--learn`` only, and for one without it only."""
 
@@ -27,6 +32,12 @@ def add_learning_options(parser: Parser) -> None:
         metavar="FILE",
         help="files of pairs (columns anchor, positive), graded pairs (sentence1, sentence2, score) or labelled texts "
         f"(text, label); without --method it is {METHOD}, without --base the base that all experts record",
+    )
+    add(
+        "--columns",
+        nargs="+",
+        metavar="EXPECTED=COLUMN",
+        help="columns of these files that are named otherwise, as anchor=frage positive=antwort",
     )
     add("--search", choices=list(SEARCHES), help="how the position is found (bfgs)")
     add(
@@ -60,7 +71,6 @@ def learn(options: argparse.Namespace, **settings: Any) -> None:
         UserError: a mistake of the user's.
     """
     import modules  # here, because a merge without rows waits neither for transformers nor for Lightning
-    from datamodules import DataSource
     from lightning_app.learn_merge import learn_merge
     from lightning_app.verbs.quiet_libraries import quiet_libraries
 
@@ -68,7 +78,7 @@ def learn(options: argparse.Namespace, **settings: Any) -> None:
     learn_merge(
         options.base,
         options.experts,
-        dict(zip(numbered(DataSource(file).name for file in options.learn), options.learn, strict=True)),
+        learning_sources(options),
         options.out,
         search=getattr(modules, SEARCHES[options.search])() if options.search else None,
         signed=bool(options.signed),
@@ -76,3 +86,26 @@ def learn(options: argparse.Namespace, **settings: Any) -> None:
         hub_name=options.push_to_hub,
         **settings,
     )
+
+
+def learning_sources(options: argparse.Namespace) -> dict[str, DataSource]:
+    """Return the files to learn on by name, each with its columns and the range that its scores turn out to have.
+
+    Args:
+        options: of the verb.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    from datamodules import DataSource
+    from lightning_app.first_recipe.given import read_columns, read_given
+
+    columns = read_columns(options.columns or [], options.learn)
+    names = numbered(DataSource(file).name for file in options.learn)
+    sources = {
+        name: read_given(name, file, columns[file]).source for name, file in zip(names, options.learn, strict=True)
+    }
+    for name, source in sources.items():
+        if source.score_range:
+            print("{}: scores are taken to lie in {:g} to {:g}".format(name, *source.score_range))
+    return sources
