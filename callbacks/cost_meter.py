@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from callbacks.flop_counter import FlopCounter
 from callbacks.flops_by_length import FlopsByLength, Kind, Size, kind_of, size_of
 from modules.distributed import world_size
 from modules.json_files import write_json
@@ -20,9 +19,9 @@ from modules.merge_module import MergeModule
 class CostMeter(Callback):
     """Writes ``cost.json``: ``steps``, ``examples``, ``flops`` and ``validation_flops`` of a run, over all processes.
 
-    FLOPs are those of all matrix products and attentions, forward and backward, that `FlopCounterMode` sees in a step.
-    Watching a step makes it half as long again, so only those are watched that do not follow from earlier ones, see
-    `FlopsByLength`: a few of each loss.
+    FLOPs are those of all matrix products and attentions, forward and backward, that a `FlopCounter` sees in a step.
+    Watching a step takes time, so only those are watched that do not follow from earlier ones, see `FlopsByLength`: a
+    few of each loss.
 
     - ``steps``: optimiser steps.
     - ``examples``: rows of the training batches, micro-batches included; where a search evaluates them several times
@@ -44,7 +43,7 @@ class CostMeter(Callback):
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self._counter: FlopCounterMode | None = None
+        self._counter: FlopCounter | None = None
         self._passes = 0
         self._step: tuple[Kind, Size]
         self._reset()
@@ -151,7 +150,7 @@ class CostMeter(Callback):
         return times * (self._known(*self._step) or 0)
 
     def _watch(self) -> None:
-        self._counter = FlopCounterMode(display=False, custom_mapping=_MISSING_FORMULAS)
+        self._counter = FlopCounter()
         self._counter.__enter__()
 
     def _stop_watching(self) -> int:
@@ -160,32 +159,7 @@ class CostMeter(Callback):
         if counter is None:
             return 0
         counter.__exit__(None, None, None)
-        return counter.get_total_flops()
-
-
-Shape = tuple[int, ...]
-
-
-def _attention(query: Shape, key: Shape, value: Shape, *_: Any, out_shape: Any = None, **options: Any) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
-def _attention_backward(
-    gradient: Shape, query: Shape, key: Shape, value: Shape, *_: Any, out_shape: Any = None, **options: Any
-) -> int:
-    return sdpa_backward_flop_count(gradient, query, key, value)
-
-
-def _matrix_vector(matrix: Shape, vector: Shape, out_shape: Any = None) -> int:
-    return 2 * matrix[0] * matrix[1]
-
-
-_MISSING_FORMULAS = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-    torch.ops.aten.mv: _matrix_vector,  # the gradient of a merge's coefficients
-}
-"""Operations that torch 2.13 does not count by itself: attention on CPUs, and products of a matrix and a vector."""
+        return counter.flops
 
 
 def _batches(batch: TaskBatch | Sequence[TaskBatch]) -> list[TaskBatch]:

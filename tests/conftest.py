@@ -1,4 +1,8 @@
-"""A tiny base model and tiny data sets, from which every test can make a whole run."""
+"""A tiny base model and tiny data sets, from which every test can make a whole run.
+
+Slow imports are in functions: of the processes of ``make test`` the first only hands out tests, and the others wait for
+it.
+"""
 
 import contextlib
 import gc
@@ -16,15 +20,10 @@ os.environ["HF_DATASETS_CACHE"] = mkdtemp(prefix="datasets-")  # before datasets
 os.environ["HF_HOME"] = mkdtemp(prefix="huggingface-")
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: two processes test at the same time, see the Makefile
 
-import datasets
 import pytest
-import torch
 import yaml
 
-import modules.encoding.encode
-from lightning_app.__main__ import main
 from tests.chromium import NAMES, Chromium, find_chromium
-from tests.tiny_encoder import WORDS, tiny_encoder
 
 LONGEST = ("test_study.py", "test_fit.py", "test_distributed.py", "test_real_rows.py", "test_gpu_script.py")
 """Files that take longest go first: of two processes, neither waits for one of them at the end."""
@@ -42,6 +41,8 @@ def pytest_sessionfinish() -> None:
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     """Tiny tensors are slower on several threads."""
+    import torch
+
     torch.set_num_threads(1)
 
 
@@ -60,6 +61,8 @@ class Project:
     """A folder with a base model, two data sets and a recipe that merges two experts on them."""
 
     def __init__(self, folder: Path) -> None:
+        from tests.tiny_encoder import WORDS, tiny_encoder
+
         self.folder = folder
         self.run_dir = folder / "run"
         self.base = folder / "base"
@@ -114,6 +117,8 @@ def project(tmp_path: Path) -> Project:
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of a finished run of the project's recipe, to be read or copied, and what the run printed."""
+    from lightning_app.__main__ import main
+
     project = Project(tmp_path_factory.mktemp("finished"))
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert main(["fit", "--config", str(project.recipe)]) == 0
@@ -130,6 +135,8 @@ def fitted(project: Project, finished_run: tuple[Path, str]) -> Project:
 @pytest.fixture
 def experts(project: Project) -> Project:
     """The project with a trained expert of each data set, as far as weights go."""
+    from tests.tiny_encoder import tiny_encoder
+
     for seed, name in enumerate(("qa", "sts"), start=1):
         tiny_encoder(seed=seed).save(project.folder / name)
     return project
@@ -138,20 +145,24 @@ def experts(project: Project) -> Project:
 @pytest.fixture
 def tokenised(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every text that is tokenised to be embedded, as often as it is."""
+    from modules.encoding import encode
+
     seen: list[str] = []
-    look_up = modules.encoding.encode.look_up
+    look_up = encode.look_up
 
     def noted(tokenizer: Any, max_length: int, known: Any, texts: Any) -> Any:
         seen.extend(text for text in texts if known is None or text not in known)
         return look_up(tokenizer, max_length, known, texts)
 
-    monkeypatch.setattr(modules.encoding.encode, "look_up", noted)
+    monkeypatch.setattr(encode, "look_up", noted)
     return seen
 
 
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep prepared data sets out of the user's cache, and the user's mirror out of the tests."""
+    import datasets
+
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("MTEB_DATA_ROOT", raising=False)
 

@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from callbacks import CostMeter, GradientConflict
 from datamodules import ProbeDataModule, SplitTask, TaskData, TaskDataModule, load_tasks
+from lightning_app.__main__ import main
 from lightning_app.recipe.recipe_parser import parse
 from lightning_app.stages.stage_graph import StageGraph
 from lightning_app.verbs.recipe_run import RecipeRun
@@ -95,14 +96,18 @@ def test_gathered_losses_and_gradients_are_those_of_the_whole_batch(tmp_path: Pa
         assert torch.allclose(slope, expected, atol=1e-5), name
 
 
-def run_fit(project: Project, run_dir: Path, *options: str) -> dict[str, torch.Tensor]:
+def fit_on_two(project: Project, run_dir: Path) -> None:
     """The command line in a process of its own, so that Lightning can start the second one."""
     command = [sys.executable, "-m", "lightning_app", "fit", "--config", str(project.recipe), "--run_dir", str(run_dir)]
+    options = ["--trainer.strategy", "ddp", "--trainer.devices", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, *options], capture_output=True, text=True, env=environment, check=False, timeout=240
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def expert_of(run_dir: Path) -> dict[str, torch.Tensor]:
     (folder,) = run_dir.glob("stages/model-qa-*")
     return load_file(folder / "model" / "model.safetensors")
 
@@ -119,11 +124,12 @@ def test_fit_on_two_processes_trains_the_expert_of_one(project: Project) -> None
     write_sts(project.folder)
     mteb = {"tasks": ["STSBenchmark"], "data_root": str(project.folder)}
     project.write(content | {"baselines": ["joint"], "mteb": mteb})
-    two = run_fit(project, project.folder / "two", "--trainer.strategy", "ddp", "--trainer.devices", "2")
+    fit_on_two(project, project.folder / "two")
     for recipe in content["recipes"].values():
         recipe["batch_size"] = 16
     project.write(content | {"baselines": []})
-    one = run_fit(project, project.folder / "one")
+    assert main(["fit", "--config", str(project.recipe), "--run_dir", str(project.folder / "one")]) == 0
+    one, two = (expert_of(project.folder / name) for name in ("one", "two"))
     start = load_file(project.base / "model.safetensors")
     assert max(float((one[name] - start[name]).abs().max()) for name in one) > 1e-3
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-5

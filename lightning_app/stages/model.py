@@ -1,6 +1,7 @@
 """A model of a run: given as a folder, or made by a stage."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from lightning_app.stages.model_loading import ModelLoading
@@ -32,7 +33,7 @@ class Model:
 
     def key_content(self) -> Any:
         """Return what tells the model from others: its whole identity, or the stage that makes it."""
-        return self.loading.identity(self.path) if self.path is not None else [self.stage, self.part]
+        return self._identity if self.path is not None else [self.stage, self.part]
 
     def folder(self, graph: ResultFolders) -> str:
         """Return where the model lies, once its stage has run."""
@@ -40,3 +41,9 @@ class Model:
             return str(graph.folder(self.stage) / self.part)
         assert self.path is not None
         return self.path
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        """The identity of a given model, taken once for all stages that are made of it."""
+        assert self.path is not None
+        return self.loading.identity(self.path)
