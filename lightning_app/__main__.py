@@ -26,7 +26,8 @@ position that is learned (Self Positioning, arXiv 2410.15035).
 verbs:
 {verbs}
 
-A recipe is a YAML file, or the name of a packaged one: {recipes}.
+A recipe is a YAML file, or the name of a packaged one:
+  {recipes}
 Without --config it is quickstart, which needs no network. Of several the later wins, key by key, and the command line
 over all:
   python -m lightning_app fit --config quickstart --model.mu 0.05 --recipes.joint.max_steps 100

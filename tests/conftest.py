@@ -8,6 +8,7 @@ import contextlib
 import gc
 import io
 import json
+import logging
 import os
 import random
 import shutil
@@ -51,6 +52,19 @@ def frozen_imports() -> None:
     """Spare garbage collection the million objects of imported modules: a run collects after each of its stages."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def own_screen() -> Iterator[None]:
+    """Undo what a run in the process does to the loggers of everything that is said, ``--quiet`` above all."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    handlers = {handler: (handler.formatter, [*handler.filters]) for logger in loggers for handler in logger.handlers}
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    for handler, (formatter, filters) in handlers.items():
+        handler.formatter, handler.filters = formatter, filters
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
