@@ -141,8 +141,12 @@ def test_any_model_can_be_a_start_and_an_expert(project: Project) -> None:
     assert not re.search(r"^## .*\n+(## |\Z)", report, re.MULTILINE), "no heading without anything below it"
 
 
-def test_a_dry_run_says_what_is_left_and_makes_nothing(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    study(project, content(project), "--dry_run")
+def test_a_dry_run_says_what_is_left_and_makes_nothing(
+    project: Project, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        study(project, content(project), "--dry_run")
+    assert caplog.text.count("qa: no prompt") == 1, "the steps that are timed are not spoken of"
     assert not project.run_dir.exists() or not finished(project)
     left = capsys.readouterr().out
     assert re.search(r"model +\| +joint \| to run \|", left) and "| done " not in left

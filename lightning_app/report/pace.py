@@ -1,6 +1,9 @@
 """The time that stages take on this machine, from a few real training steps on rows of each data set."""
 
+import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
 from statistics import median
@@ -99,7 +102,8 @@ class Pace:
             max_epochs=-1,
             limit_val_batches=0,
         )
-        trainer.fit(self._module(), datamodule=data)
+        with _unsaid():
+            trainer.fit(self._module(), datamodule=data)
         return times.seconds
 
     def _module(self) -> ContrastiveModule:
@@ -126,6 +130,18 @@ class Pace:
             some = list(islice(texts, 0, None, max(1, scorer.texts // TIMED)))[:TIMED]
             self._scored[id(scorer)] = seconds_per_text(self._base, some, self._device)
         return self._scored[id(scorer)]
+
+
+@contextmanager
+def _unsaid() -> Iterator[None]:
+    """Say nothing of a training that is thrown away."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 class StepTimes(Callback):
