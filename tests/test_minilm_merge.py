@@ -38,10 +38,10 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def flat_models(
     experts: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """The names of all weights, the base's weights ``[P]`` in their order, and the task vectors ``[N, P]``."""
+    """The names of what was changed, the base's weights ``[P]`` in their order, and the task vectors ``[N, P]``."""
     base, folder = TextEncoder.load(BASE), tmp_path_factory.mktemp("base")
     base.save(folder)
-    names = sorted(name for name, _ in base.backbone.named_parameters())
+    names = sorted(load_task_vectors(base, experts))
     theta_0 = flat(folder, names)
     return names, theta_0, np.stack([flat(folder, names) - theta_0 for folder in experts.values()])
 
