@@ -80,6 +80,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def base(models: Path, tmp_path: Path) -> str:
     shutil.copytree(models, tmp_path, dirs_exist_ok=True)
+    torch.manual_seed(0)
     return str(tmp_path / "base")
 
 
