@@ -7,6 +7,8 @@ OLDEST := .venv-oldest/bin/python
 OLDEST_PIP := $(OLDEST) -m pip install --quiet --constraint .venv-oldest/lowest.txt
 TESTS := -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
+unexport PYTHONDONTWRITEBYTECODE  # else each process compiles the tests again: 5 s
+
 .PHONY: fit test lint help test-oldest test-wheel clean
 
 fit: .venv/.fit  ## the main job: experts, joint model, merges, Self Positioning, scores

@@ -26,12 +26,31 @@ import yaml
 
 from tests.chromium import NAMES, Chromium, find_chromium
 
-LONGEST = ("test_study.py", "test_fit.py", "test_distributed.py", "test_real_rows.py", "test_gpu_script.py")
+IN_TWO_PROCESSES = (
+    *("test_distributed.py", "test_fail_together.py", "test_result_cache.py"),
+    *("test_mteb_encoder.py", "test_mteb_callback.py"),
+)
+"""Files whose tests start two processes, see tests/processes.py: the server of these imports everything, once."""
+
+LONGEST = ("test_oracle.py", *IN_TWO_PROCESSES, "test_study.py", "test_fit.py", "test_minilm_merge.py")
 """Files that take longest go first: of two processes, neither waits for one of them at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each file to one of the processes that test, and those of `IN_TWO_PROCESSES` to the same."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneServer(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "in two processes" if Path(file).name in IN_TWO_PROCESSES else file
+
+    return OneServer(config, log)
 
 
 def pytest_sessionfinish() -> None:

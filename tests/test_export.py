@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,22 @@ HAS_ONNX = all(importlib.util.find_spec(name) for name in export_onnx.NEEDED)
 needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="needs onnx, onnxscript and onnxruntime: the extra `onnx`")
 
 TEXTS = ["how do I reset my card pin", *LINES[:4], "dog", "Zürich " * 100]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def kept_graphs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Make the graph of each family once: all models of a family are the same, and torch takes seconds."""
+    folder, write = tmp_path_factory.mktemp("graphs"), export_onnx.write_graph
+
+    def write_once(encoder: TextEncoder, file: Path) -> None:
+        kept = folder / encoder.backbone.config.model_type
+        if not kept.exists():
+            write(encoder, kept)
+        shutil.copy(kept, file)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export_onnx, "write_graph", write_once)
+        yield
 
 
 def export(folder: Path, *options: str) -> int:

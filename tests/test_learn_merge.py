@@ -4,6 +4,7 @@ import csv
 import json
 import random
 import signal
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,7 @@ def test_the_coefficients_are_those_of_fit_on_the_same_rows(given: Project) -> N
 LEARNED = [name for name, kind in METHODS.items() if kind.learned and kind.statistics is None]
 
 
-@pytest.mark.parametrize("granularity", ["model", "layer"])
-@pytest.mark.parametrize("name", LEARNED)
+@pytest.mark.parametrize(("name", "granularity"), [*product(LEARNED, ["model", "layer"]), ("slerp", "tensor")])
 def test_the_written_merge_has_the_bits_of_the_learned_one(name: str, granularity: str, given: Project) -> None:
     models = dict(zip(("far", "near"), experts(given), strict=True))
     module = MergeModule(str(given.base), models, METHODS[name](), granularity=granularity)

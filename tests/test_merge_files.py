@@ -69,9 +69,19 @@ from tests.tiny_checkpoints import (
 A = [0.7, 1.0, 1.6]
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a base and three experts, to be copied."""
+    folder = tmp_path_factory.mktemp("models")
+    save_models(folder, 3)
+    return folder
+
+
 @pytest.fixture
-def base(tmp_path: Path) -> str:
-    return save_models(tmp_path, 3)[0]
+def base(models: Path, tmp_path: Path) -> str:
+    shutil.copytree(models, tmp_path, dirs_exist_ok=True)
+    torch.manual_seed(0)
+    return str(tmp_path / "base")
 
 
 @pytest.fixture

@@ -34,6 +34,18 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return folders
 
 
+@pytest.fixture(scope="module")
+def flat_models(
+    experts: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """The names of what was changed, the base's weights ``[P]`` in their order, and the task vectors ``[N, P]``."""
+    base, folder = TextEncoder.load(BASE), tmp_path_factory.mktemp("base")
+    base.save(folder)
+    names = sorted(load_task_vectors(base, experts))
+    theta_0 = flat(folder, names)
+    return names, theta_0, np.stack([flat(folder, names) - theta_0 for folder in experts.values()])
+
+
 def flat(folder: str | Path, names: list[str]) -> np.ndarray:
     weights = load_file(Path(folder) / "model.safetensors")
     return np.concatenate([weights[name].double().numpy().ravel() for name in names])
@@ -57,9 +69,10 @@ METHODS = {
 
 @pytest.mark.parametrize("name", METHODS)
 def test_files_and_memory_give_the_bits_of_one_merge_and_the_numbers_of_the_formula(
-    name: str, experts: dict[str, str], tmp_path: Path
+    name: str, experts: dict[str, str], flat_models: tuple[list[str], np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
     method, obvious = METHODS[name]
+    names, theta_0, vectors = flat_models
     base = TextEncoder.load(BASE)
     encoder = merged_encoder(base, load_task_vectors(base, experts), experts, method)
     with torch.no_grad():
@@ -70,10 +83,7 @@ def test_files_and_memory_give_the_bits_of_one_merge_and_the_numbers_of_the_form
     merge_files(Plan(BASE, experts, method, a=a, scale=scale), tmp_path / "out", say=lambda _: None)
     on_files = load_file(tmp_path / "out" / "model.safetensors")
     assert all(torch.equal(on_files[key], weight) for key, weight in in_memory.items())
-    base.save(tmp_path / "base")
-    names = sorted(in_memory)
-    theta_0 = flat(tmp_path / "base", names)
-    vectors = np.stack([flat(folder, names) - theta_0 for folder in experts.values()])
+    assert sorted(in_memory) == names
     expected = theta_0 + scale * obvious(vectors, a)
     merged = np.concatenate([in_memory[key].double().numpy().ravel() for key in names])
     assert np.abs(merged - expected).max() < 1e-6 * np.abs(expected).max()
