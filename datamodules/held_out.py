@@ -99,4 +99,4 @@ class HeldOut:
 
     def _of_others(self, kind: str, name: str) -> NDArray[np.integer]:
         others = [numbers for owner, numbers in self._numbers[kind] if owner != name]
-        return np.concatenate(others) if others else np.array([], np.uint64 if kind == "pair" else np.int64)
+        return np.concatenate(others) if others else np.array([], np.int64)

@@ -4,7 +4,6 @@ import hashlib
 from itertools import islice
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
@@ -69,12 +68,12 @@ class RowGroups:
         words = np.fromiter(hashes, "S32", len(self.members)).view(">u8").reshape(-1, 4)
         return self.members.take(np.lexsort(words.T[::-1]))
 
-    def pairs(self, rows: Rows | slice = slice(None)) -> NDArray[np.uint64]:
+    def pairs(self, rows: Rows | slice = slice(None)) -> TextIds:
         """Return a number of the compared texts of each row: equal for the same two, whichever is first."""
         number = np.uint64(0)
         for texts in np.sort([column[rows].view(np.uint64) for column in self.columns], axis=0):
             number = number * ODD + texts
-        return np.asarray(number)
+        return np.asarray(number).view(np.int64)  # as all numbers of texts: NumPy 2.0 cannot look for unsigned ones
 
     def _grouped(self) -> tuple[Rows, str, list[TextColumn]]:
         """The group of each row, a number from 0 on; the rule; and the columns that name a group."""
@@ -98,7 +97,7 @@ class RowGroups:
         """The connected component of each row."""
         rows = len(self._data)
         # Rows of the same two texts are linked, too, even if both are frequent.
-        shared = [*self.columns, self.pairs().view(np.int64)]
+        shared = [*self.columns, self.pairs()]
         texts, places = np.concatenate(shared), np.tile(np.arange(rows), len(shared))
         by_text = np.argsort(texts, kind="stable")
         by_text = by_text[~np.isin(texts[by_text], self.frequent)]

@@ -13,7 +13,7 @@ from tests.test_splits import anchors, shared
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "../shared/data"
-IN_NO_RECIPE = ("asset_pairs", "flickr8k_pairs", "mrpc_pos", "reuters-title-body", "sts12_train", "trecqa-train")
+IN_NO_RECIPE = ("asset_pairs", "mrpc_pos", "reuters-title-body", "sts12_train", "trecqa-train")
 
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="needs the real data sets in ../shared/data")
 
@@ -31,7 +31,7 @@ def compared(data: TaskData) -> set[str]:
     return {text for column in RowGroups(data).columns for text in column}
 
 
-@pytest.mark.parametrize("name", ["four-tasks", "paper-two-tasks", "sts-retrieval"])
+@pytest.mark.parametrize("name", ["four-tasks", "imbalance", "late-task", "paper-two-tasks", "sts-retrieval"])
 def test_shipped_recipes_leave_out_few_rows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     settings = read_settings(parse("fit", ["--config", name]))
