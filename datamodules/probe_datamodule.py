@@ -1,5 +1,6 @@
 """Batches to learn a position on."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from datamodules.batching import ResumableLoader, WholeEpochLoader, apportion
@@ -91,9 +92,18 @@ class ProbeDataModule(SplitDataModule):
 
     def _weights(self, names: list[str]) -> list[float]:
         weights = self.task_weights or dict.fromkeys(names, 1.0)
-        if set(weights) != set(names) or min(weights.values()) <= 0:
-            raise UserError(f"task_weights is {weights}; give a weight above 0 for each of {', '.join(names)}")
+        check_task_weights(weights, names)
         return [weights[name] for name in names]
+
+
+def check_task_weights(weights: Mapping[str, float], names: Collection[str]) -> None:
+    """Refuse weights that are not one above 0 for each data set.
+
+    Raises:
+        UserError: they are not.
+    """
+    if set(weights) != set(names) or min(weights.values()) <= 0:
+        raise UserError(f"task_weights is {weights}; give a weight above 0 for each of {', '.join(names)}")
 
 
 def _first(data: TaskData, size: int) -> TaskData:

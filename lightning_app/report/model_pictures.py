@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from lightning_app.report.model_kinds import KINDS
 from lightning_app.report.pictures import PALETTE, TEXT_SIZE, Picture, legend_below, new_figure
 
 KIND_STYLES: Mapping[str, tuple[str, str]] = {
@@ -16,7 +17,7 @@ KIND_STYLES: Mapping[str, tuple[str, str]] = {
 }
 """Kind of a model, as a study has it, to colour and marker; ``""``: the base and the experts."""
 
-KIND_NAMES = {"": "base, experts", "joint": "joint model", "fixed": "fixed merge", "learned": "learned merge"}
+KIND_NAMES = {"": "base, experts", **KINDS}
 
 KINDS_NOTE = "Crosses are the base and the experts, squares joint models, circles fixed merges, diamonds learned ones."
 

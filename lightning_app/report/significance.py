@@ -1,7 +1,7 @@
 """Intervals of the difference of two rows of a table of scores, on each task and on the average of all."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -100,22 +100,44 @@ def significance(
             resampled[name] = found
         bounds = None if found is None else interval(found)
         differences[name] = Difference(b.scores[name] - a.scores[name], bounds)
-    drawn = {name: np.full(RESAMPLES, found.observed) for name, found in differences.items()} | resampled
+    constant = [name for name in differences if name not in resampled]
     observed = {name: found.observed for name, found in differences.items()}
-    types = leaderboard_means(tasks, observed), leaderboard_means(tasks, drawn)
-    known = {str(task.metadata.type) for task in tasks if task.metadata.name in resampled}
-    sure = {MEAN: bool(known), MEAN_OF_TYPES: bool(known)} | dict.fromkeys(known, True)
-    means = {name: _difference(value, types[1][name], sure.get(name, False)) for name, value in types[0].items()}
-    of_groups = {
+    drawn = {name: np.full(RESAMPLES, value) for name, value in observed.items()} | resampled
+    means = _leaderboard_means(tasks, observed, drawn, resampled.keys())
+    return Significance(differences, means, constant, _group_means(groups or {}, observed, drawn, resampled.keys()))
+
+
+def _leaderboard_means(
+    tasks: "Sequence[AbsTask]",
+    observed: Mapping[str, float],
+    drawn: Mapping[str, NDArray[np.float64]],
+    resampled: Collection[str],
+) -> dict[str, Difference]:
+    """Return the leaderboard's means of differences."""
+    sure = {str(task.metadata.type) for task in tasks if task.metadata.name in resampled}
+    sure |= {MEAN, MEAN_OF_TYPES} if sure else set()
+    draws = leaderboard_means(tasks, drawn)
+    return {
+        name: _difference(value, draws[name], name in sure)
+        for name, value in leaderboard_means(tasks, observed).items()
+    }
+
+
+def _group_means(
+    groups: Mapping[str, Sequence[str]],
+    observed: Mapping[str, float],
+    drawn: Mapping[str, NDArray[np.float64]],
+    resampled: Collection[str],
+) -> dict[str, Difference]:
+    """Return the means of differences over groups of tasks."""
+    return {
         group: _difference(
             np.mean([observed[name] for name in names]),
             np.mean([drawn[name] for name in names], axis=0),
-            not resampled.keys().isdisjoint(names),
+            any(name in resampled for name in names),
         )
-        for group, names in (groups or {}).items()
+        for group, names in groups.items()
     }
-    constant = [name for name in differences if name not in resampled]
-    return Significance(differences, means, constant, of_groups)
 
 
 def _difference(observed: np.floating[Any] | NDArray[np.float64], drawn: NDArray[np.float64], sure: bool) -> Difference:

@@ -7,6 +7,7 @@ from typing import Any
 
 from datamodules import DataSource, ProbeDataModule, SplitTask, TaskData, load_tasks
 from datamodules.batching import apportion
+from datamodules.probe_datamodule import check_task_weights
 from datamodules.resampling import resample, resampled_sizes
 from datamodules.text_ids import TextIds
 from lightning_app.recipe.model_recipes import ExpertRecipe
@@ -47,7 +48,7 @@ class RecipeData:
 
     @property
     def has_prompts(self) -> bool:
-        """Whether a data set has prompts of its own, beside those of the model."""
+        """Return whether a data set has prompts of its own, beside those of the model."""
         return any(task.expert.has_prompts for task in self.tasks.values())
 
     @property
@@ -107,9 +108,8 @@ class RecipeData:
         if task_weights is None:
             return ProbeRows(tasks, arguments)
         names = [task.name for task in tasks]
-        if set(task_weights) != set(names) or min(task_weights.values()) <= 0:
-            raise UserError(f"task_weights is {task_weights}; give a weight above 0 for each of {', '.join(names)}")
-        weights = {name: task_weights[name] / sum(task_weights.values()) for name in names}
+        check_task_weights(task_weights, names)
+        weights = _normalised({name: task_weights[name] for name in names})
         for task, wanted in zip(tasks, apportion(arguments["size"], list(weights.values())), strict=True):
             if wanted > len(task.probe):
                 raise UserError(

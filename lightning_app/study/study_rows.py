@@ -8,6 +8,7 @@ from functools import cached_property
 from lightning_app.recipe.model_recipes import MergeRecipe
 from lightning_app.recipe.named_merges import MAIN
 from lightning_app.recipe.study_recipe import StudyRecipe, resampled_recipes, shortened_recipes
+from lightning_app.report.model_kinds import KINDS
 from lightning_app.stages.model import Model
 from lightning_app.stages.recipe_models import RecipeModels
 from lightning_app.stages.score import Score
@@ -15,9 +16,6 @@ from lightning_app.stages.scorer import Scorer
 from lightning_app.stages.stage_graph import Stage, StageGraph
 from lightning_app.study.objectives import Objectives
 from modules import Slerp, UserError
-
-KINDS = {"joint": "joint model", "fixed": "fixed merge", "learned": "learned merge"}
-"""What a row may be the best of."""
 
 SCORED_FAMILIES = ("resampling", "order")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from callbacks.mteb.task_cap import full_name
 from lightning_app.report.cost import cost_of, cost_table
 from lightning_app.report.differences import constant_tasks, differences_table, shown
+from lightning_app.report.model_kinds import KINDS
 from lightning_app.report.position_path import positions_table
 from lightning_app.report.rows_table import data_table, prompts_of
 from lightning_app.report.scores_table import best_cells
@@ -16,7 +17,7 @@ from lightning_app.report.significance import Significance, read_row, significan
 from lightning_app.report.table import Table
 from lightning_app.stages.learn import POSITION, Learn
 from lightning_app.stages.score import read_scores
-from lightning_app.study.study_rows import KINDS, Row, Study
+from lightning_app.study.study_rows import Row, Study
 from modules.json_files import read_json
 
 if TYPE_CHECKING:
