@@ -101,7 +101,7 @@ class ResumableRun(Callback):
     def _save(self, trainer: Trainer) -> None:
         self._due = False
         aside = self.path.with_name(f"{self.path.name}.tmp")
-        trainer.save_checkpoint(aside)
+        trainer.save_checkpoint(aside, weights_only=False)  # with the optimiser; is read with weights_only=True
         if trainer.is_global_zero:
             aside.replace(self.path)
         if self._stop:

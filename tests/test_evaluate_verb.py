@@ -73,6 +73,17 @@ def test_scores_a_model_and_takes_what_is_done_from_the_results(
     assert {query["text"] for query in QUERIES} <= set(texts) and not set(texts) & set(SENTENCES[:2])
 
 
+def test_says_nothing_of_a_class_that_no_text_has(
+    evaluate: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    test = tmp_path / "mteb/banking77/test.jsonl"
+    labelled = [json.loads(line) for line in test.read_text().splitlines()]
+    write_rows(test, [row | {"label": labelled[0]["label"]} for row in labelled])
+    assert evaluate("--model", tmp_path / "a", "--tasks", "Banking77Classification") == 0
+    assert "Banking77Classification" in capsys.readouterr().out
+    assert [str(warning.message) for warning in recwarn if "sklearn" in warning.filename] == []
+
+
 def test_compares_two_models(evaluate: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate("--compare", tmp_path / "a", tmp_path / "b") == 0
     printed = capsys.readouterr().out
