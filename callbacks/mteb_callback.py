@@ -11,7 +11,7 @@ from callbacks.mteb.task_loading import load_tasks
 from callbacks.mteb.task_prompts import check_prompts
 from callbacks.mteb.task_selection import TaskSelection
 from callbacks.resumable_run import was_interrupted
-from modules.encoding.encode import PRECISIONS
+from modules.encoding.precisions import PRECISIONS
 from modules.encoding.tokenized_texts import TokenizedTexts
 from modules.errors import UserError
 

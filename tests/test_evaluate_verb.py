@@ -172,7 +172,7 @@ def test_prompts_are_a_file_or_text(tmp_path: Path) -> None:
 def test_mistakes(
     arguments: list[str], message: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lightning_app.verbs.evaluate.load_tasks", _no_data)
+    monkeypatch.setattr("lightning_app.evaluate_models.load_tasks", _no_data)
     tiny_encoder().save(tmp_path / "base")
     assert main(["evaluate", *(argument.replace("{base}", str(tmp_path / "base")) for argument in arguments)]) == 2
     error = capsys.readouterr().err

@@ -1,59 +1,14 @@
-"""``python -m lightning_app evaluate``: MTEB scores of any saved model, or of two to compare.
-
-A corpus of any size is embedded in chunks: beside the model, memory holds at most the embeddings of 50,000 documents
-twice, their similarities to all queries, and up to 128 MB for texts that come again (docs/benchmarks.md).
-"""
+"""``python -m lightning_app evaluate``: MTEB scores of any saved model, or of two to compare."""
 
 import argparse
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import torch
 import yaml
 
-from callbacks import TaskSelection, load_tasks
-from callbacks.mteb.example_scores import ExampleScores
-from callbacks.mteb.task_evaluation import MEAN, MEAN_OF_TYPES, leaderboard_means
-from callbacks.mteb.task_prompts import check_prompts
-from callbacks.mteb.task_texts import overlaps
-from datamodules import DataSource, load_task
-from lightning_app.report.comparison import comparison_text
-from lightning_app.report.rows_table import OVERLAP_LEGEND, shared_texts_table
-from lightning_app.report.significance import Difference, Row, Significance, significance
-from lightning_app.stages.model_loading import ModelLoading, is_plain
-from lightning_app.stages.scorer import score_tasks
-from lightning_app.unique_names import short_name
-from lightning_app.verbs.quiet_libraries import quiet_libraries
 from lightning_app.verbs.verb_parser import Parser
-from modules import UserError
-from modules.checkpoints.base_model import find_base_model, is_hub_name
 from modules.checkpoints.st_folder import POOLING_FLAGS
-from modules.encoding.encode import PRECISIONS
-from modules.encoding.tokenized_texts import TokenizedTexts
-from modules.markdown import markdown_table
-
-if TYPE_CHECKING:
-    from mteb import AbsTask
-
-INTERVAL_LEGEND = "The intervals are 95 % bootstrap intervals of the difference, over the choice of the test examples."
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Scores of one model.
-
-    Args:
-        scores: task to main score x 100.
-        seconds: task to the time its evaluation took, in this run or in the one that its result is taken from.
-        examples: task to the model's example scores.
-    """
-
-    scores: dict[str, float]
-    seconds: dict[str, float]
-    examples: dict[str, ExampleScores]
+from modules.encoding.precisions import PRECISIONS
+from modules.errors import UserError
 
 
 def main(arguments: list[str]) -> None:
@@ -63,24 +18,12 @@ def main(arguments: list[str]) -> None:
         UserError: a mistake of the user's.
     """
     options = parse(arguments)
+    from lightning_app.evaluate_models import evaluate_models  # here: help and mistakes wait for no library
+    from lightning_app.verbs.quiet_libraries import quiet_libraries
+
     quiet_libraries()
-    device = _device(options.device)
-    models = options.compare or [options.model]
-    for model in models:
-        find_base_model(model)  # what is wrong here shows before any data is read
-    training = [load_task(DataSource(file)) for file in options.training_data]
-    prompts = read_prompts(options.prompts)
-    check_prompts(prompts)
-    selection = TaskSelection(**{field.name: getattr(options, field.name) for field in fields(TaskSelection)})
-    tasks = load_tasks(selection, options.data_root)
-    tokenized = TokenizedTexts()
-    # Of two models one may say its own pooling, the other none; a pooling that no model waits for is a mistake.
-    base = None if any(map(is_plain, models)) else models[0]
-    loading = ModelLoading(options.pooling, options.trust_remote_code, base, options.attn_implementation)
-    found = [evaluate_model(model, tasks, device, prompts, tokenized, loading, options) for model in models]
-    print(f"\n{_compared(tasks, models, found) if options.compare else result_tables(tasks, found[0])}")
-    if training:
-        print(f"\n{OVERLAP_LEGEND}\n\n{shared_texts_table(overlaps(tasks, training)).markdown()}")
+    options.prompts = read_prompts(options.prompts)
+    print(f"\n{evaluate_models(options)}")
     print(f"\nmteb's results: {Path(options.out) / 'results'}")
 
 
@@ -154,113 +97,3 @@ def read_prompts(given: str | None) -> dict[str, str]:
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
         raise UserError(f"--prompts {given}: neither a file nor a mapping of names to prompts")
     return prompts
-
-
-def evaluate_model(
-    model: str,
-    tasks: "list[AbsTask]",
-    device: torch.device,
-    prompts: Mapping[str, str],
-    tokenized: TokenizedTexts,
-    loading: ModelLoading,
-    options: argparse.Namespace,
-) -> Scores:
-    """Score one model, task by task; tasks whose results lie in ``--out`` are taken from there."""
-    name, found = model_name(model), Scores({}, {}, {})
-    scored = score_tasks(
-        loading.load(model).to(device),
-        model,
-        tasks,
-        Path(options.out),
-        lambda _: name,
-        prompts=prompts,
-        precision=options.precision,
-        tokenized=tokenized,
-        batch_size=options.batch_size,
-    )
-    for task in scored:
-        found.scores[task.task], found.seconds[task.task] = task.score, task.seconds
-        found.examples[task.task] = task.examples
-        print(f"{name}: {task.task} {task.score:.2f}", flush=True)
-    return found
-
-
-def model_name(model: str) -> str:
-    """Return the name of a model in result files: its hub name, or ``local/<folder>``."""
-    if is_hub_name(model):
-        return model
-    return f"local/{short_name(model)}"
-
-
-def _compared(tasks: "list[AbsTask]", models: list[str], found: list[Scores]) -> str:
-    """Return the tables of a comparison, what the columns are, and which model is better."""
-    a, b = found
-    sure = significance(tasks, Row(a.scores, a.examples), Row(b.scores, b.examples))
-    legend = f"A: {models[0]}\nB: {models[1]}\n{INTERVAL_LEGEND}"
-    if sure.constant:
-        legend += f" Constants in them, because they have no scores of examples: {', '.join(sure.constant)}."
-    return f"{comparison_tables(tasks, a, b, sure)}\n\n{legend}\n\n{comparison_text('A', 'B', sure)}"
-
-
-def result_tables(tasks: "list[AbsTask]", found: Scores) -> str:
-    """Return a table of tasks by main score and time, and one of the leaderboard's means."""
-    rows = [
-        [name, str(task.metadata.type), task.metadata.main_score, f"{found.scores[name]:.2f}", f"{seconds:.1f}"]
-        for task, (name, seconds) in zip(tasks, found.seconds.items(), strict=True)
-    ]
-    counts = _task_counts(tasks)
-    means = [[name, counts[name], f"{mean:.2f}"] for name, mean in leaderboard_means(tasks, found.scores).items()]
-    return _joined(["task", "type", "metric", "score", "seconds"], rows, ["mean", "of", "score"], means)
-
-
-def comparison_tables(tasks: "list[AbsTask]", a: Scores, b: Scores, found: Significance) -> str:
-    """Return a table of tasks by the scores of two models and their difference, and one of the leaderboard's means.
-
-    Args:
-        tasks: that both models were scored on.
-        a: scores of the first model.
-        b: scores of the second.
-        found: the differences.
-    """
-    rows = [
-        [name, str(task.metadata.type), *_cells(a.scores[name], b.scores[name], found.tasks[name])]
-        for name, task in {task.metadata.name: task for task in tasks}.items()
-    ]
-    counts, means_b = _task_counts(tasks), leaderboard_means(tasks, b.scores)
-    means = [
-        [name, counts[name], *_cells(float(mean), float(means_b[name]), found.means[name])]
-        for name, mean in leaderboard_means(tasks, a.scores).items()
-    ]
-    columns = ["A", "B", "B - A", "95 % interval"]
-    return _joined(["task", "type", *columns], rows, ["mean", "of", *columns], means)
-
-
-def _joined(header: list[str], rows: list[list[str]], of_means: list[str], means: list[list[str]]) -> str:
-    """Return a table of tasks, and under it one of their means; a single task is its own mean."""
-    tables = [markdown_table(header, rows)] + [markdown_table(of_means, means)] * (len(rows) > 1)
-    return "\n\n".join(tables)
-
-
-def _task_counts(tasks: "list[AbsTask]") -> dict[str, str]:
-    """Return what each of the leaderboard's means is taken over."""
-    types = Counter(str(task.metadata.type) for task in tasks)
-    counts = {name: _counted(count, "task") for name, count in types.items()}
-    return {MEAN: _counted(len(tasks), "task"), MEAN_OF_TYPES: _counted(len(types), "type"), **counts}
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' * (count > 1)}"
-
-
-def _cells(a: float, b: float, difference: Difference) -> list[str]:
-    bounds = difference.interval
-    return [f"{a:.2f}", f"{b:.2f}", f"{b - a:+.2f}", f"{bounds:+.2f}" if bounds else ""]
-
-
-def _device(name: str | None) -> torch.device:
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from error
-    return device

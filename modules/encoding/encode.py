@@ -10,13 +10,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from modules.encoding.features import TokenIds, pad
+from modules.encoding.precisions import PRECISIONS
 from modules.encoding.text_tokenizer import TextTokenizer
 from modules.encoding.tokenized_texts import KnownTokens, look_up
 from modules.errors import UserError
 from modules.evaluation_mode import evaluation_mode
-
-PRECISIONS = ("float32", "bfloat16")
-"""Precisions that a model can compute in; bfloat16 is by autocast, the weights stay as they are."""
 
 TOKENS_PER_TEXT = 32
 """A batch has room for ``batch_size`` texts of this many tokens: more texts that are shorter, fewer that are longer."""
