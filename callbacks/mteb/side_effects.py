@@ -1,6 +1,5 @@
 """mteb called as if it had no side effects: on random numbers, on what is shown, on other processes."""
 
-import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ import datasets
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from modules.distributed import fail_together
+from modules.quiet_loggers import quiet_loggers
 
 
 @contextmanager
@@ -26,16 +26,13 @@ def without_side_effects() -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Show no progress bars of ``datasets`` and no remarks of mteb."""
-    bars, logger = datasets.are_progress_bars_disabled(), logging.getLogger("mteb")
-    level = logger.level
+    bars = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
-    logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), quiet_loggers("mteb"):
             warnings.filterwarnings("ignore", module="mteb")
             warnings.filterwarnings("ignore", module=r"sklearn\.metrics")
             yield
     finally:
-        logger.setLevel(level)
         if not bars:
             datasets.enable_progress_bars()

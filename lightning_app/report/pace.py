@@ -2,8 +2,6 @@
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
 from statistics import median
@@ -22,6 +20,7 @@ from lightning_app.stages.scorer import Scorer
 from lightning_app.stages.stage import Stage
 from lightning_app.stages.train import BACKWARD, Train
 from modules import ContrastiveModule
+from modules.quiet_loggers import quiet_loggers
 
 STEPS = 5
 """Training steps that are timed for each data set; the first, which warms up, does not count."""
@@ -102,7 +101,7 @@ class Pace:
             max_epochs=-1,
             limit_val_batches=0,
         )
-        with _unsaid():
+        with quiet_loggers("lightning.pytorch", level=logging.WARNING):  # of a training that is thrown away
             trainer.fit(self._module(), datamodule=data)
         return times.seconds
 
@@ -130,18 +129,6 @@ class Pace:
             some = list(islice(texts, 0, None, max(1, scorer.texts // TIMED)))[:TIMED]
             self._scored[id(scorer)] = seconds_per_text(self._base, some, self._device)
         return self._scored[id(scorer)]
-
-
-@contextmanager
-def _unsaid() -> Iterator[None]:
-    """Say nothing of a training that is thrown away."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 class StepTimes(Callback):

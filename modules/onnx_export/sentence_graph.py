@@ -3,7 +3,6 @@
 Shapes: batch, length (tokens), dim.
 """
 
-import logging
 import warnings
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from modules.encoding.text_encoder import TextEncoder
 from modules.errors import UserError
+from modules.quiet_loggers import quiet_loggers
 
 INPUTS, OUTPUT = ("input_ids", "attention_mask"), "sentence_embedding"
 """Names in the graph: int64 ``[batch, length]`` each, and float32 ``[batch, dim]``."""
@@ -87,10 +87,8 @@ def write_graph(encoder: TextEncoder, file: Path) -> None:
     length = torch.export.Dim("length", min=1, max=min(encoder.max_length, 2**20))
     shape = {0: torch.export.Dim("batch"), 1: length}
     example = torch.ones(2, min(7, encoder.max_length), dtype=torch.int64)
-    for library in ("torch.onnx", "onnxscript"):  # about what they do inside
-        logging.getLogger(library).setLevel(logging.ERROR)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), quiet_loggers("torch.onnx", "onnxscript"):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 SentenceGraph(encoder),
