@@ -2,16 +2,19 @@
 
 import csv
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_app.report.conflict_pictures import linear_fit
 from lightning_app.report.landscape_picture import Plane, loss_landscape
+from lightning_app.report.model_pictures import ModelPoint, score_against_cost
 from lightning_app.report.pictures import DPI, PALETTE, TEXT_SIZE, WIDTH, styles_of
 from lightning_app.report.position_pictures import score_against_scale
 from lightning_app.report.tensorboard_log import write_pictures
@@ -178,20 +181,33 @@ def test_a_landscape_without_scores_has_no_contour_lines() -> None:
     assert "held-out" not in picture.sentence and picture.rows[0][-1] == ""
 
 
-def test_numbers_of_points_in_one_place_do_not_overlap() -> None:
+def crowded_landscape() -> Figure:
     points = {f"merge {i}": (0.5 + 0.002 * i, 0.5) for i in range(9)} | {"corner": (1.4, 1.4), "far": (1.6, -0.3)}
     figure = examples.landscape(points=points).figure
+    labels = [handle.get_label() for handle in figure.legends[0].legend_handles]
+    assert labels == ["Self Positioning", "its start", "its end", *points]
+    return figure
+
+
+def crowded_models() -> Figure:
+    """Twenty models, most of them at two scores and costs, as in docs/late-task."""
+    near = [ModelPoint(f"m{i}", "learned", 45 + 0.1 * i, 74 + 0.02 * (i % 4)) for i in range(10)]
+    far = [ModelPoint(f"n{i}", "joint", 60 + 0.1 * i, 70.0) for i in range(9)]
+    return score_against_cost([ModelPoint("base", "", 0, 60), *near, *far]).figure
+
+
+@pytest.mark.parametrize(("crowded", "count"), [(crowded_landscape, 11), (crowded_models, 20)])
+def test_numbers_of_points_in_one_place_do_not_overlap(crowded: Callable[[], Figure], count: int) -> None:
+    figure = crowded()
     figure.draw_without_rendering()
     numbers = [text for text in figure.axes[0].texts if isinstance(text, Annotation)]
-    assert [text.get_text() for text in numbers] == [str(i) for i in range(1, 12)]
+    assert [text.get_text() for text in numbers] == [str(i) for i in range(1, count + 1)]
     boxes = [text.get_bbox_patch().get_window_extent() for text in numbers]
     circles = [((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2, box.width / 2) for box in boxes]
     for i, (x, y, radius) in enumerate(circles):
         assert all(np.hypot(x - u, y - v) > radius + other for u, v, other in circles[:i])
     frame = figure.axes[0].get_window_extent()
     assert all(frame.contains(box.x0, box.y0) and frame.contains(box.x1, box.y1) for box in boxes)
-    labels = [handle.get_label() for handle in figure.legends[0].legend_handles]
-    assert labels == ["Self Positioning", "its start", "its end", *points]
 
 
 def test_the_position_along_training_has_a_dashed_scale() -> None:

@@ -11,7 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 
-from lightning_app.report.pictures import DPI, TEXT_SIZE, Picture, legend_below, new_figure
+from lightning_app.report.pictures import TEXT_SIZE, Picture, legend_below, new_figure
+from lightning_app.report.point_numbers import number_points
 
 PATH = "#D55E00"
 
@@ -67,7 +68,8 @@ def loss_landscape(plane: Plane, path: ArrayLike, points: Mapping[str, tuple[flo
         handles.append(Line2D([], [], color="black", marker=f"${i}$", linestyle="", markersize=size, label=name))
     legend_below(figure, handles)
     figure.draw_without_rendering()  # settles where the axes lie, which the numbers need to know
-    _number(axes, places, steps)
+    contours = [text.get_position() for text in axes.texts]
+    number_points(axes, places, np.array([*steps, *contours]))
     return Picture(
         "loss_landscape",
         f"Loss on the plane of {plane.experts[0]} and {plane.experts[1]}",
@@ -109,39 +111,6 @@ def _draw_path(axes: Axes, steps: NDArray[np.float64]) -> list[Line2D]:
             x, y, marker, color=PATH, markeredgecolor="white", markersize=size, clip_on=False, zorder=4, label=label
         )
     return handles
-
-
-def _number(axes: Axes, places: NDArray[np.float64], steps: NDArray[np.float64]) -> None:
-    """Number the places, each number where it has most room around its place."""
-    to_pixels = axes.transData.transform
-    point = DPI / 72
-    labels = [to_pixels(text.get_position()) for text in axes.texts]  # of the contours
-    taken = [*to_pixels(places), *to_pixels(steps), *labels]
-    turns = np.linspace(0, 2 * np.pi, 16, endpoint=False)
-    around = np.array([(r * np.cos(turn), r * np.sin(turn)) for r in (20, 28, 38) for turn in turns])
-    frame = axes.bbox.padded(-10 * point)
-    for i, place in enumerate(places, start=1):
-        pixels = to_pixels(place)
-        candidates = [offset for offset in around if frame.contains(*(pixels + offset * point))]
-
-        def room(offset: NDArray[np.float64], pixels: NDArray[np.float64] = pixels) -> float:
-            nearest = min(np.hypot(*(pixels + offset * point - other)) for other in taken) / point
-            return float(min(nearest, 20) - 0.1 * np.hypot(*offset))
-
-        offset = max(candidates or around, key=room)
-        taken.append(pixels + offset * point)
-        axes.annotate(
-            str(i),
-            place,
-            xytext=offset,
-            textcoords="offset points",
-            ha="center",
-            va="center",
-            fontsize=TEXT_SIZE,
-            arrowprops={"arrowstyle": "-", "color": "black", "shrinkA": 0, "shrinkB": 0},
-            bbox={"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": "black"},
-            zorder=5,
-        ).set_in_layout(False)
 
 
 def _sentence(plane: Plane, steps: NDArray[np.float64]) -> str:

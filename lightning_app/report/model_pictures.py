@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lightning_app.report.model_kinds import KINDS
-from lightning_app.report.pictures import PALETTE, TEXT_SIZE, Picture, legend_below, new_figure
+from lightning_app.report.pictures import PALETTE, Picture, legend_below, new_figure
+from lightning_app.report.point_numbers import number_points
 
 KIND_STYLES: Mapping[str, tuple[str, str]] = {
     "": ("#000000", "x"),
@@ -46,10 +49,9 @@ def score_against_cost(points: Sequence[ModelPoint]) -> Picture:
         points: with the TFLOP as x and the mean score over all tasks as y.
     """
     figure, (axes,) = new_figure(4.6)
-    handles = _draw(axes, points)
     axes.set_xlabel("TFLOP of training, with all that a model is made of")
     axes.set_ylabel("mean score x 100")
-    legend_below(figure, handles)
+    _draw(figure, axes, points)
     front = [p for p in points if not any(o.x <= p.x and o.y >= p.y and (o.x, o.y) != (p.x, p.y) for o in points)]
     named = ", ".join(f"{p.name} ({p.x:.0f} TFLOP, {p.y:.2f})" for p in sorted(front, key=lambda p: p.x))
     return Picture(
@@ -70,10 +72,9 @@ def trade_off(expert: str, points: Sequence[ModelPoint]) -> Picture:
         points: with the mean score over all other tasks as x and over the expert's as y.
     """
     figure, (axes,) = new_figure(4.6)
-    handles = _draw(axes, points)
     axes.set_xlabel("mean score x 100 on all other tasks")
     axes.set_ylabel(f"mean score x 100 on the tasks of {expert}")
-    legend_below(figure, handles)
+    _draw(figure, axes, points)
     own, others = max(points, key=lambda p: p.y), max(points, key=lambda p: p.x)
     return Picture(
         f"trade_off_{expert}",
@@ -87,16 +88,16 @@ def trade_off(expert: str, points: Sequence[ModelPoint]) -> Picture:
     )
 
 
-def _draw(axes: Axes, points: Sequence[ModelPoint]) -> list[Line2D]:
-    """Draw the points with their numbers, and return what a legend needs."""
+def _draw(figure: Figure, axes: Axes, points: Sequence[ModelPoint]) -> None:
+    """Draw the points with their numbers, and the legend that names them."""
     handles = []
     for number, point in enumerate(points, start=1):
         colour, marker = KIND_STYLES[point.kind]
-        axes.plot([point.x], [point.y], color=colour, marker=marker, markersize=7, linestyle="")
-        axes.annotate(
-            str(number), (point.x, point.y), (4, 4), textcoords="offset points", fontsize=TEXT_SIZE, color=colour
-        )
+        axes.plot([point.x], [point.y], color=colour, marker=marker, markersize=7, linestyle="", zorder=4)
         label = f"{number} {point.name}"
         handles.append(Line2D([], [], color=colour, marker=marker, markersize=7, linestyle="", label=label))
     axes.margins(0.08)
-    return handles
+    legend_below(figure, handles)
+    figure.draw_without_rendering()  # settles where the axes lie, which the numbers need to know
+    places = np.array([(point.x, point.y) for point in points])
+    number_points(axes, places, np.empty((0, 2)), [KIND_STYLES[point.kind][0] for point in points])
