@@ -13,7 +13,7 @@ from modules.losses.task_batch import LossConfig
 
 
 class ProbeDataModule(SplitDataModule):
-    """One-task batches over the probe rows: held out of every expert and balanced over the data sets.
+    """Make batches of one task each from the probe rows, held out of every expert and balanced over the data sets.
 
     Args:
         tasks: where the data sets come from, or data sets that are split already; None: filled in before ``setup``.

@@ -81,7 +81,9 @@ def test_at_the_end_of_an_epoch(project: Project, options: dict[str, Any]) -> No
     assert all(torch.equal(expected[name], resumed[name]) for name in expected)
 
 
-def test_what_every_n_steps_saved_is_where_a_lost_run_goes_on(project: Project) -> None:
+def test_what_every_n_steps_saved_is_where_a_lost_run_goes_on(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
     class Crash(Kill):
         def on_before_backward(self, *_: Any) -> None:
             self.seen += 1
@@ -94,6 +96,7 @@ def test_what_every_n_steps_saved_is_where_a_lost_run_goes_on(project: Project) 
         train(project, project.folder / "run", Crash(0, 6), every_n_steps=3)
     assert signal.getsignal(signal.SIGINT) is before
     assert torch.load(project.folder / "run" / "resume.ckpt", weights_only=True)["global_step"] == 3
+    assert "weights_only" not in caplog.text, "Lightning would say that it was not set"
     resumed = train(project, project.folder / "run", every_n_steps=3).state_dict()
     assert all(torch.equal(expected[name], resumed[name]) for name in expected)
 

@@ -11,8 +11,8 @@ from lightning_app.report.pictures import DPI, TEXT_SIZE
 DISTANCES = (20, 28, 38, 50)
 """Of a number from its point, in points."""
 
-ROOM = 24
-"""Around a number of two digits, in points; more is not better."""
+ROOM = 20
+"""Around a number, in points; more is not better."""
 
 
 def number_points(

@@ -1,4 +1,4 @@
-"""What a model can compute in."""
+"""The precisions that a model can compute in."""
 
 PRECISIONS = ("float32", "bfloat16")
 """bfloat16 is by autocast, the weights stay as they are."""
